@@ -1,0 +1,143 @@
+"""The caller's data becomes one float32 row, or an error that names what is wrong with it."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_runtime.errors import InvalidInstances
+
+# 28 x 28 needs two levels and a batch of one image three; more is a mistake or an attack.
+MAX_NESTING = 4
+
+_NUMBERS = frozenset({int, float})
+_JSON_TYPES: dict[type, str] = {
+    str: "a string",
+    bool: "a boolean",
+    type(None): "null",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def parse_instance(data: object, features: int) -> NDArray[np.float32]:
+    """Turn one instance, as JSON spells it, into the row that a predictor scores.
+
+    Args:
+        data: A list of `features` numbers, the same nested (28 x 28, or a batch of one), or an
+            object with the keys "x000" to "x783" of the original web demo.
+        features: Width of the model's input.
+
+    Returns:
+        Shape (features,), float32, finite.
+
+    Raises:
+        InvalidInstances: Another type, another count, a value that is no finite float32.
+    """
+    if type(data) is list:
+        return _from_numbers(_flatten(data), features, lambda index: f"data[{index}]")
+    if type(data) is dict:
+        keys = _column_names(features)
+        return _from_numbers(_columns(data, keys), features, lambda index: f"data.{keys[index]}")
+    raise InvalidInstances(
+        f"data is {_type_name(data)}, expected a list of {features} numbers "
+        f"or an object with the keys {_key_range(features)}"
+    )
+
+
+def check_instance(
+    values: NDArray[np.float32], features: int, field: str = "data"
+) -> NDArray[np.float32]:
+    """Check a row that is float32 already.
+
+    Args:
+        values: One-dimensional.
+        features: Width of the model's input.
+        field: What the caller calls the values, for the error.
+
+    Returns:
+        `values` itself.
+
+    Raises:
+        InvalidInstances: Another count, or a value that is not finite.
+    """
+    if values.size != features:
+        raise InvalidInstances(f"{field} has {values.size} values, expected {features}")
+    if not np.isfinite(values).all():
+        index = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise InvalidInstances(f"{field}[{index}] is {values[index]}, expected a finite float32")
+    return values
+
+
+def _from_numbers(
+    numbers: list[object], features: int, name: Callable[[int], str]
+) -> NDArray[np.float32]:
+    if len(numbers) != features:
+        raise InvalidInstances(f"data has {len(numbers)} values, expected {features}")
+    if not _NUMBERS.issuperset(map(type, numbers)):
+        index = next(i for i, value in enumerate(numbers) if type(value) not in _NUMBERS)
+        raise InvalidInstances(f"{name(index)} is {_type_name(numbers[index])}, expected a number")
+    try:
+        with np.errstate(over="ignore"):
+            row = np.array(numbers, dtype=np.float32)
+    except OverflowError:  # an integer beyond float64
+        row = np.array([_as_float(value) for value in numbers], dtype=np.float32)
+    finite = np.isfinite(row)
+    if not finite.all():
+        index = int(np.flatnonzero(~finite)[0])
+        raise InvalidInstances(f"{name(index)} is not finite in float32 (limit 3.4e38)")
+    return row
+
+
+def _as_float(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]  # int or float: checked by the caller
+    except OverflowError:
+        return float("inf")
+
+
+def _flatten(data: list[object]) -> list[object]:
+    for _ in range(MAX_NESTING):
+        if not data or type(data[0]) is not list:
+            return data
+        widths = {len(row) if type(row) is list else -1 for row in data}
+        if len(widths) != 1:
+            raise InvalidInstances("data is ragged: its nested lists differ in length")
+        data = list(chain.from_iterable(data))  # type: ignore[arg-type]  # all lists, checked above
+    if data and type(data[0]) is list:
+        raise InvalidInstances(f"data is nested deeper than {MAX_NESTING} lists")
+    return data
+
+
+def _columns(data: dict[str, object], keys: tuple[str, ...]) -> list[object]:
+    if len(data) == len(keys):
+        try:
+            return [data[key] for key in keys]
+        except KeyError:
+            pass
+    missing = next((key for key in keys if key not in data), None)
+    if missing is not None:
+        raise InvalidInstances(
+            f"data.{missing} is missing, expected the keys {_key_range(len(keys))}"
+        )
+    unknown = str(next(key for key in data if key not in set(keys)))[:32]
+    raise InvalidInstances(
+        f"data has the unknown key {unknown!r}, expected {_key_range(len(keys))}"
+    )
+
+
+@lru_cache(maxsize=8)
+def _column_names(features: int) -> tuple[str, ...]:
+    width = len(str(features - 1))
+    return tuple(f"x{index:0{width}d}" for index in range(features))
+
+
+def _key_range(features: int) -> str:
+    names = _column_names(features)
+    return f"{names[0]} to {names[-1]}"
+
+
+def _type_name(value: object) -> str:
+    return _JSON_TYPES.get(type(value), "a number" if type(value) in _NUMBERS else "another type")

@@ -1,0 +1,53 @@
+"""From a folder to a predictor that has scored a real digit."""
+
+from pathlib import Path
+
+import numpy as np
+
+from model_runtime.digits import held_out
+from model_runtime.errors import ModelFolderInvalid
+from model_runtime.model_folder import TENSORFLOW, read_model_folder
+from model_runtime.predictor import BATCH_SIZES, Predictor
+
+
+def load_predictor(folder: Path, engine: str | None = None, name: str | None = None) -> Predictor:
+    """Load a model folder and warm it up.
+
+    Call it in the process that serves, after any fork: neither TensorFlow nor LiteRT's
+    threads survive one.
+
+    Args:
+        folder: See read_model_folder.
+        engine: "litert" or "tensorflow"; by default LiteRT where its file is there.
+        name: What answers call the model; by default the name in model.json.
+
+    Raises:
+        ModelFolderInvalid: The folder is unsound, or the model's first answer is.
+    """
+    model = read_model_folder(folder, engine, name)
+    predictor: Predictor
+    # Imported here: a process that never asks for an engine must not pay for it.
+    if model.info.engine == TENSORFLOW:
+        from model_runtime.tensorflow_predictor import TensorFlowPredictor
+
+        predictor = TensorFlowPredictor(model)
+    else:
+        from model_runtime.litert_predictor import LiteRTPredictor
+
+        predictor = LiteRTPredictor(model)
+    _warm_up(predictor, folder)
+    return predictor
+
+
+def _warm_up(predictor: Predictor, folder: Path) -> None:
+    """Score real digits in every batch size: the first call of each is the slow one."""
+    images = held_out().images
+    if images.shape[1] != predictor.info.features:
+        images = np.zeros((max(BATCH_SIZES), predictor.info.features), np.float32)
+    for size in BATCH_SIZES:
+        scores = predictor.predict(images[:size])
+        if scores.shape != (size, len(predictor.info.classes)) or not np.isfinite(scores).all():
+            raise ModelFolderInvalid(
+                f"the model in {folder} answers its warm-up with shape {scores.shape} "
+                f"or values that are not finite"
+            )

@@ -1,0 +1,126 @@
+"""A model folder: model.json, the files it names, and their checksums."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import orjson
+
+from model_runtime.errors import ModelFolderInvalid
+from model_runtime.predictor import ModelInfo
+
+LITERT = "litert"
+TENSORFLOW = "tensorflow"
+ENGINES = (LITERT, TENSORFLOW)
+
+_LITERT_FILE = "model.tflite"
+_SAVED_MODEL = "saved_model"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder whose description is sound and whose files for `info.engine` match it."""
+
+    path: Path
+    info: ModelInfo
+    description: dict[str, Any]
+
+    @property
+    def litert_file(self) -> Path:
+        """The float32 LiteRT flatbuffer."""
+        return self.path / _LITERT_FILE
+
+    @property
+    def saved_model(self) -> Path:
+        """The TensorFlow SavedModel folder of the same weights."""
+        return self.path / _SAVED_MODEL
+
+
+def read_model_folder(
+    folder: Path, engine: str | None = None, name: str | None = None
+) -> ModelFolder:
+    """Read model.json, choose the engine, verify the checksums of the engine's files.
+
+    Loads no engine: fit for a master process and for a check before anything is started.
+
+    Args:
+        folder: Holds model.json and the files it names.
+        engine: "litert" or "tensorflow"; by default LiteRT where its file is there.
+        name: What answers call the model; by default the name in model.json.
+
+    Raises:
+        ModelFolderInvalid: Names the folder, the file or field, and what was expected.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelFolderInvalid(f"model folder {folder} does not exist")
+    try:
+        description = orjson.loads((folder / "model.json").read_bytes())
+    except FileNotFoundError:
+        raise ModelFolderInvalid(f"{folder} is not a model folder: it has no model.json") from None
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise ModelFolderInvalid(f"{folder}/model.json cannot be read: {error}") from None
+
+    files = _field(folder, description, "files", dict)
+    chosen = _choose_engine(folder, files, engine)
+    prefix = _LITERT_FILE if chosen == LITERT else f"{_SAVED_MODEL}/"
+    for file, checksum in files.items():
+        if file.startswith(prefix):
+            _verify(folder, file, checksum)
+
+    classes = _field(folder, description, "classes", list)
+    shape = _field(folder, _field(folder, description, "input", dict), "shape", list)
+    if not classes or not all(isinstance(label, str) for label in classes):
+        raise ModelFolderInvalid(f"{folder}/model.json: classes is not a list of names")
+    if len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
+        raise ModelFolderInvalid(f"{folder}/model.json: input.shape is {shape}, expected [width]")
+    info = ModelInfo(
+        name=name or _field(folder, description, "name", str),
+        version=_field(folder, description, "version", str),
+        classes=tuple(classes),
+        features=shape[0],
+        engine=chosen,
+    )
+    return ModelFolder(path=folder, info=info, description=description)
+
+
+def _field(folder: Path, document: object, field: str, kind: type) -> Any:
+    value = document.get(field) if isinstance(document, dict) else None
+    if not isinstance(value, kind):
+        raise ModelFolderInvalid(f"{folder}/model.json: {field} is missing or no {kind.__name__}")
+    return value
+
+
+def _choose_engine(folder: Path, files: dict[str, str], engine: str | None) -> str:
+    if engine is not None and engine not in ENGINES:
+        raise ModelFolderInvalid(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+    has = {
+        LITERT: _LITERT_FILE in files,
+        TENSORFLOW: any(file.startswith(f"{_SAVED_MODEL}/") for file in files),
+    }
+    if engine is None:
+        engine = next((candidate for candidate in ENGINES if has[candidate]), None)
+        if engine is None:
+            raise ModelFolderInvalid(
+                f"{folder}/model.json names neither {_LITERT_FILE} nor a {_SAVED_MODEL}/ file"
+            )
+    if not has[engine]:
+        raise ModelFolderInvalid(f"{folder}/model.json names no file for the engine {engine}")
+    return engine
+
+
+def _verify(folder: Path, file: str, checksum: str) -> None:
+    relative = PurePosixPath(file)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise ModelFolderInvalid(f"{folder}/model.json: files names {file!r}, outside the folder")
+    try:
+        with (folder / relative).open("rb") as content:
+            actual = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelFolderInvalid(f"{folder}/{file} cannot be read: {error.strerror}") from None
+    if actual != checksum:
+        raise ModelFolderInvalid(
+            f"{folder}/{file} fails its checksum: sha256 is {actual[:12]}…, "
+            f"model.json says {str(checksum)[:12]}…; copy the folder again"
+        )

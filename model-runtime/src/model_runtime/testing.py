@@ -1,0 +1,50 @@
+"""A predictor of known answers, for tests of what stands in front of a model."""
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_runtime.predictor import ModelInfo, check_batch
+
+
+class FakePredictor:
+    """Scores that follow from the instance alone, so that a mixed-up answer shows.
+
+    `gate`, when cleared, holds every call back: a test can fill the queue behind it.
+    """
+
+    def __init__(self, features: int = 784, failure: Exception | None = None) -> None:
+        """`failure` is raised by every call when given."""
+        self.info = ModelInfo(
+            name="fake", version="1", classes=tuple("0123456789"), features=features, engine="fake"
+        )
+        self.failure = failure
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches: list[int] = []
+
+    def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score as `expected_scores` does."""
+        self.gate.wait()
+        check_batch(instances, self.info.features)
+        self.batches.append(len(instances))
+        if self.failure is not None:
+            raise self.failure
+        return np.stack([expected_scores(instance) for instance in instances])
+
+
+def expected_scores(instance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The fake's answer: ten probabilities that depend on every value of the instance.
+
+    Args:
+        instance: Shape (features,).
+
+    Returns:
+        Shape (10,), float32, sums to 1.
+    """
+    weights = np.arange(1, instance.size + 1, dtype=np.float64)
+    signature = float(weights @ instance.astype(np.float64))
+    scores = 1.0 + np.sin(signature * np.arange(1, 11) / 10.0) * 0.9
+    result: NDArray[np.float32] = (scores / scores.sum()).astype(np.float32)
+    return result

@@ -1,0 +1,157 @@
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model_runtime import (
+    DeadlinePassed,
+    MicroBatcher,
+    PredictorFailed,
+    PredictorNotReady,
+    QueueFull,
+)
+from model_runtime.testing import FakePredictor, expected_scores
+
+
+def wait_until(condition: object, seconds: float = 10.0) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        threading.Event().wait(0.001)
+
+
+def instances(count: int, seed: int = 7) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).random((count, 784), dtype=np.float32)
+
+
+@pytest.fixture
+def predictor() -> FakePredictor:
+    return FakePredictor()
+
+
+@pytest.fixture
+def batcher(predictor: FakePredictor) -> Iterator[MicroBatcher]:
+    batcher = MicroBatcher(predictor, max_queue=64)
+    batcher.start()
+    yield batcher
+    predictor.gate.set()
+    assert batcher.close()
+
+
+def test_each_caller_gets_its_own_answer(batcher: MicroBatcher, predictor: FakePredictor) -> None:
+    tagged = instances(2000)
+    with ThreadPoolExecutor(32) as callers:
+        answers = list(callers.map(batcher.submit, tagged))
+    for instance, answer in zip(tagged, answers, strict=True):
+        assert np.array_equal(answer.scores, expected_scores(instance))
+    assert max(predictor.batches) > 1
+    assert sum(predictor.batches) == 2000
+
+
+def test_requests_that_wait_share_the_next_call(
+    batcher: MicroBatcher, predictor: FakePredictor
+) -> None:
+    predictor.gate.clear()
+    with ThreadPoolExecutor(12) as callers:
+        first = callers.submit(batcher.submit, instances(1)[0])
+        wait_until(lambda: batcher.waiting == 0 and not first.done())
+        others = [callers.submit(batcher.submit, row) for row in instances(11)]
+        wait_until(lambda: batcher.waiting == 11)
+        predictor.gate.set()
+        answers = [other.result(10) for other in others]
+    assert predictor.batches == [1, 8, 2, 1]
+    assert sorted(answer.batch_size for answer in answers) == [1, 2, 2, *[8] * 8]
+
+
+def test_a_full_queue_refuses_at_once(predictor: FakePredictor) -> None:
+    batcher = MicroBatcher(predictor, max_queue=2)
+    batcher.start()
+    predictor.gate.clear()
+    with ThreadPoolExecutor(3) as callers:
+        waiting = [callers.submit(batcher.submit, instances(1)[0])]
+        wait_until(lambda: batcher.waiting == 0)
+        waiting += [callers.submit(batcher.submit, row) for row in instances(2)]
+        wait_until(lambda: batcher.waiting == 2)
+        with pytest.raises(QueueFull, match="2 requests wait already, the limit"):
+            batcher.submit(instances(1)[0])
+        predictor.gate.set()
+        assert all(future.result(10) for future in waiting)
+    assert batcher.close()
+
+
+def test_an_expired_request_is_never_computed(
+    batcher: MicroBatcher, predictor: FakePredictor
+) -> None:
+    predictor.gate.clear()
+    with ThreadPoolExecutor(1) as caller:
+        busy = caller.submit(batcher.submit, instances(1)[0])
+        wait_until(lambda: batcher.waiting == 0)
+        with pytest.raises(DeadlinePassed, match=r"within the deadline of 0\.020 s"):
+            batcher.submit(instances(1)[0], timeout_s=0.02)
+        predictor.gate.set()
+        busy.result(10)
+    answer = batcher.submit(instances(1)[0])
+    assert answer.batch_size == 1
+    assert sum(predictor.batches) == 2
+
+
+def test_a_deadline_in_the_past_is_refused(batcher: MicroBatcher) -> None:
+    with pytest.raises(DeadlinePassed, match="had passed when the request arrived"):
+        batcher.submit(instances(1)[0], timeout_s=0.0)
+
+
+def test_a_failing_engine_fails_its_batch_and_serves_on(
+    batcher: MicroBatcher, predictor: FakePredictor
+) -> None:
+    predictor.failure = RuntimeError("secret detail of the engine")
+    with pytest.raises(PredictorFailed, match=r"^the model failed on this instance$"):
+        batcher.submit(instances(1)[0])
+    predictor.failure = None
+    assert batcher.submit(instances(1)[0]).batch_size == 1
+
+
+def test_times_are_where_they_were_spent(batcher: MicroBatcher, predictor: FakePredictor) -> None:
+    predictor.gate.clear()
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(batcher.submit, instances(1)[0])
+        wait_until(lambda: batcher.waiting == 0)
+        second = callers.submit(batcher.submit, instances(1)[0])
+        wait_until(lambda: batcher.waiting == 1)
+        held = time.perf_counter()
+        wait_until(lambda: time.perf_counter() - held > 0.05)
+        predictor.gate.set()
+        assert first.result(10).compute_s >= 0.05
+        assert second.result(10).queue_s >= 0.05
+
+
+def test_not_started_is_not_ready(predictor: FakePredictor) -> None:
+    batcher = MicroBatcher(predictor)
+    assert not batcher.ready
+    with pytest.raises(PredictorNotReady):
+        batcher.submit(instances(1)[0])
+    assert batcher.close()
+
+
+def test_close_answers_what_waits_and_refuses_the_rest(predictor: FakePredictor) -> None:
+    batcher = MicroBatcher(predictor)
+    batcher.start()
+    assert batcher.ready
+    predictor.gate.clear()
+    with ThreadPoolExecutor(8) as callers:
+        first = callers.submit(batcher.submit, instances(1)[0])
+        wait_until(lambda: batcher.waiting == 0)
+        waiting = [callers.submit(batcher.submit, row) for row in instances(6)]
+        wait_until(lambda: batcher.waiting == 6)
+        assert not batcher.close(timeout_s=0.01)
+        assert not batcher.ready
+        with pytest.raises(PredictorNotReady):
+            batcher.submit(instances(1)[0])
+        predictor.gate.set()
+        assert all(future.result(10).batch_size for future in [first, *waiting])
+    assert batcher.close()
+    assert batcher.close()

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from model_runtime import InvalidInstances, check_instance, parse_instance
+from model_runtime.digits import held_out
+
+DIGIT = held_out().images[0]
+FLAT = DIGIT.tolist()
+COLUMNS = {f"x{index:03d}": value for index, value in enumerate(FLAT)}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        FLAT,
+        DIGIT.reshape(28, 28).tolist(),
+        [FLAT],
+        [DIGIT.reshape(28, 28).tolist()],
+        COLUMNS,
+        dict(reversed(COLUMNS.items())),
+    ],
+    ids=["list", "28x28", "batch of one", "batch of one 28x28", "object", "object reversed"],
+)
+def test_every_spelling_of_a_digit_is_the_same_row(data: object) -> None:
+    row = parse_instance(data, 784)
+    assert row.dtype == np.float32
+    assert row.shape == (784,)
+    assert np.array_equal(row, DIGIT)
+
+
+def test_integers_are_numbers() -> None:
+    assert parse_instance([0, 1, 2.5], 3).tolist() == [0.0, 1.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (FLAT[:-1], "data has 783 values, expected 784"),
+        ([*FLAT, 0.0], "data has 785 values, expected 784"),
+        ([], "data has 0 values, expected 784"),
+        ([*FLAT[:17], "0.5", *FLAT[18:]], r"data\[17\] is a string, expected a number"),
+        ([*FLAT[:17], None, *FLAT[18:]], r"data\[17\] is null, expected a number"),
+        ([*FLAT[:17], True, *FLAT[18:]], r"data\[17\] is a boolean, expected a number"),
+        ([*FLAT[:17], [0.5], *FLAT[18:]], r"data\[17\] is a list, expected a number"),
+        ([*FLAT[:17], float("nan"), *FLAT[18:]], r"data\[17\] is not finite"),
+        ([*FLAT[:17], 1e39, *FLAT[18:]], r"data\[17\] is not finite in float32"),
+        ([*FLAT[:17], 10**400, *FLAT[18:]], r"data\[17\] is not finite in float32"),
+        ("/etc/passwd", "data is a string, expected a list of 784 numbers"),
+        (None, "data is null, expected a list"),
+        (7, "data is a number, expected a list"),
+        ([FLAT, FLAT], "data has 1568 values, expected 784"),
+        ([FLAT[:400], FLAT[400:]], "data is ragged"),
+        ([[[[[[0.5]]]]]], "data is nested deeper than 4 lists"),
+        ({**COLUMNS, "x784": 0.0}, "data has the unknown key 'x784', expected x000 to x783"),
+        ({"x000": 0.5}, "data.x001 is missing, expected the keys x000 to x783"),
+        ({**COLUMNS, "x042": "a"}, "data.x042 is a string, expected a number"),
+    ],
+)
+def test_wrong_data_is_named(data: object, message: str) -> None:
+    with pytest.raises(InvalidInstances, match=message):
+        parse_instance(data, 784)
+
+
+def test_an_array_with_the_wrong_count_names_the_field() -> None:
+    with pytest.raises(InvalidInstances, match=r"data\.values has 783 values, expected 784"):
+        check_instance(DIGIT[:-1], 784, "data.values")
+
+
+def test_an_array_with_nan_names_the_position() -> None:
+    row = DIGIT.copy()
+    row[5] = np.nan
+    with pytest.raises(InvalidInstances, match=r"data\.values\[5\] is nan"):
+        check_instance(row, 784, "data.values")

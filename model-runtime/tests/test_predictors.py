@@ -1,0 +1,94 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_runtime import InvalidInstances, Predictor, load_predictor
+from model_runtime.digits import held_out
+
+RELEASED = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
+DIGITS = held_out()
+
+
+@pytest.fixture(scope="module")
+def litert() -> Predictor:
+    return load_predictor(RELEASED)
+
+
+# TensorFlow runs in a process of its own: it must not be loaded into the one that tests LiteRT.
+SCORE_WITH_TENSORFLOW = """
+import sys
+from pathlib import Path
+import numpy as np
+from model_runtime import load_predictor
+from model_runtime.digits import held_out
+predictor = load_predictor(Path(sys.argv[1]), "tensorflow")
+np.save(sys.argv[2], predictor.predict(held_out().images))
+"""
+
+
+@pytest.fixture(scope="module")
+def tensorflow_scores(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    target = tmp_path_factory.mktemp("scores") / "tensorflow.npy"
+    subprocess.run(
+        [sys.executable, "-c", SCORE_WITH_TENSORFLOW, str(RELEASED), str(target)],
+        check=True,
+        timeout=110,
+    )
+    return np.asarray(np.load(target))
+
+
+def test_the_engines_agree(litert: Predictor, tensorflow_scores: np.ndarray) -> None:
+    difference = np.abs(litert.predict(DIGITS.images) - tensorflow_scores)
+    assert difference.max() <= 1e-5
+
+
+def test_accuracy_on_the_held_out_digits_is_the_released_one(litert: Predictor) -> None:
+    predicted = litert.predict(DIGITS.images).argmax(axis=1)
+    stated = json.loads((RELEASED / "model.json").read_text())["accuracy"]["held_out"]
+    wrong = [
+        {"index": int(i), "label": int(DIGITS.labels[i]), "predicted": int(predicted[i])}
+        for i in np.flatnonzero(predicted != DIGITS.labels)
+    ]
+    assert wrong == stated["wrong"]
+    assert stated["correct"] == 200 - len(wrong)
+    assert stated["correct"] >= 196
+
+
+def test_released_accuracy_is_what_was_promised() -> None:
+    test = json.loads((RELEASED / "model.json").read_text())["accuracy"]["test"]
+    assert test["digits"] == 10_000
+    assert test["correct"] >= 9_930
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 16, 31, 100])
+def test_a_batch_of_any_size_scores_as_its_rows_do(litert: Predictor, size: int) -> None:
+    together = litert.predict(DIGITS.images[:size])
+    alone = np.concatenate([litert.predict(row[np.newaxis]) for row in DIGITS.images[:size]])
+    assert together.shape == (size, 10)
+    assert np.abs(together - alone).max() <= 1e-5
+    assert np.abs(together.sum(axis=1) - 1).max() <= 1e-5
+
+
+def test_an_answer_outlives_the_next_call(litert: Predictor) -> None:
+    first = litert.predict(DIGITS.images[:1])
+    kept = first.copy()
+    litert.predict(DIGITS.images[20:21])
+    assert np.array_equal(first, kept)
+
+
+@pytest.mark.parametrize("shape", [(784,), (1, 783), (0, 784), (1, 28, 28)])
+def test_a_wrong_shape_is_refused(litert: Predictor, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidInstances):
+        litert.predict(np.zeros(shape, np.float32))
+
+
+def test_litert_does_not_load_tensorflow() -> None:
+    code = (
+        "import sys; from pathlib import Path; from model_runtime import load_predictor; "
+        "load_predictor(Path(sys.argv[1])); sys.exit('tensorflow' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(RELEASED)], check=True, timeout=60)
