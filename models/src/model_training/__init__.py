@@ -1,0 +1,1 @@
+"""Trains, judges and exports the deep MNIST network."""
