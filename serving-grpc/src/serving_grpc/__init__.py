@@ -1,0 +1,1 @@
+"""The gRPC server: Seldon/Classify, health, reflection, metrics."""

@@ -1,0 +1,68 @@
+"""`python -m serving_grpc`: the parent. It serves no prediction itself and loads no engine."""
+
+import logging
+import os
+import signal
+import sys
+from contextlib import closing
+from tempfile import TemporaryDirectory
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from model_runtime import ModelFolderInvalid, read_model_folder
+from serving_grpc import logs
+from serving_grpc.pool import WorkerPool, WorkersFailed
+from serving_grpc.ports import PortUnavailable, reserve_port
+from serving_grpc.settings import SettingInvalid, Settings
+from serving_grpc.side_port import SidePort
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT; exits 1 with one sentence when that cannot be."""
+    logs.configure()
+    try:
+        serve(Settings.from_env(os.environ))
+    except (SettingInvalid, ModelFolderInvalid, PortUnavailable, WorkersFailed) as error:
+        sys.exit(f"serving-grpc: {error}")
+
+
+def serve(settings: Settings) -> None:
+    """Check the model and the ports, then keep the workers running until a signal.
+
+    Raises:
+        ModelFolderInvalid: The model is missing or fails its checksums.
+        PortUnavailable: One of the two ports is taken.
+        WorkersFailed: The workers cannot be started.
+    """
+    info = read_model_folder(settings.model_folder, settings.model_engine, settings.model_name).info
+    with (
+        closing(reserve_port(settings.host, settings.port)) as reserved,
+        TemporaryDirectory(prefix="serving-grpc-", ignore_cleanup_errors=True) as metrics_dir,
+    ):
+        port: int = reserved.getsockname()[1]
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, metrics_dir)  # type: ignore[no-untyped-call]
+        pool = WorkerPool(
+            settings.workers,
+            # PROMETHEUS_MULTIPROC_DIR must stand before a worker imports prometheus_client.
+            os.environ | {"GRPC_PORT": str(port), "PROMETHEUS_MULTIPROC_DIR": metrics_dir},
+            settings.grace_s,
+            lambda pid: mark_process_dead(pid, metrics_dir),  # type: ignore[no-untyped-call]
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: pool.stop())
+        with SidePort(settings.host, settings.metrics_port, registry, lambda: pool.ready) as side:
+            log.info(
+                "%s %s (%s): gRPC on %s:%d, metrics on %s:%d; starting %d workers",
+                *(info.name, info.version, info.engine),
+                *(settings.host, port, settings.host, side.port, settings.workers),
+            )
+            pool.run()
+    log.info("stopped")
+
+
+if __name__ == "__main__":
+    main()

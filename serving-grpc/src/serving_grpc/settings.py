@@ -1,0 +1,97 @@
+"""What the environment says about this server, read once."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_runtime.predictor import BATCH_SIZES
+
+# Threads beyond those that wait for an answer: health checks, reflection, refusals.
+_SPARE_THREADS = 16
+_LARGEST_PORT = 65535
+
+
+class SettingInvalid(Exception):
+    """An environment variable has a value that cannot be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The gRPC server's settings; each field has the variable of the same name in `from_env`."""
+
+    model_folder: Path
+    model_name: str | None  # None: the name in model.json
+    model_engine: str | None  # None: what the folder holds
+    host: str
+    port: int  # 0: any free one, written to the log
+    metrics_port: int  # 0 likewise
+    workers: int
+    threads: int  # a worker's; a prediction holds one while it waits
+    queue_limit: int  # predictions that wait in one worker; one more is refused
+    max_message_bytes: int
+    grace_s: float  # what a prediction in flight has left after SIGTERM
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read MODEL_* and GRPC_*; README.md has the table.
+
+        Raises:
+            SettingInvalid: Names the variable, its value and what was expected.
+        """
+        folder = environ.get("MODEL_FOLDER", "")
+        if not folder:
+            raise SettingInvalid("MODEL_FOLDER is not set: name the folder that holds model.json")
+        queue_limit = _integer(environ, "GRPC_QUEUE_LIMIT", 256, 1, 100_000)
+        return cls(
+            model_folder=Path(folder),
+            model_name=environ.get("MODEL_NAME") or None,
+            model_engine=environ.get("MODEL_ENGINE") or None,
+            host=environ.get("GRPC_HOST") or "127.0.0.1",
+            port=_integer(environ, "GRPC_PORT", 8600, 0, _LARGEST_PORT),
+            metrics_port=_integer(environ, "GRPC_METRICS_PORT", 8601, 0, _LARGEST_PORT),
+            workers=_integer(environ, "GRPC_WORKERS", usable_cores(), 1, 1024),
+            # So many that the queue's limit refuses a prediction, never a lack of threads.
+            threads=_integer(
+                environ,
+                "GRPC_THREADS",
+                queue_limit + max(BATCH_SIZES) + _SPARE_THREADS,
+                1,
+                200_000,
+            ),
+            queue_limit=queue_limit,
+            max_message_bytes=_integer(environ, "GRPC_MAX_MESSAGE_BYTES", 1_048_576, 1, 2**31 - 1),
+            grace_s=_seconds(environ, "GRPC_GRACE_S", 10.0),
+        )
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which a container may have fewer of than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _integer(environ: Mapping[str, str], variable: str, default: int, least: int, most: int) -> int:
+    text = environ.get(variable) or str(default)
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise SettingInvalid(
+            f"{variable} is {text!r}, expected a whole number from {least} to {most}"
+        )
+    return value
+
+
+def _seconds(environ: Mapping[str, str], variable: str, default: float) -> float:
+    text = environ.get(variable) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise SettingInvalid(f"{variable} is {text!r}, expected a number of seconds, 0 or more")
+    return value

@@ -1,0 +1,148 @@
+import re
+import struct
+
+import numpy as np
+import pytest
+
+import seldon_pb2
+from model_runtime import InvalidInstances, ModelInfo, Scored
+from serving_grpc import wire
+
+INFO = ModelInfo("deep_mnist", "1", tuple("0123456789"), 784, "fake")
+TYPE_URL = b"type.googleapis.com/io.seldon.api.rpc.DefaultCustomPredictRequest"
+VALUES = np.linspace(0.0, 1.0, 784, dtype=np.float32)
+
+
+def varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
+
+
+def delimited(field: int, content: bytes) -> bytes:
+    return bytes([field << 3 | 2]) + varint(len(content)) + content
+
+
+def packed(values) -> bytes:
+    return delimited(1, np.asarray(values, "<f4").tobytes())
+
+
+def unpacked(values) -> bytes:
+    return b"".join(b"\x0d" + struct.pack("<f", value) for value in values)
+
+
+def message(payload: bytes, type_url: bytes = TYPE_URL, puid: bytes = b"p") -> bytes:
+    return delimited(1, delimited(1, puid)) + delimited(
+        2, delimited(1, type_url) + delimited(2, payload)
+    )
+
+
+UNKNOWN_FIELD = delimited(15, b"from a later version")
+
+EQUIVALENT = {
+    "one packed run": packed(VALUES),
+    "unpacked": unpacked(VALUES),
+    "several runs": packed(VALUES[:100]) + packed(VALUES[100:]),
+    "packed, then unpacked": packed(VALUES[:100]) + unpacked(VALUES[100:]),
+    "empty run first": packed([]) + packed(VALUES),
+    "unknown field behind": packed(VALUES) + UNKNOWN_FIELD,
+    "unknown field in front": UNKNOWN_FIELD + packed(VALUES),
+    "length in a longer varint": b"\x0a\xc0\x98\x80\x00" + VALUES.tobytes(),
+}
+
+
+@pytest.mark.parametrize("payload", EQUIVALENT.values(), ids=EQUIVALENT)
+def test_every_encoding_of_the_values_gives_the_same_instance(payload):
+    instance, puid = wire.read_request(message(payload), 784)
+    assert instance.dtype == np.float32
+    assert instance.flags.aligned
+    np.testing.assert_array_equal(instance, VALUES)
+    assert puid == "p"
+
+
+def test_fields_may_come_in_any_order():
+    data = delimited(2, packed(VALUES)) + delimited(1, TYPE_URL)
+    instance, puid = wire.read_request(delimited(2, data) + delimited(1, delimited(1, b"q")), 784)
+    np.testing.assert_array_equal(instance, VALUES)
+    assert puid == "q"
+
+
+def test_only_the_name_behind_the_last_slash_of_a_type_url_counts():
+    url = TYPE_URL.replace(b"type.googleapis.com", b"example.org/types")
+    wire.read_request(message(packed(VALUES), url), 784)
+
+
+@pytest.mark.parametrize("meta", [b"", delimited(1, b""), delimited(1, delimited(1, b""))])
+def test_without_a_puid_each_request_gets_a_fresh_one(meta):
+    request = meta + delimited(2, delimited(1, TYPE_URL) + delimited(2, packed(VALUES)))
+    puids = {wire.read_request(request, 784)[1] for _ in range(100)}
+    assert len(puids) == 100
+    assert all(re.fullmatch("[0-9a-f]{40}", puid) for puid in puids)
+
+
+def test_a_puid_of_256_characters_is_kept():
+    assert wire.read_request(message(packed(VALUES), puid=b"x" * 256), 784)[1] == "x" * 256
+
+
+SPOILT = VALUES.copy()
+SPOILT[7] = np.nan
+LARGE = VALUES.copy()
+LARGE[783] = np.inf
+
+REFUSED = {
+    "broken message": (b"\xff\xff\xff", "the request is no .*ClassificationRequest: broken"),
+    "cut off": (message(packed(VALUES))[:-1], "the request is no .*ClassificationRequest: broken"),
+    "puid is no UTF-8": (message(packed(VALUES), puid=b"\xff"), "broken protobuf"),
+    "puid too long": (
+        message(packed(VALUES), puid=b"x" * 257),
+        "^meta.puid has 257 characters, the limit is 256$",
+    ),
+    "nothing": (b"", "^data is missing, expected a packed io.seldon.api.rpc.DefaultCustom"),
+    "no type": (message(packed(VALUES), b""), "^data is missing"),
+    "another type": (
+        message(packed(VALUES), b"type.googleapis.com/acme.Other"),
+        "^data is 'type.googleapis.com/acme.Other', expected .*DefaultCustomPredictRequest$",
+    ),
+    "a type without end": (message(b"", b"x" * 10_000), "^data is 'x{100}', expected"),
+    "broken payload": (message(b"\x0a\xff"), "^data.value is no .*DefaultCustomPredictRequest"),
+    "run of a broken length": (message(delimited(1, b"12345")), "^data.value is no "),
+    "no payload": (message(b""), "^data.values has 0 values, expected 784$"),
+    "one value short": (message(packed(VALUES[1:])), "^data.values has 783 values, expected 784$"),
+    "one value more": (
+        message(packed([*VALUES, 0.5])),
+        "^data.values has 785 values, expected 784$",
+    ),
+    "not a number": (message(packed(SPOILT)), r"^data.values\[7\] is nan, expected a finite"),
+    "infinite": (message(packed(LARGE)), r"^data.values\[783\] is inf, expected a finite"),
+    "infinite, unpacked": (message(unpacked(LARGE)), r"^data.values\[783\] is inf"),
+}
+
+
+@pytest.mark.parametrize(("request_bytes", "text"), REFUSED.values(), ids=REFUSED)
+def test_a_bad_request_is_refused_with_field_and_limit(request_bytes, text):
+    with pytest.raises(InvalidInstances, match=text):
+        wire.read_request(request_bytes, 784)
+
+
+def test_a_reply_has_one_prediction_a_class_in_class_order():
+    scores = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.0, 0.0, 0.0, 0.0, 1e-30], dtype=np.float32)
+    encoded = wire.write_reply(scores, INFO, "p", "blue")
+    reply = seldon_pb2.ClassificationReply.FromString(encoded)
+    assert reply.meta == seldon_pb2.ClassificationReplyMeta(
+        puid="p", modelName="deep_mnist", variation="blue"
+    )
+    assert [result.predictedClass for result in reply.predictions] == list("0123456789")
+    # The double nearest to the float32 is the float32: nothing is rounded on the way.
+    assert [result.prediction for result in reply.predictions] == scores.astype(float).tolist()
+    assert [result.confidence for result in reply.predictions] == scores.astype(float).tolist()
+    assert not reply.HasField("custom")
+
+
+def test_server_timing_is_in_milliseconds_with_three_decimals():
+    scored = Scored(np.zeros(10, np.float32), queue_s=12e-6, compute_s=0.613e-3, batch_size=1)
+    assert wire.server_timing(0.000901, scored) == (
+        "queue;dur=0.012, compute;dur=0.613, total;dur=0.901"
+    )
+    assert wire.server_timing(0.000901, None) == "total;dur=0.901"

@@ -1,0 +1,1 @@
+"""The REST server: Flask under gunicorn in front of one model folder."""
