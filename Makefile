@@ -36,7 +36,7 @@ setup-dev: .venv/.ready-dev  ## The same, with TensorFlow and the tools that che
 
 benchmark: setup  ## The main job: deploy here, load-test REST and gRPC, compare
 	@$(BIN)/python -m deploy deploy
-	@$(BIN)/python -m loadtest benchmark --client $(CLIENT)
+	@$(BIN)/python -m loadtest benchmark --seldon-client $(CLIENT)
 
 deploy: setup  ## Start the stack on this machine and check one prediction of each protocol
 	@$(BIN)/python -m deploy deploy

@@ -228,7 +228,7 @@ def test_a_value_that_is_not_finite_is_refused_alike(caller: Caller, value: floa
 BAD_BODIES: list[tuple[str, str | bytes, int, int, str]] = [
     ("broken JSON", '{"data": [0.1, ', 400, 38, "Invalid JSON"),
     ("no JSON", "hello", 400, 38, "Invalid JSON"),
-    ("empty body", "", 400, 38, ""),
+    ("empty body", "", 400, 40, "json is missing"),
     ("invalid UTF-8", b'{"data": "\xff"}', 400, 38, "Invalid JSON"),
     ("very deep", "[" * 10_000 + "]" * 10_000, 400, 38, ""),
     ("strings", document([*DIGIT[:5], "0.5", *DIGIT[6:]]), 400, 40, "data[5] is a string"),

@@ -203,12 +203,12 @@ def test_any_killed_process_is_back_in_time(own_stack: Stack) -> None:
 
     assert serving()
     # The supervisor last: what it started goes on without it, which the next test looks at.
-    victims = [p for p in own_stack.processes() if "supervisord" not in " ".join(p.cmdline())]
+    commands = {process: " ".join(process.cmdline()) for process in own_stack.processes()}
+    victims = {p: command for p, command in commands.items() if "supervisord" not in command}
     assert len(victims) >= 6
-    for victim in victims:
-        if not victim.is_running():
+    for victim, what in victims.items():
+        if not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE:
             continue  # a child of one that was killed before
-        what = " ".join(victim.cmdline())[:120]
         victim.send_signal(signal.SIGKILL)
         psutil.wait_procs([victim], timeout=5)
 

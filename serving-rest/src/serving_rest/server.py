@@ -69,7 +69,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "logger_class": Log,
             "workers": self.settings.workers,
             "threads": self.settings.threads,
-            "worker_connections": self.settings.threads + 1024,
+            "worker_connections": self.settings.threads + 512,
             "keepalive": KEEPALIVE_S,
             "graceful_timeout": math.ceil(self.settings.grace_s),
             # Off the disk: a slow disk would look like a dead worker.

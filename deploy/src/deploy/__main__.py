@@ -1,0 +1,47 @@
+"""`python -m deploy deploy | undeploy | status | logs`: what the Makefile calls."""
+
+import os
+from pathlib import Path
+
+import click
+
+from deploy import deployment
+from deploy.commands.base import StackCommand, StackGroup, debug_option
+from deploy.commands.status import show_logs, show_status
+from deploy.lifecycle import take_down
+from deploy.local import LocalStack
+from deploy.settings import home_from_env
+
+
+@click.group("deploy", cls=StackGroup)
+def main() -> None:
+    """The stack on this machine: gateway, deep MNIST over REST and gRPC."""
+
+
+@main.command("deploy", cls=StackCommand)
+@click.option(
+    "--model-folder",
+    type=click.Path(path_type=Path),
+    default=deployment.MODEL_FOLDER,
+    show_default=True,
+)
+@debug_option
+def deploy(model_folder: Path) -> None:
+    """Start everything and predict one digit over each protocol; on a running stack, only that."""
+    local = LocalStack(home_from_env(os.environ))
+    deployment.deploy(local, os.environ, model_folder.absolute())
+
+
+@main.command("undeploy", cls=StackCommand)
+@click.option("--purge", is_flag=True, help="Remove SELDON_HOME too: clients, keys, logs.")
+@debug_option
+def undeploy(purge: bool) -> None:
+    """Stop every process of the stack; clients and keys stay."""
+    take_down(home_from_env(os.environ), purge)
+
+
+main.add_command(show_status)
+main.add_command(show_logs)
+
+if __name__ == "__main__":
+    main()

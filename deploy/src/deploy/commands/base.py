@@ -1,0 +1,69 @@
+"""How every command of the product ends: a result, or one sentence on stderr and status 1."""
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from deploy.errors import DeployError
+from model_runtime import ServingError
+from seldon_gateway.errors import GatewayError
+
+EXPECTED = (DeployError, GatewayError, ServingError)
+
+
+class _OneSentence(click.Command):
+    """Reports every error in status 1, as the original did, without its tracebacks.
+
+    click's own status for a wrong option would be 2.
+    """
+
+    def main(self, args: Sequence[str] | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        """Run, and exit with 0 or 1."""
+        extra["standalone_mode"] = False
+        if args is None:
+            # So that a command that is told to end takes down what it was starting.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            status = super().main(words, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(1)
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else self.name
+            _end(f"{' '.join(error.format_message().split())} (see {path} --help)", words)
+        except click.ClickException as error:
+            _end(error.format_message(), words)
+        except (click.Abort, KeyboardInterrupt):
+            _end("interrupted", words)
+        except EXPECTED as error:
+            _end(str(error), words)
+        except OSError as error:
+            _end(f"the system refuses: {error}", words)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end(sentence: str, words: list[str]) -> NoReturn:
+    if "--debug" in words:
+        traceback.print_exc()
+    click.echo(f"error: {sentence}", err=True)
+    sys.exit(1)
+
+
+class StackCommand(_OneSentence, click.Command):
+    """A command that ends so."""
+
+
+class StackGroup(_OneSentence, click.Group):
+    """A command with subcommands that ends so."""
+
+
+def debug_option(command: Any) -> Any:
+    """Accept --debug: show tracebacks. Read by StackCommand.main, before anything can fail."""
+    return click.option(
+        "--debug", is_flag=True, expose_value=False, help="Show a traceback with an error."
+    )(command)

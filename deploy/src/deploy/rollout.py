@@ -1,0 +1,289 @@
+"""Microservices in and out of service without a failed request.
+
+In this order: start the new processes, wait until they are ready, move the clients' variations to
+them, wait until Envoy has taken that, stop the processes that nobody is sent to any more. Whatever
+fails before the variations move takes only the new processes with it.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from deploy import envoy_view, ports, stack
+from deploy.console import say, step, wait_until
+from deploy.errors import MicroserviceRefused, StackHalfDead
+from deploy.local import LocalStack
+from deploy.microservices import (
+    Api,
+    Microservice,
+    Replica,
+    Wanted,
+    free_program_names,
+    kept_replicas,
+    programs_of,
+)
+from deploy.programs import Program
+from deploy.settings import StackSettings
+from model_runtime import read_model_folder
+from seldon_gateway.registry import Registry
+from seldon_gateway.strategies import Endpoint, Protocol, Variation
+
+_HOST = "127.0.0.1"
+_GATEWAY_TIMEOUT_S = 15.0
+
+# Who is sent where: variations by client and protocol.
+_Assignments: TypeAlias = dict[tuple[str, Protocol], tuple[Variation, ...]]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One microservice on its way into service."""
+
+    microservice: Microservice
+    ratio: float
+    new: tuple[Replica, ...]
+    superseded: tuple[Program, ...]
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return tuple(Endpoint(_HOST, replica.port) for replica in self.microservice.replicas)
+
+
+class Rollout:
+    """The microservices of one running stack; the caller holds the lock."""
+
+    def __init__(self, local: LocalStack, settings: StackSettings, registry: Registry) -> None:
+        """Touches nothing.
+
+        Args:
+            local: A running stack.
+            settings: Those it was started with.
+            registry: Its clients.
+        """
+        self._local = local
+        self._settings = settings
+        self._registry = registry
+
+    def start(
+        self, client: str, wanted: Sequence[Wanted], replicas: int, environ: Mapping[str, str]
+    ) -> bool:
+        """Serve `client` by the wanted microservices; protocols that none speaks stay as they are.
+
+        Args:
+            client: Its variations are replaced, protocol by protocol.
+            wanted: Checked by parse_wanted.
+            replicas: Processes for each.
+            environ: The caller's; holds settings for the servers.
+
+        Returns:
+            Whether anything had to be changed.
+
+        Raises:
+            UnknownClient: Make it with seldon-cli client --action setup.
+            ModelFolderInvalid: A folder is no model folder.
+            ProgramFailed: With the server's own sentence; the old variations serve on.
+            StackHalfDead: The gateway does not take the new variations; nothing is stopped.
+        """
+        self._registry.get_client(client)
+        targets = [target(entry, environ) for entry in wanted]
+        planned = self._plan(wanted, targets, replicas)
+        before = self._assignments()
+        after = moved(before, planned) | _assignments_of(client, planned)
+        new = [
+            stack.microservice_program(plan.microservice, replica, self._local.home)
+            for plan in planned
+            for replica in plan.new
+        ]
+        superseded = [program.name for plan in planned for program in plan.superseded]
+        if before == after and not new and not superseded:
+            return False
+
+        names = [program.name for program in new]
+        try:
+            if new:
+                with step(f"starting {', '.join(names)}"):
+                    self._local.start(new)
+            self._assign(before, after)
+        except BaseException:
+            self._local.remove(names)
+            raise
+        for plan in planned:
+            self._local.files.write_microservice(plan.microservice)
+        self._await_gateway()
+        if superseded:
+            with step(f"stopping {', '.join(superseded)}"):
+                self._local.remove(superseded)
+        return True
+
+    def stop(self, name: str, apis: Iterable[Api]) -> None:
+        """Take a microservice out of service; a client that has only this one has none then.
+
+        Raises:
+            MicroserviceRefused: There is none of that name, or it shares a client's traffic with
+                another one.
+            StackHalfDead: The gateway does not let go of it; nothing is stopped.
+        """
+        running = self._local.files.programs()
+        stopping: list[str] = []
+        before = self._assignments()
+        after = dict(before)
+        for api in apis:
+            of_api = programs_of(name, api, running)
+            stopping += of_api
+            endpoints = {Endpoint(_HOST, running[program].port) for program in of_api}
+            for (client, protocol), variations in before.items():
+                hit = [v for v in variations if not endpoints.isdisjoint(v.endpoints)]
+                if protocol != api.protocol or not hit:
+                    continue
+                if len(variations) > len(hit):
+                    others = ", ".join(v.label for v in variations if v not in hit)
+                    raise MicroserviceRefused(
+                        f"{name} has {hit[0].ratio:g} of the {api} traffic of client {client}, "
+                        f"beside {others}: give that to others with start-microservice first"
+                    )
+                after[client, protocol] = ()
+        if not stopping:
+            raise MicroserviceRefused(
+                f"no microservice {name} runs here; `make status` shows what does"
+            )
+        if before != after:
+            self._assign(before, after)
+            self._await_gateway()
+            for client, protocol in (key for key in after if after[key] != before[key]):
+                say(f"client {client} has no {protocol} variations now")
+        with step(f"stopping {', '.join(stopping)}"):
+            self._local.remove(stopping)
+
+    # Planning
+
+    def _plan(
+        self, wanted: Sequence[Wanted], targets: Sequence[Microservice], replicas: int
+    ) -> list[Planned]:
+        files = self._local.files
+        running = files.programs()
+        unready = self._local.unready()
+        taken_names = set(running) | set(self._local.states())
+        taken_ports = {port for program in running.values() for port in _ports_of(program)}
+        planned = []
+        for entry, target in zip(wanted, targets, strict=True):
+            mine = programs_of(target.name, target.api, running)
+            healthy = [program for program in mine if program not in unready]
+            recorded = files.microservice(target.name, target.api)
+            kept = kept_replicas(target, recorded, healthy, replicas)
+            names = free_program_names(target.name, target.api, taken_names, replicas - len(kept))
+            new = self._new_replicas(target, names, taken_ports)
+            taken_ports |= {replica.port for replica in new}
+            taken_ports |= {replica.metrics_port for replica in new}
+            staying = {replica.program for replica in kept}
+            planned.append(
+                Planned(
+                    dataclasses.replace(target, replicas=(*kept, *new)),
+                    entry.ratio,
+                    new,
+                    tuple(running[name] for name in mine if name not in staying),
+                )
+            )
+        return planned
+
+    def _new_replicas(
+        self, target: Microservice, names: Sequence[str], taken: set[int]
+    ) -> tuple[Replica, ...]:
+        """Find ports, none to which the gateway sends what is meant for something else."""
+        elsewhere = {
+            endpoint.port
+            for (_, protocol), variations in self._assignments().items()
+            for variation in variations
+            for endpoint in variation.endpoints
+            if (variation.label, protocol) != (target.name, target.api.protocol)
+        }
+        # gRPC and HTTP/1.1 metrics cannot share a port.
+        each = 1 if target.api is Api.REST else 2
+        found = ports.first_free(
+            self._settings.microservice_ports, taken | elsewhere, each * len(names)
+        )
+        return tuple(
+            Replica(name, found[each * i], found[each * i + each - 1])
+            for i, name in enumerate(names)
+        )
+
+    # The registry
+
+    def _assignments(self) -> _Assignments:
+        return {
+            (client.name, protocol): self._registry.strategy(client.name).of(protocol)
+            for client in self._registry.list_clients()
+            for protocol in (Api.REST.protocol, Api.RPC.protocol)
+        }
+
+    def _assign(self, before: _Assignments, after: _Assignments) -> None:
+        """Move every client whose variations differ; all of them or, on an error, none."""
+        done: list[tuple[str, Protocol]] = []
+        try:
+            for key, variations in after.items():
+                if variations != before[key]:
+                    self._registry.replace_variations(*key, variations)
+                    done.append(key)
+        except BaseException:
+            for key in done:
+                self._registry.replace_variations(*key, before[key])
+            raise
+
+    def _await_gateway(self) -> None:
+        with step("waiting until the gateway has taken it"):
+            if not wait_until(
+                lambda: envoy_view.is_up_to_date(self._settings.gateway, self._registry),
+                _GATEWAY_TIMEOUT_S,
+            ):
+                raise StackHalfDead(
+                    f"the gateway has not taken the new variations within {_GATEWAY_TIMEOUT_S:g} s:"
+                    " nothing was stopped; `make logs` shows what control-plane and envoy say"
+                )
+
+
+def target(entry: Wanted, environ: Mapping[str, str]) -> Microservice:
+    """What an entry asks for, without its processes.
+
+    Raises:
+        ModelFolderInvalid: The folder is no model folder.
+    """
+    environment = stack.server_environment(entry.api, environ)
+    read_model_folder(entry.folder, environment.get("MODEL_ENGINE") or None)
+    return Microservice(
+        name=entry.name,
+        api=entry.api,
+        folder=str(entry.folder),
+        model=hashlib.sha256((entry.folder / "model.json").read_bytes()).hexdigest(),
+        environment=environment,
+    )
+
+
+def _assignments_of(client: str, planned: Iterable[Planned]) -> _Assignments:
+    assignments: _Assignments = {}
+    for plan in planned:
+        key = (client, plan.microservice.api.protocol)
+        variation = Variation(plan.microservice.name, plan.ratio, plan.endpoints)
+        assignments[key] = (*assignments.get(key, ()), variation)
+    return assignments
+
+
+def moved(assignments: _Assignments, planned: Iterable[Planned]) -> _Assignments:
+    """The same, with whoever is sent to a superseded process sent to what supersedes it."""
+    moved = dict(assignments)
+    for plan in planned:
+        old = {Endpoint(_HOST, program.port) for program in plan.superseded}
+        for key, variations in moved.items():
+            moved[key] = tuple(
+                variation
+                if old.isdisjoint(variation.endpoints)
+                else dataclasses.replace(variation, endpoints=plan.endpoints)
+                for variation in variations
+            )
+    return moved
+
+
+def _ports_of(program: Program) -> set[int]:
+    """The ports a program listens on: its own and that of its health."""
+    return {program.port, urlsplit(program.ready_url).port or program.port}

@@ -1,0 +1,98 @@
+"""What the environment says about the stack on this machine, read once."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.errors import SettingInvalid
+from deploy.state_folder import StateFolder
+from seldon_gateway.settings import GatewaySettings
+
+DEFAULT_HOME = ".seldon"
+DEFAULT_MICROSERVICE_PORTS = "9100-9899"
+
+_LOWEST_PORT, _HIGHEST_PORT = 1, 65535
+
+# The variables that a running stack keeps from the command that started it.
+_RECORDED = ("SELDON_", "ENVOY_")
+_NOT_RECORDED = {"SELDON_HOME", "SELDON_STACK", "SELDON_PROGRAM"}
+
+
+@dataclass(frozen=True)
+class StackSettings:
+    """One stack.
+
+    Args:
+        gateway: The gateway's own settings: state folder, ports, database.
+        microservice_ports: SELDON_MICROSERVICE_PORTS, where model servers listen.
+    """
+
+    gateway: GatewaySettings
+    microservice_ports: range
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "StackSettings":
+        """Read SELDON_*; README.md has the table.
+
+        Raises:
+            SettingInvalid: Names the variable, its value and what was expected.
+        """
+        home = home_from_env(environ)
+        return cls(
+            gateway=GatewaySettings.from_env({**environ, "SELDON_HOME": str(home)}),
+            microservice_ports=_ports(
+                environ.get("SELDON_MICROSERVICE_PORTS") or DEFAULT_MICROSERVICE_PORTS
+            ),
+        )
+
+    @classmethod
+    def of_stack(cls, files: StateFolder, environ: Mapping[str, str]) -> "StackSettings":
+        """The settings of the stack that runs, else those that one would be started with.
+
+        Raises:
+            SettingInvalid: Names the variable, its value and what was expected.
+        """
+        recorded = files.variables()
+        if recorded is None:
+            return cls.from_env(environ)
+        return cls.from_env({**recorded, "SELDON_HOME": str(files.home)})
+
+
+def home_from_env(environ: Mapping[str, str]) -> Path:
+    """SELDON_HOME as an absolute path.
+
+    Raises:
+        SettingInvalid: supervisord would misread it.
+    """
+    home = Path(environ.get("SELDON_HOME") or DEFAULT_HOME).absolute().resolve()
+    if re.search(r"[*?\[\n]", str(home)):
+        raise SettingInvalid(f"SELDON_HOME is {str(home)!r}, expected a path without *, ? and [")
+    return home
+
+
+def gateway_host(gateway: GatewaySettings) -> str:
+    """Where this machine reaches the gateway, for URLs."""
+    bind = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(gateway.bind, gateway.bind)  # noqa: S104
+    return f"[{bind}]" if ":" in bind else bind
+
+
+def recorded_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Those variables that decide what stack is started."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(_RECORDED) and name not in _NOT_RECORDED and value
+    }
+
+
+def _ports(text: str) -> range:
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text)
+    if match:
+        first, last = int(match[1]), int(match[2])
+        if _LOWEST_PORT <= first <= last <= _HIGHEST_PORT:
+            return range(first, last + 1)
+    raise SettingInvalid(
+        f"SELDON_MICROSERVICE_PORTS is {text!r}, expected two ports such as "
+        f"{DEFAULT_MICROSERVICE_PORTS}"
+    )

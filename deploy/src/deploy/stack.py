@@ -1,0 +1,101 @@
+"""From settings to the programs of a stack."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from deploy.microservices import Api, Microservice, Replica
+from deploy.programs import Program
+from deploy.settings import StackSettings, gateway_host
+from seldon_gateway import processes
+
+_MODULES = {Api.REST: "serving_rest", Api.RPC: "serving_grpc"}
+
+# Stopped from the highest to the lowest: first nobody is let in, then nobody is answered.
+_ENVOY_PRIORITY = 900
+_MICROSERVICE_PRIORITY = 500
+_CONTROL_PLANE_PRIORITY = 100
+
+GATEWAY_PROGRAMS = ("control-plane", "envoy")
+
+# What a caller of start-microservice may set for the server, beside what this module sets.
+_SERVER_VARIABLES = {Api.REST: ("MODEL_ENGINE", "REST_"), Api.RPC: ("MODEL_ENGINE", "GRPC_")}
+_SET_HERE = {
+    "REST_HOST", "REST_PORT", "REST_METRICS_DIR", "GRPC_HOST", "GRPC_PORT", "GRPC_METRICS_PORT",
+}  # fmt: skip
+
+
+def gateway_programs(settings: StackSettings) -> list[Program]:
+    """The control plane and Envoy."""
+    gateway = settings.gateway
+    control = processes.control_plane_command(gateway)
+    envoy = processes.envoy_command(gateway)
+    return [
+        Program(
+            name=control.name,
+            argv=tuple(control.argv),
+            environment=control.env,
+            port=gateway.control_port,
+            ready_url=_ready_url(gateway.control_port),
+            priority=_CONTROL_PLANE_PRIORITY,
+        ),
+        Program(
+            name=envoy.name,
+            argv=tuple(envoy.argv),
+            environment=envoy.env,
+            port=gateway.rest_port,
+            ready_url=_ready_url(gateway.rest_port, gateway_host(gateway)),
+            priority=_ENVOY_PRIORITY,
+        ),
+    ]
+
+
+def gateway_ports(settings: StackSettings) -> list[tuple[str, str, int]]:
+    """What each port of the gateway is for, the variable that sets it, and its number."""
+    gateway = settings.gateway
+    return [
+        ("REST", "SELDON_REST_PORT", gateway.rest_port),
+        ("gRPC", "SELDON_GRPC_PORT", gateway.grpc_port),
+        ("Envoy's admin page", "SELDON_ADMIN_PORT", gateway.admin_port),
+        ("the control plane", "SELDON_CONTROL_PORT", gateway.control_port),
+    ]
+
+
+def server_environment(api: Api, environ: Mapping[str, str]) -> dict[str, str]:
+    """Those variables of the caller that the server of `api` is to be started with."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(_SERVER_VARIABLES[api]) and name not in _SET_HERE
+    }
+
+
+def microservice_program(microservice: Microservice, replica: Replica, home: Path) -> Program:
+    """The server process group of one replica."""
+    environment = {
+        **microservice.environment,
+        "MODEL_FOLDER": microservice.folder,
+        "MODEL_NAME": microservice.name,
+    }
+    if microservice.api is Api.REST:
+        environment |= {
+            "REST_PORT": str(replica.port),
+            "REST_METRICS_DIR": str(home / "metrics" / replica.program),
+        }
+    else:
+        environment |= {
+            "GRPC_PORT": str(replica.port),
+            "GRPC_METRICS_PORT": str(replica.metrics_port),
+        }
+    return Program(
+        name=replica.program,
+        argv=(sys.executable, "-m", _MODULES[microservice.api]),
+        environment=environment,
+        port=replica.port,
+        ready_url=_ready_url(replica.metrics_port),
+        priority=_MICROSERVICE_PRIORITY,
+    )
+
+
+def _ready_url(port: int, host: str = "127.0.0.1") -> str:
+    return f"http://{host}:{port}/health/ready"

@@ -1,0 +1,134 @@
+"""Talks to supervisord over its Unix socket: XML-RPC with a time limit on every call.
+
+The supervisor package's own transport has no time limit, and a stopped supervisord would hang
+every command.
+"""
+
+import socket
+import xmlrpc.client
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import StackHalfDead
+
+_CALL_TIMEOUT_S = 3.0
+
+# Faults of supervisor.xmlrpc.Faults that mean "it is so already".
+_ALREADY_ADDED = 90
+_BAD_NAME = 10
+_NOT_RUNNING = 70
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """What supervisord knows of one program.
+
+    Args:
+        name: The program's.
+        state: STARTING, RUNNING, BACKOFF, STOPPING, STOPPED, EXITED, FATAL or UNKNOWN.
+        pid: 0 when there is no process.
+        started: Unix time of the last start, 0 before the first.
+    """
+
+    name: str
+    state: str
+    pid: int
+    started: int
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_CALL_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class _UnixTransport(xmlrpc.client.Transport):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def make_connection(self, host: Any) -> HTTPConnection:
+        connection = _UnixConnection(self._path)
+        self._connection = (host, connection)  # where the base class finds it to close it
+        return connection
+
+
+class SupervisorClient:
+    """supervisord as the commands need it.
+
+    Every method raises StackHalfDead when supervisord does not answer within 3 s.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Remember the socket; connect at each call."""
+        self._path = path
+
+    def answers(self) -> bool:
+        """Whether a supervisord listens and works; False when nothing listens.
+
+        Raises:
+            StackHalfDead: Something listens and does not answer.
+        """
+        try:
+            self._call("getState")
+        except _Absent:
+            return False
+        return True
+
+    def pid(self) -> int:
+        """The process id of supervisord."""
+        return int(self._call("getPID"))
+
+    def states(self) -> dict[str, ProcessState]:
+        """Every program by name."""
+        return {
+            info["name"]: ProcessState(info["name"], info["statename"], info["pid"], info["start"])
+            for info in self._call("getAllProcessInfo")
+        }
+
+    def add(self, name: str) -> None:
+        """Read the configuration again and start the program `name` that it now has."""
+        self._call("reloadConfig")
+        self._call("addProcessGroup", name, unless=_ALREADY_ADDED)
+
+    def stop(self, name: str) -> None:
+        """Ask the program to stop; see states() for when it has."""
+        self._call("stopProcess", name, False, unless=_NOT_RUNNING)
+
+    def forget(self, name: str) -> None:
+        """Drop a stopped program; its file in the configuration is gone already."""
+        self._call("removeProcessGroup", name, unless=_BAD_NAME)
+        self._call("reloadConfig")
+
+    def shut_down(self) -> None:
+        """Stop every program, then supervisord itself; returns before it is done."""
+        self._call("shutdown")
+
+    def _call(self, method: str, *arguments: object, unless: int | None = None) -> Any:
+        transport = _UnixTransport(self._path)
+        try:
+            with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
+                return getattr(proxy.supervisor, method)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == unless:
+                return None
+            raise StackHalfDead(f"supervisord refuses {method}: {fault.faultString}") from fault
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise _Absent(f"no supervisord listens at {self._path}") from error
+        except TimeoutError as error:
+            raise StackHalfDead(
+                f"supervisord does not answer within {_CALL_TIMEOUT_S:g} s at {self._path}"
+            ) from error
+        except (OSError, HTTPException, xmlrpc.client.Error) as error:
+            raise StackHalfDead(f"supervisord at {self._path} fails: {error}") from error
+
+
+class _Absent(StackHalfDead):
+    """Nothing listens at the socket."""

@@ -1,0 +1,59 @@
+import sys
+from pathlib import Path
+
+from deploy.microservices import Api, Microservice, Replica
+from deploy.settings import StackSettings
+from deploy.stack import (
+    GATEWAY_PROGRAMS,
+    gateway_ports,
+    gateway_programs,
+    microservice_program,
+    server_environment,
+)
+
+ENVIRON = {
+    "MODEL_ENGINE": "tensorflow",
+    "MODEL_FOLDER": "/elsewhere",
+    "REST_WORKERS": "3",
+    "REST_PORT": "1",
+    "GRPC_WORKERS": "4",
+    "GRPC_METRICS_PORT": "2",
+    "HOME": "/home/someone",
+}
+
+
+def test_a_server_gets_its_callers_settings_but_not_its_ports() -> None:
+    assert server_environment(Api.REST, ENVIRON) == {
+        "MODEL_ENGINE": "tensorflow",
+        "REST_WORKERS": "3",
+    }
+    assert server_environment(Api.RPC, ENVIRON) == {
+        "MODEL_ENGINE": "tensorflow",
+        "GRPC_WORKERS": "4",
+    }
+
+
+def test_a_replica_becomes_a_program() -> None:
+    service = Microservice("mnist", Api.RPC, "/m/1", "abc", {"GRPC_WORKERS": "4"})
+    program = microservice_program(service, Replica("mnist-rpc-0", 9100, 9101), Path("/home"))
+    assert program.argv == (sys.executable, "-m", "serving_grpc")
+    assert program.environment == {
+        "MODEL_FOLDER": "/m/1",
+        "MODEL_NAME": "mnist",
+        "GRPC_PORT": "9100",
+        "GRPC_METRICS_PORT": "9101",
+        "GRPC_WORKERS": "4",
+    }
+    assert program.port == 9100
+    assert program.ready_url == "http://127.0.0.1:9101/health/ready"
+
+
+def test_the_gateway_is_stopped_around_the_microservices(tmp_path: Path) -> None:
+    settings = StackSettings.from_env({"SELDON_HOME": str(tmp_path), "SELDON_REST_PORT": "1234"})
+    control, envoy = gateway_programs(settings)
+    assert (control.name, envoy.name) == GATEWAY_PROGRAMS
+    service = Microservice("mnist", Api.REST, "/m/1", "abc", {})
+    model = microservice_program(service, Replica("mnist-rest-0", 9100, 9100), tmp_path)
+    assert envoy.priority > model.priority > control.priority
+    assert envoy.ready_url == "http://127.0.0.1:1234/health/ready"
+    assert ("REST", "SELDON_REST_PORT", 1234) in gateway_ports(settings)
