@@ -1,0 +1,1 @@
+"""Load on REST and gRPC alike, exact percentiles, the comparison."""

@@ -1,0 +1,65 @@
+"""`python -m loadtest benchmark`, `… compare REST_FOLDER GRPC_FOLDER`, `… report FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loadtest import comparison, summary
+from loadtest.benchmark import benchmark
+from loadtest.cli import in_one_sentence, show
+from loadtest.options import given, load_options
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.group()
+def main() -> None:
+    """Load tests of REST and gRPC, compared and reported."""
+
+
+@main.command("benchmark")
+@click.option(
+    "--client", "--seldon-client", "client", required=True, help="Whose keys and servers to use."
+)
+@load_options
+def run_benchmark(client: str, **flags: Any) -> None:
+    """Load-test both protocols on a running stack, one after the other, and compare."""
+    with in_one_sentence():
+        sys.exit(show(benchmark(client, given(flags))))
+
+
+@main.command()
+@click.argument("rest", type=FOLDER)
+@click.argument("grpc", type=FOLDER)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Where the comparison's folder is made.",
+)
+def compare(rest: Path, grpc: Path, output: Path) -> None:
+    """Compare the run in the folder REST with the run in the folder GRPC."""
+    with in_one_sentence():
+        sys.exit(show(comparison.compare(rest, grpc, output)))
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+def report(folder: Path) -> None:
+    """Write the summary, the plot and the report of FOLDER, a run or a comparison, anew."""
+    folder = folder.resolve()  # `latest` is a link
+    with in_one_sentence():
+        if comparison.is_comparison(folder):
+            comparison.write_report(folder)
+        else:
+            summary.write_report(folder)
+        sys.exit(show(folder))
+
+
+if __name__ == "__main__":
+    main()

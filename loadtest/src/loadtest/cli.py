@@ -1,0 +1,88 @@
+"""`launch-locust-load-test`: the original's flags, on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from loadtest import comparison, credentials, summary, tables
+from loadtest.errors import LoadTestError, LoadTestInterrupted
+from loadtest.options import given, load_options
+from loadtest.run_folder import read_json
+from loadtest.runner import run_load_test
+from loadtest.settings import TEST_TYPES, LoadTestSettings
+
+INTERRUPTED = 130  # as a shell says of Ctrl-C
+
+
+@click.command("launch-locust-load-test")
+@click.option("--seldon-client", "client", required=True, help="Whose keys are used.")
+@click.option("--test-type", required=True, type=click.Choice(list(TEST_TYPES)))
+@load_options
+def launch(client: str, test_type: str, **flags: Any) -> None:
+    """Load one protocol with Locust's users; print the figures, write the report.
+
+    A flag wins over the environment, that over the default. Ends with 0 if every request of the
+    run was answered rightly.
+    """
+    with in_one_sentence():
+        settings = LoadTestSettings.from_env(
+            os.environ, client=client, test_type=test_type, **given(flags)
+        )
+        folder = run_load_test(settings, credentials.load(settings.client, settings.protocol))
+        sys.exit(show(folder))
+
+
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """End the command with one sentence for what can go wrong: status 1, or 130 of Ctrl-C."""
+    try:
+        yield
+    except LoadTestInterrupted as interrupted:
+        click.echo(f"error: {interrupted}", err=True)
+        show(interrupted.folder)
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        click.echo("error: stopped by hand", err=True)
+        sys.exit(INTERRUPTED)
+    except LoadTestError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"error: the system refuses: {error}", err=True)
+        sys.exit(1)
+
+
+def show(folder: Path, console: Console | None = None) -> int:
+    """Print the tables of a run or a comparison, what is wrong with it, and where its report is.
+
+    Returns:
+        0 if what was measured is valid and no request failed, else 1.
+    """
+    console = console or Console()
+    status = 1
+    if (folder / summary.SUMMARY).exists():  # it is not where nothing was measured
+        document = read_json(folder / summary.SUMMARY)
+        if comparison.is_comparison(folder):
+            tables.print_comparison(folder, console)
+            valid = document["verdict"]["valid"]
+            failures = document["rest"]["failures"] + document["grpc"]["failures"]
+        else:
+            tables.print_summary(folder, console)
+            valid, failures = document["valid"], document["failures"]
+        status = 0 if valid and not failures else 1
+    report = folder / summary.REPORT
+    where = os.path.relpath(report if report.exists() else folder)
+    console.print(f"\nReport: {where}", soft_wrap=True, markup=False, highlight=False)
+    return status
+
+
+if __name__ == "__main__":
+    launch()

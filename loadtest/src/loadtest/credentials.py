@@ -1,0 +1,208 @@
+"""A client's keys, as the operator of this machine sees them, and the access token they buy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from loadtest.errors import CredentialsMissing
+
+JS_KEY = "SELDON_JS_KEY"
+OAUTH_KEY = "SELDON_OAUTH_KEY"
+OAUTH_SECRET = "SELDON_OAUTH_SECRET"  # noqa: S105 - the variable's name
+VARIABLES = (JS_KEY, OAUTH_KEY, OAUTH_SECRET)
+
+CLI_TIMEOUT_S = 30.0
+TOKEN_TIMEOUT_S = 2.0
+REFRESH_AHEAD_S = 60.0
+RETRY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What REST and gRPC calls of one client show. Nothing of it is printed or stored."""
+
+    js_key: str = field(default="", repr=False)
+    oauth_key: str = field(default="", repr=False)
+    oauth_secret: str = field(default="", repr=False)
+
+    def environment(self) -> dict[str, str]:
+        """For a Locust process: command lines can be read by everyone."""
+        return {
+            JS_KEY: self.js_key,
+            OAUTH_KEY: self.oauth_key,
+            OAUTH_SECRET: self.oauth_secret,
+        }
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Credentials:
+        return cls(*(environ.get(variable, "") for variable in VARIABLES))
+
+
+def load(
+    client: str, protocol: str | None = None, environ: Mapping[str, str] = os.environ
+) -> Credentials:
+    """The keys of `client`: from the environment, else from `seldon-cli keys`.
+
+    Args:
+        client: The client's name.
+        protocol: `rest` wants the JS key only, `grpc` the OAuth key only, None both.
+        environ: SELDON_JS_KEY, SELDON_OAUTH_KEY and SELDON_OAUTH_SECRET win over the command.
+
+    Raises:
+        CredentialsMissing: A wanted key is not known, or its secret is not on this machine.
+    """
+    found = Credentials.from_environment(environ)
+    js_key, oauth_key, oauth_secret = found.js_key, found.oauth_key, found.oauth_secret
+    if protocol != "grpc" and not js_key:
+        js_key = _key_of(client, "js", environ)["key"]
+    if protocol != "rest" and not (oauth_key and oauth_secret):
+        row = _key_of(client, "all", environ)
+        oauth_key, oauth_secret = row["key"], row.get("secret") or ""
+        if not oauth_secret:
+            raise CredentialsMissing(
+                f'the secret of client "{client}" is not on this machine: '
+                f"give {OAUTH_KEY} and {OAUTH_SECRET}, or a new secret with "
+                f"seldon-cli keys --action update --client-name {client} --scope all"
+            )
+    return Credentials(js_key, oauth_key, oauth_secret)
+
+
+def _key_of(client: str, scope: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    rows = _seldon_cli(client, scope, environ)
+    usable = [row for row in rows if row.get("key") and row.get("active", True)]
+    if not usable:
+        raise CredentialsMissing(
+            f'client "{client}" has no key of scope {scope}: set it up with '
+            f"seldon-cli client --action setup --db-name ClientDB --client-name {client}"
+        )
+    return usable[0]
+
+
+def _seldon_cli(client: str, scope: str, environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    beside = Path(sys.executable).with_name("seldon-cli")
+    program = (
+        str(beside) if beside.exists() else shutil.which("seldon-cli", path=environ.get("PATH"))
+    )
+    if program is None:
+        raise CredentialsMissing(
+            f"seldon-cli is not installed here: give {', '.join(VARIABLES)} in the environment"
+        )
+    command = [program, "--quiet", "keys", "--client-name", client, "--scope", scope]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=CLI_TIMEOUT_S,
+            env=dict(environ),
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CredentialsMissing(f"seldon-cli keys did not answer: {error}") from error
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split()).removeprefix("error: ")
+        raise CredentialsMissing(
+            f'the keys of client "{client}" cannot be read: {said or "seldon-cli failed"}; '
+            "seldon-cli client --action list shows the clients, "
+            f"seldon-cli client --action setup --db-name ClientDB --client-name {client} adds one"
+        )
+    try:
+        rows = json.loads(done.stdout)
+        return [row for row in rows if isinstance(row, dict)]
+    except (ValueError, TypeError) as error:
+        raise CredentialsMissing(f"seldon-cli keys printed no JSON array: {error}") from error
+
+
+class TokenRefused(Exception):
+    """`str(error)` says why there is no token, without key or secret."""
+
+
+class TokenUnreachable(TokenRefused):
+    """Nothing answers where tokens are fetched."""
+
+
+def fetch_token(endpoint: str, credentials: Credentials) -> tuple[str, float]:
+    """A new access token and its life in seconds.
+
+    Raises:
+        TokenUnreachable: Nothing answers.
+        TokenRefused: The answer is no token.
+    """
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy would be measured too
+        try:
+            answer = session.get(
+                f"{endpoint}/token",
+                params={
+                    "consumer_key": credentials.oauth_key,
+                    "consumer_secret": credentials.oauth_secret,
+                },
+                timeout=TOKEN_TIMEOUT_S,
+            )
+        except requests.RequestException as error:
+            # Its text holds the URL, and so the secret.
+            raise TokenUnreachable(f"nothing answers ({type(error).__name__})") from None
+    try:
+        document = answer.json()
+    except ValueError:
+        raise TokenRefused(f"HTTP status {answer.status_code} without JSON") from None
+    try:
+        return str(document["access_token"]), float(document.get("expires_in", 6000))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        said = document.get("error_msg") if isinstance(document, dict) else None
+        raise TokenRefused(said or f"HTTP status {answer.status_code} without a token") from None
+
+
+class TokenSource:
+    """One process's token: fetched once, again when refused or before it expires."""
+
+    def __init__(
+        self,
+        fetch: Callable[[], tuple[str, float]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`fetch` gives a token and its life in seconds."""
+        self._fetch = fetch
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._token: str | None = None
+        self._refresh_at = 0.0
+
+    def current(self) -> str:
+        """A token that has not expired. Other callers keep the old one while one fetches.
+
+        Raises:
+            TokenRefused: There is none, and none to be had.
+        """
+        token = self._token
+        if token is not None and self._clock() < self._refresh_at:
+            return token
+        if token is None:
+            return self.other_than(None)
+        if self._lock.locked():
+            return token
+        try:
+            return self.other_than(token)
+        except TokenRefused:
+            self._refresh_at = self._clock() + RETRY_S  # the old one is good for a while
+            return token
+
+    def other_than(self, refused: str | None) -> str:
+        """A token that is not `refused`: the one that another caller has fetched, or a new one."""
+        with self._lock:
+            if self._token is None or self._token == refused:
+                self._token, life_s = self._fetch()
+                self._refresh_at = self._clock() + max(life_s - REFRESH_AHEAD_S, life_s / 2)
+            return self._token

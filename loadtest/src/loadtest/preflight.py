@@ -1,0 +1,133 @@
+"""One real request before any load: what would fail fifty times fails here once, in words."""
+
+from __future__ import annotations
+
+import grpc
+import requests
+
+from loadtest import answers, payloads, wire
+from loadtest.answers import WrongAnswer
+from loadtest.credentials import Credentials, TokenRefused, TokenUnreachable, fetch_token
+from loadtest.errors import PreflightFailed
+from loadtest.payloads import Payloads
+from loadtest.settings import LoadTestSettings
+
+TIMEOUT_S = 2.0
+PUID = "preflight"
+
+_START = "make status shows the stack, make deploy starts it"
+_REFUSED = (3, 7, 8, 15, 16, 20)  # error ids about keys and tokens
+_NO_MODEL = (37, 41)
+
+
+def check(settings: LoadTestSettings, credentials: Credentials) -> None:
+    """Send the first instance once, as the load test will.
+
+    Raises:
+        PreflightFailed: It is not answered rightly; one sentence that says what to do.
+    """
+    if settings.protocol == "rest" and not credentials.js_key:
+        raise PreflightFailed(f'there is no JS key for client "{settings.client}"')
+    if settings.protocol == "grpc" and not (credentials.oauth_key and credentials.oauth_secret):
+        raise PreflightFailed(f'there is no OAuth key and secret for client "{settings.client}"')
+    sent = payloads.build(settings.payload, settings.data_size, settings.seed)
+    try:
+        if settings.protocol == "rest":
+            _check_rest(settings, credentials, sent)
+        else:
+            _check_grpc(settings, credentials, sent)
+    except WrongAnswer as error:
+        raise PreflightFailed(
+            f"the first answer from {settings.endpoint} is wrong: {error}"
+        ) from error
+
+
+def _check_rest(settings: LoadTestSettings, credentials: Credentials, sent: Payloads) -> None:
+    before, after = wire.rest_path(credentials.js_key)
+    url = f"{settings.host}{before}{sent.url_json[0]}{after}{PUID}"
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy would be measured too
+        try:
+            answer = session.get(url, timeout=TIMEOUT_S, allow_redirects=False)
+        except requests.Timeout:
+            raise PreflightFailed(
+                f"{settings.host} does not answer within {TIMEOUT_S:g} s: {_START}"
+            ) from None
+        except requests.RequestException:
+            raise PreflightFailed(
+                f"nothing answers at {settings.host}: {_START} (--host says where)"
+            ) from None
+    document = answers.from_jsonp(answer.status_code, answer.content)
+    if isinstance(document, dict) and "error_id" in document:
+        _explain(settings, int(document["error_id"]), str(document.get("error_msg")))
+    answers.judge(answers.of_document(answer.status_code, document), PUID)
+
+
+def _explain(settings: LoadTestSettings, error_id: int, message: str) -> None:
+    if error_id in _REFUSED:
+        raise _refused(settings, message)
+    if error_id in _NO_MODEL:
+        raise _no_model(settings, message)
+
+
+def _check_grpc(settings: LoadTestSettings, credentials: Credentials, sent: Payloads) -> None:
+    try:
+        token, _ = fetch_token(settings.oauth_endpoint, credentials)
+    except TokenUnreachable:
+        raise PreflightFailed(
+            f"nothing answers at {settings.oauth_endpoint}/token: {_START} "
+            "(--seldon-oauth-endpoint says where)"
+        ) from None
+    except TokenRefused as error:
+        raise _refused(settings, str(error)) from None
+    request = wire.with_puid(PUID, sent.request_data[0])
+    with wire.new_channel(settings.grpc_endpoint) as channel:
+        try:
+            reply = wire.classify_on(channel)(
+                request, timeout=TIMEOUT_S, metadata=wire.oauth_metadata(token)
+            )
+        except grpc.RpcError as error:
+            raise _explained(settings, error) from None
+    answers.judge(answers.of_reply(reply), PUID)
+
+
+def _explained(settings: LoadTestSettings, error: grpc.RpcError) -> PreflightFailed:
+    code, details = error.code(), " ".join((error.details() or "").split())
+    refused = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+    if code in refused:
+        return _refused(settings, details)
+    if code == grpc.StatusCode.UNAVAILABLE and _not_reached(details):
+        return PreflightFailed(
+            f"nothing answers at {settings.grpc_endpoint}: {_START} "
+            "(--seldon-grpc-endpoint says where)"
+        )
+    if code == grpc.StatusCode.UNAVAILABLE:
+        return _no_model(settings, details)
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return PreflightFailed(
+            f"{settings.grpc_endpoint} does not answer within {TIMEOUT_S:g} s: {_START}"
+        )
+    return PreflightFailed(
+        f"the first call to {settings.grpc_endpoint} ended with {code.name}: {details}"
+    )
+
+
+def _not_reached(details: str) -> bool:
+    """The client's own words, not a server's, of a connection that could not be made."""
+    return "failed to connect" in details.lower() or "dns resolution" in details.lower()
+
+
+def _refused(settings: LoadTestSettings, message: str) -> PreflightFailed:
+    return PreflightFailed(
+        f'the key of client "{settings.client}" is refused ({message}): '
+        f"seldon-cli keys --client-name {settings.client} shows the keys that are known"
+    )
+
+
+def _no_model(settings: LoadTestSettings, message: str) -> PreflightFailed:
+    kind = "rest" if settings.protocol == "rest" else "rpc"
+    return PreflightFailed(
+        f'no model answers {settings.test_type} for client "{settings.client}" ({message}): '
+        f"start one with start-microservice --type prediction --client {settings.client} "
+        f"-p NAME FOLDER {kind} 1.0"
+    )

@@ -1,0 +1,106 @@
+"""How a run goes on, for the person who waits: a bar on a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from loadtest.run_folder import PROTOCOLS
+from loadtest.settings import LoadTestSettings
+
+LINE_EVERY_S = 5.0
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """What the Locust processes have said last."""
+    said = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            said.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue  # gone or not whole; the next second brings another
+    return said
+
+
+def together(said: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One view of several processes. Their percentiles are averaged: near enough for a display."""
+    if not said:
+        return {"phase": "starting Locust", "measured_s": 0.0, "requests": 0, "failures": 0}
+    answered = [(one, one["requests"] - one["failures"]) for one in said]
+    weight = sum(count for one, count in answered if one["p50_ms"] is not None)
+    view = {
+        "phase": said[0]["phase"],
+        "measured_s": max(one["measured_s"] for one in said),
+        "requests": sum(one["requests"] for one in said),
+        "failures": sum(one["failures"] for one in said),
+    }
+    for name in ("p50_ms", "p99_ms"):
+        if weight:
+            total = sum(one[name] * count for one, count in answered if one[name] is not None)
+            view[name] = total / weight
+    return view
+
+
+def sentence(view: dict[str, Any]) -> str:
+    if not view["requests"]:
+        return str(view["phase"])
+    parts = [view["phase"], f"{view['requests']:,} requests", f"{view['failures']:,} failures"]
+    if view["measured_s"]:
+        parts.append(f"{view['requests'] / view['measured_s']:.1f}/s")
+    if "p50_ms" in view:
+        parts.append(f"p50 {view['p50_ms']:.2f} ms, p99 {view['p99_ms']:.2f} ms")
+    return " · ".join(parts)
+
+
+class Display:
+    """Shows the progress of one run on stderr."""
+
+    def __init__(self, settings: LoadTestSettings) -> None:
+        self._settings = settings
+        self._began = time.monotonic()
+        self._next_line_s = LINE_EVERY_S
+        self._bar: Progress | None = None
+        self._title = PROTOCOLS[settings.protocol]
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn(self._title),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f} s"),
+                TextColumn("{task.description}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("starting Locust", total=settings.total_s)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, said: Sequence[dict[str, Any]]) -> None:
+        view = together(said)
+        before_s = self._settings.spawn_s + self._settings.warmup_s
+        waited_s = time.monotonic() - self._began
+        done_s = before_s + view["measured_s"] if view["measured_s"] else min(waited_s, before_s)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done_s, description=sentence(view))
+        elif waited_s >= self._next_line_s:
+            self._next_line_s += LINE_EVERY_S
+            line = f"{self._title} {done_s:.0f} of {self._settings.total_s:.0f} s: {sentence(view)}"
+            print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -1,0 +1,105 @@
+"""The folder of one result: its name, its settings and the raw result of every load generator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from loadtest.errors import LoadTestError
+
+SETTINGS = "settings.json"
+LATEST = "latest"
+PROTOCOLS = {"rest": "REST", "grpc": "gRPC"}  # as files spell them, as people do
+
+
+class ResultUnreadable(LoadTestError):
+    """A result folder lacks a file, or a file is not what a load test writes."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ResultUnreadable: No such file, or no object in it.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultUnreadable(
+            f"{path.parent.name} has no {path.name}: it is no load test"
+        ) from None
+    except ValueError as error:
+        raise ResultUnreadable(f"{path.parent.name}/{path.name} is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ResultUnreadable(f"{path.parent.name}/{path.name} holds no object")
+    return document
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One folder below `results`, made for one run or one comparison."""
+
+    path: Path
+
+    @classmethod
+    def create(
+        cls, output: Path, what: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> RunFolder:
+        """Make `<UTC time>-<what>` below `output` and point `latest` at it.
+
+        A second folder of the same second and name gets `-2`, and so on.
+        """
+        output.mkdir(parents=True, exist_ok=True)
+        name = f"{now():%Y%m%dT%H%M%SZ}-{what}"
+        path = output / name
+        attempt = 1
+        while True:
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:
+                attempt += 1
+                path = output / f"{name}-{attempt}"
+        folder = cls(path)
+        folder._point_latest_here()
+        return folder
+
+    @property
+    def raw(self) -> Path:
+        """Where each load generator writes its result; made when first asked for."""
+        path = self.path / "raw"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def raw_file(self, process: str) -> Path:
+        return self.raw / f"{process}.json"
+
+    def write_raw(self, process: str, result: Mapping[str, Any]) -> None:
+        write_json(self.raw_file(process), result)
+
+    def raw_results(self) -> list[dict[str, Any]]:
+        """What the load generators have written, by name."""
+        return [read_json(path) for path in sorted(self.path.glob("raw/*.json"))]
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        write_json(self.path / SETTINGS, settings)
+
+    def settings(self) -> dict[str, Any]:
+        return read_json(self.path / SETTINGS)
+
+    def _point_latest_here(self) -> None:
+        link = self.path.parent / LATEST
+        if link.exists() and not link.is_symlink():
+            return  # someone's own folder of that name
+        fresh = self.path.parent / f".{LATEST}-{self.path.name}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(self.path.name)
+        fresh.replace(link)

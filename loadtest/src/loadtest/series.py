@@ -1,0 +1,128 @@
+"""One series of durations: an HdrHistogram of microseconds, with count, sum and maximum exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict
+
+import numpy as np
+from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]  # the package has no types
+
+LOWEST_US = 1
+HIGHEST_US = 600_000_000  # ten minutes
+DIGITS = 3
+
+
+class EncodedSeries(TypedDict):
+    """A series as it stands in a raw result file."""
+
+    histogram: str  # HdrHistogram V2, compressed, base64
+    count: int
+    sum_us: float
+    max_us: float
+
+
+class Series:
+    """Durations in microseconds, from one process or merged from several.
+
+    The histogram keeps whole microseconds from 1 to 600,000,000 at 3 significant digits. What lies
+    outside is counted at the nearer end of that range; count, sum and maximum take the duration as
+    it was measured, so the mean and the maximum are exact whatever the range.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum_us = 0.0
+        self.max_us = 0.0
+        self._histogram = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
+
+    def record(self, us: float) -> None:
+        """Add one duration.
+
+        Raises:
+            ValueError: The duration is negative or not finite: no clock measured that.
+        """
+        if not math.isfinite(us) or us < 0:
+            raise ValueError(f"a duration is {us} microseconds, expected a finite number >= 0")
+        self._histogram.record_value(min(max(round(us), LOWEST_US), HIGHEST_US))
+        self.count += 1
+        self.sum_us += us
+        self.max_us = max(self.max_us, us)
+
+    def merge(self, other: Series) -> None:
+        """Add what `other` has recorded."""
+        if other.count:
+            self._histogram.add(other._histogram)
+        self.count += other.count
+        self.sum_us += other.sum_us
+        self.max_us = max(self.max_us, other.max_us)
+
+    def encode(self) -> EncodedSeries:
+        histogram = self._histogram.encode()
+        return {
+            "histogram": histogram.decode("ascii") if isinstance(histogram, bytes) else histogram,
+            "count": self.count,
+            "sum_us": self.sum_us,
+            "max_us": self.max_us,
+        }
+
+    @classmethod
+    def decode(cls, encoded: Mapping[str, Any]) -> Series:
+        """Read back what `encode` wrote.
+
+        Raises:
+            ValueError: The histogram cannot be read, or holds another number of durations than
+                `count` says.
+        """
+        series = cls()
+        try:
+            series._histogram.decode_and_add(encoded["histogram"])
+            series.count = int(encoded["count"])
+            series.sum_us = float(encoded["sum_us"])
+            series.max_us = float(encoded["max_us"])
+        except Exception as error:  # hdrh raises its own, zlib's, binascii's and struct's
+            raise ValueError(f"a series of durations cannot be read: {error!r}") from error
+        if series._histogram.get_total_count() != series.count:
+            raise ValueError(
+                f"a histogram holds {series._histogram.get_total_count()} durations, "
+                f"its count says {series.count}"
+            )
+        return series
+
+    def percentile_ms(self, percentile: float) -> float | None:
+        """The smallest duration that `percentile` % of all durations do not exceed (nearest rank).
+
+        Returns:
+            Milliseconds, true within 0.1 %, never above the exact maximum; None of no durations.
+        """
+        return self.percentiles_ms([percentile])[0]
+
+    def percentiles_ms(self, percentiles: Iterable[float]) -> list[float | None]:
+        """`percentile_ms` of each, in one pass over the histogram."""
+        wanted = list(percentiles)
+        if self.count == 0:
+            return [None] * len(wanted)
+        counts = np.ctypeslib.as_array(self._histogram.counts)
+        filled = np.flatnonzero(counts)
+        reached = np.cumsum(counts[filled])
+        found: list[float | None] = []
+        for percentile in wanted:
+            # Rounded first: 99.9 % of 1000 is 999, not the 999.0000000001 of binary fractions.
+            rank = max(1, math.ceil(round(percentile / 100 * self.count, 6)))
+            index = int(filled[np.searchsorted(reached, rank)])
+            value = self._histogram.get_highest_equivalent_value(
+                self._histogram.get_value_from_index(index)
+            )
+            found.append(round(min(float(value), self.max_us) / 1000, 3))
+        return found
+
+    @property
+    def mean_ms(self) -> float | None:
+        """Exact, from the sum."""
+        return round(self.sum_us / self.count / 1000, 3) if self.count else None
+
+    @property
+    def max_ms(self) -> float | None:
+        """Exact."""
+        return round(self.max_us / 1000, 3) if self.count else None

@@ -1,0 +1,285 @@
+"""One load test's settings: the original's flags, and what this one adds."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from loadtest.errors import SettingInvalid
+from loadtest.payloads import DIGIT_SIZE, DIGITS, PAYLOADS
+
+JS_PREDICT = "js-predict"
+GRPC_PREDICT = "grpc-predict"
+TEST_TYPES = {JS_PREDICT: "rest", GRPC_PREDICT: "grpc"}
+
+KEPT = "kept"
+PER_CALL = "per-call"
+CONNECTIONS = (KEPT, PER_CALL)
+
+MAX_PROCESSES = 64
+MAX_USERS_PER_PROCESS = 2_000  # gRPC calls run in one thread per user
+REQUEST_TIMEOUT_S = 10.0  # longer than the gateway waits for a model
+MODEL_FOLDER = Path("models/deep_mnist/1")
+
+
+def wait_range(text: str) -> tuple[float, float]:
+    """The two numbers of "900-1100"; one number stands for both."""
+    low, _, high = text.partition("-")
+    try:
+        return float(low), float(high or low)
+    except ValueError:
+        raise SettingInvalid(
+            f'--wait is "{text}", expected two numbers of milliseconds, such as 900-1100'
+        ) from None
+
+
+def _whole(name: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            raise SettingInvalid(f'{name} is "{text}", expected a whole number') from None
+
+    return parse
+
+
+def _number(name: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise SettingInvalid(f'{name} is "{text}", expected a number of seconds') from None
+
+    return parse
+
+
+# Environment variable -> setting and how its text is read.
+VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "LOADTEST_USERS": ("users", _whole("LOADTEST_USERS")),
+    "LOADTEST_DURATION": ("duration_s", _number("LOADTEST_DURATION")),
+    "LOADTEST_WARMUP": ("warmup_s", _number("LOADTEST_WARMUP")),
+    "LOADTEST_WAIT": ("wait_ms", wait_range),
+    "LOADTEST_PAYLOAD": ("payload", str),
+    "LOADTEST_CONNECTIONS": ("connections", str),
+    "LOADTEST_SEED": ("seed", _whole("LOADTEST_SEED")),
+    "LOADTEST_WORKERS": ("processes", _whole("LOADTEST_WORKERS")),
+    "LOADTEST_OUTPUT": ("output", Path),
+    "LOADTEST_HOST": ("host", str),
+    "LOADTEST_MODEL_FOLDER": ("model_folder", Path),
+}
+
+
+@dataclass(frozen=True)
+class LoadTestSettings:
+    """What one run does. `option` in a field's metadata is its flag on the command line.
+
+    Attributes:
+        client: Whose keys are used.
+        hatch_rate: Users started per second.
+        host: Where REST is answered, as a URL without a path.
+        oauth_endpoint: Where tokens are fetched, as a URL without a path; `host` if not given.
+        wait_ms: Each user waits a uniform time between these two after each answer.
+        processes: Locust processes that share the users.
+        model_folder: Whose model.json knows which digits the model tells wrong.
+    """
+
+    client: str = field(metadata={"option": "--seldon-client"})
+    test_type: str = field(metadata={"option": "--test-type"})
+    users: int = field(default=50, metadata={"option": "--locust-clients"})
+    hatch_rate: float = field(default=5.0, metadata={"option": "--locust-hatch-rate"})
+    processes: int = field(default=1, metadata={"option": "--locust-slaves"})
+    host: str = field(default="http://127.0.0.1:8080", metadata={"option": "--host"})
+    grpc_endpoint: str = field(
+        default="127.0.0.1:5000", metadata={"option": "--seldon-grpc-endpoint"}
+    )
+    oauth_endpoint: str = field(
+        default="http://127.0.0.1:8080", metadata={"option": "--seldon-oauth-endpoint"}
+    )
+    data_size: int = field(
+        default=DIGIT_SIZE, metadata={"option": "--seldon-predict-default-data-size"}
+    )
+    duration_s: float = field(default=60.0, metadata={"option": "--duration"})
+    warmup_s: float = field(default=5.0, metadata={"option": "--warmup"})
+    wait_ms: tuple[float, float] = field(default=(900.0, 1100.0), metadata={"option": "--wait"})
+    payload: str = field(default=DIGITS, metadata={"option": "--payload"})
+    connections: str = field(default=KEPT, metadata={"option": "--connections"})
+    seed: int = field(default=1, metadata={"option": "--seed"})
+    output: Path = Path("results")
+    model_folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can do.
+
+        Raises:
+            SettingInvalid: Names the option and its limit.
+        """
+        if not self.client:
+            raise SettingInvalid("--seldon-client is empty, expected a client's name")
+        _one_of("--test-type", self.test_type, tuple(TEST_TYPES))
+        _one_of("--payload", self.payload, PAYLOADS)
+        _one_of("--connections", self.connections, CONNECTIONS)
+        _within("--locust-slaves", self.processes, 1, MAX_PROCESSES)
+        _within("--locust-clients", self.users, 1, self.processes * MAX_USERS_PER_PROCESS)
+        if self.users < self.processes:
+            raise SettingInvalid(
+                f"--locust-slaves is {self.processes}, expected no more than the "
+                f"{self.users} users of --locust-clients"
+            )
+        _within("--locust-hatch-rate", self.hatch_rate, 0.01, 1_000)
+        _within("--duration", self.duration_s, 0.1, 7 * 86_400)
+        _within("--warmup", self.warmup_s, 0, 3_600)
+        for wait in self.wait_ms:
+            _within("--wait", wait, 0, 3_600_000)
+        if self.wait_ms[0] > self.wait_ms[1]:
+            raise SettingInvalid(
+                f"--wait is {self.wait_text}, expected the smaller number of milliseconds first"
+            )
+        _within("--seldon-predict-default-data-size", self.data_size, 1, 100_000)
+        if self.payload == DIGITS and self.data_size != DIGIT_SIZE:
+            raise SettingInvalid(
+                f"--seldon-predict-default-data-size is {self.data_size}, digits have "
+                f"{DIGIT_SIZE} numbers: add --payload random"
+            )
+        _base_url("--host", self.host)
+        _base_url("--seldon-oauth-endpoint", self.oauth_endpoint)
+        _host_and_port("--seldon-grpc-endpoint", self.grpc_endpoint)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], **given: Any) -> LoadTestSettings:
+        """Settings as `given`, else as the environment says, else the defaults of this machine.
+
+        A `given` None, and a variable that is empty, count as not there.
+        """
+        values = {name: value for name, value in given.items() if value is not None}
+        for variable, (name, parse) in VARIABLES.items():
+            if name not in values and environ.get(variable):
+                values[name] = parse(environ[variable])
+        rest_port = environ.get("SELDON_REST_PORT") or "8080"
+        grpc_port = environ.get("SELDON_GRPC_PORT") or "5000"
+        host = values.get("host", f"http://127.0.0.1:{rest_port}")
+        if "://" not in host:
+            host = f"http://{host}"
+        values["host"] = host.rstrip("/")
+        oauth = values.get("oauth_endpoint", values["host"])
+        if "://" not in oauth:
+            oauth = f"http://{oauth}"
+        values["oauth_endpoint"] = oauth.rstrip("/")
+        values.setdefault("grpc_endpoint", f"{_bracketed(urlsplit(host).hostname)}:{grpc_port}")
+        if "model_folder" not in values and (MODEL_FOLDER / "model.json").is_file():
+            values["model_folder"] = MODEL_FOLDER
+        return cls(**values)
+
+    @property
+    def protocol(self) -> str:
+        return TEST_TYPES[self.test_type]
+
+    @property
+    def endpoint(self) -> str:
+        """Host and port of what is measured."""
+        return self.grpc_endpoint if self.protocol == "grpc" else urlsplit(self.host).netloc
+
+    @property
+    def wait_text(self) -> str:
+        return f"{self.wait_ms[0]:g}-{self.wait_ms[1]:g}"
+
+    @property
+    def spawn_s(self) -> float:
+        """How long it takes to start every user."""
+        return self.users / self.hatch_rate
+
+    @property
+    def total_s(self) -> float:
+        return self.spawn_s + self.warmup_s + self.duration_s
+
+    @property
+    def command(self) -> str:
+        """The command line that does this again: no secrets, no paths of this machine."""
+        words = ["launch-locust-load-test"]
+        for one in fields(self):
+            option = one.metadata.get("option")
+            value = getattr(self, one.name)
+            if option is None or (one.default is not MISSING and value == one.default):
+                continue
+            if one.name == "oauth_endpoint" and value == self.host:
+                continue
+            text = self.wait_text if one.name == "wait_ms" else _plain(value)
+            words += [option, text]
+        return shlex.join(words)
+
+    def document(self, *, interrupted: bool = False) -> dict[str, Any]:
+        """What settings.json says."""
+        return {
+            "protocol": self.protocol,
+            "test_type": self.test_type,
+            "users": self.users,
+            "hatch_rate": self.hatch_rate,
+            "wait_ms": list(self.wait_ms),
+            "duration_s": self.duration_s,
+            "warmup_s": self.warmup_s,
+            "payload": self.payload,
+            "connections": self.connections,
+            "seed": self.seed,
+            "processes": self.processes,
+            "endpoint": self.endpoint,
+            "command": self.command,
+            "interrupted": interrupted,
+        }
+
+    def to_json(self) -> str:
+        """For a Locust process of this machine."""
+        model = None if self.model_folder is None else str(self.model_folder.resolve())
+        return json.dumps(
+            {**asdict(self), "output": str(self.output.resolve()), "model_folder": model}
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> LoadTestSettings:
+        values = json.loads(text)
+        values["wait_ms"] = tuple(values["wait_ms"])
+        values["output"] = Path(values["output"])
+        if values["model_folder"] is not None:
+            values["model_folder"] = Path(values["model_folder"])
+        return cls(**values)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _bracketed(host: str | None) -> str:
+    return f"[{host}]" if host and ":" in host else host or "127.0.0.1"
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise SettingInvalid(f'{option} is "{value}", expected {" or ".join(choices)}')
+
+
+def _within(option: str, value: float, low: float, high: float) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
+        raise SettingInvalid(f"{option} is {value:g}, expected {low:g} to {high:,.12g}")
+
+
+def _base_url(option: str, url: str) -> None:
+    expected = "expected http://HOST:PORT"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise SettingInvalid(f'{option} is "{url}", {expected}: {error}') from None
+    if parts.scheme != "http" or not parts.hostname:
+        raise SettingInvalid(f'{option} is "{url}", {expected}')
+    if parts.path.strip("/") or parts.query or parts.fragment or parts.username:
+        raise SettingInvalid(f'{option} is "{url}", {expected} and nothing more')
+
+
+def _host_and_port(option: str, endpoint: str) -> None:
+    host, _, port = endpoint.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 1 <= int(port) <= 65_535:
+        raise SettingInvalid(f'{option} is "{endpoint}", expected HOST:PORT')

@@ -1,0 +1,215 @@
+"""One run's figures, from what its load generators wrote; and its report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtest import machine, plots, report
+from loadtest.run_folder import PROTOCOLS, ResultUnreadable, RunFolder, read_json, write_json
+from loadtest.series import Series
+
+PERCENTILES = (50, 66, 75, 80, 90, 95, 98, 99, 99.9)
+SERIES = ("client", "server_total", "server_queue", "server_compute")
+
+ACCURACY_POINTS = 0.5  # how far a run's accuracy may be from the model's own on the same digits
+BUSY_CLIENT = 0.8  # of one core, which is all a load generator can use
+
+SUMMARY = "summary.json"
+MACHINE = "machine.json"
+PLOT = "percentiles.png"
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its figures, and the series they come from."""
+
+    figures: dict[str, Any]
+    series: dict[str, Series]
+
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """The figures of the run in `folder`, its load generators taken together; writes nothing.
+
+    Latencies are milliseconds with microsecond digits. The same folder gives the same figures once
+    it has its `machine.json`; until then the machine is this one, now.
+
+    Raises:
+        ResultUnreadable: The folder holds no run, or a file in it is not what a run writes.
+    """
+    return read_run(folder).figures
+
+
+def read_run(folder: Path) -> Run:
+    """The figures and the merged series of the run in `folder`; raises as `summarise`."""
+    run_folder = RunFolder(folder)
+    settings = run_folder.settings()
+    try:
+        raw = run_folder.raw_results()
+        series = {name: merged(raw, name) for name in SERIES}
+        figures = _figures(settings, raw, series)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ResultUnreadable(
+            f"{folder.name} is not what a load test writes: {error!r}"
+        ) from error
+    figures["machine"] = (
+        read_json(folder / MACHINE) if (folder / MACHINE).exists() else machine.describe()
+    )
+    return Run(figures, series)
+
+
+def write_report(folder: Path) -> dict[str, Any]:
+    """Write the run's summary.json, percentiles.png and report.html; return its figures.
+
+    The first call also writes machine.json, so that a later one, anywhere, gives the same files.
+    """
+    keep_machine(folder)
+    run = read_run(folder)
+    write_json(folder / SUMMARY, run.figures)
+    pictures = plots.draw_all(plots.curves_of(run.figures["protocol"], run.series))
+    (folder / PLOT).write_bytes(pictures.light)
+    (folder / REPORT).write_text(report.of_run(run.figures, pictures), encoding="utf-8")
+    return run.figures
+
+
+def keep_machine(folder: Path) -> None:
+    """Write what this machine is beside a run made on it, once."""
+    if not (folder / MACHINE).exists():
+        write_json(folder / MACHINE, machine.describe())
+
+
+def merged(raw: list[dict[str, Any]], name: str) -> Series:
+    series = Series()
+    for result in raw:
+        series.merge(Series.decode(result["series"][name]))
+    return series
+
+
+def latency(series: Series) -> dict[str, Any]:
+    """Milliseconds of one series: count, mean, p50 … p99.9, max; None of no durations."""
+    found = series.percentiles_ms(PERCENTILES)
+    return {
+        "count": series.count,
+        "mean": series.mean_ms,
+        **{f"p{percentile:g}": ms for percentile, ms in zip(PERCENTILES, found, strict=True)},
+        "max": series.max_ms,
+    }
+
+
+def _figures(
+    settings: dict[str, Any], raw: list[dict[str, Any]], series: dict[str, Series]
+) -> dict[str, Any]:
+    protocol = settings["protocol"]
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol is {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+    reasons: Counter[str] = Counter()
+    for result in raw:
+        reasons.update(result["failures"])
+    measured_s = max((float(result["measured_s"]) for result in raw), default=0.0)
+    requests = sum(int(result["requests"]) for result in raw)
+    shares = [
+        float(result["cpu_s"]) / float(result["measured_s"])
+        for result in raw
+        if result["measured_s"]
+    ]
+    figures: dict[str, Any] = {
+        "protocol": protocol,
+        "started": min(
+            (str(result["started"]) for result in raw if result["started"]), default=None
+        ),
+        "measured_s": round(measured_s, 3),
+        "requests": requests,
+        "requests_per_s": round(requests / measured_s, 2) if measured_s else None,
+        "warm_up_requests": sum(int(result["warm_up_requests"]) for result in raw),
+        "failures": sum(reasons.values()),
+        "failures_by_reason": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "latency_ms": {name: latency(series[name]) for name in SERIES},
+        "digits": _digits(raw),
+        "client_cpu": {
+            "cores_used": round(sum(shares), 3),
+            "busiest_share_of_a_core": round(max(shares), 3) if shares else None,
+        },
+        "processes": len(raw),
+        "settings": settings,
+    }
+    figures["invalid_because"] = _invalid_because(figures)
+    figures["valid"] = not figures["invalid_because"]
+    figures["warnings"] = _warnings(figures)
+    return figures
+
+
+def _digits(raw: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """How many real digits were told right; None where the payload was random numbers."""
+    parts = [result["digits"] for result in raw if result["digits"] is not None]
+    if not parts:
+        return None
+    scored = sum(int(part["scored"]) for part in parts)
+    correct = sum(int(part["correct"]) for part in parts)
+    numbers = [part["expected_correct"] for part in parts]  # None where the model's is not known
+    expected = None if None in numbers else sum(float(number) for number in numbers)
+    return {
+        "scored": scored,
+        "correct": correct,
+        "expected_correct": None if expected is None else round(expected, 3),
+        "accuracy": round(correct / scored, 5) if scored else None,
+        "expected_accuracy": (
+            None if expected is None or not scored else round(expected / scored, 5)
+        ),
+    }
+
+
+def _invalid_because(figures: dict[str, Any]) -> list[str]:
+    reasons = []
+    expected = int(figures["settings"].get("processes", 1))
+    if figures["processes"] < expected:
+        reasons.append(
+            f"{figures['processes']} of {expected} load generators left a result: "
+            "the others' requests are missing"
+        )
+    if not figures["requests"]:
+        reasons.append("no request was measured")
+    elif not figures["latency_ms"]["client"]["count"]:
+        reasons.append("no request succeeded")
+    digits = figures["digits"]
+    if digits and digits["scored"] and digits["expected_correct"] is not None:
+        points = abs(digits["correct"] - digits["expected_correct"]) / digits["scored"] * 100
+        if round(points, 6) > ACCURACY_POINTS:
+            reasons.append(
+                f"{digits['accuracy'] * 100:.2f} % of the digits were told right, "
+                f"the model itself gets {digits['expected_accuracy'] * 100:.2f} % of them: "
+                f"more than {ACCURACY_POINTS} points apart"
+            )
+    return reasons
+
+
+def _warnings(figures: dict[str, Any]) -> list[str]:
+    warnings = []
+    if figures["failures"]:
+        warnings.append(
+            f"{figures['failures']:,} of {figures['requests']:,} requests failed; "
+            "the latencies are those of the others"
+        )
+    if figures["settings"].get("interrupted"):
+        warnings.append(
+            f"interrupted after {figures['measured_s']:.1f} s, "
+            f"{figures['settings'].get('duration_s')} s were asked for"
+        )
+    succeeded = figures["latency_ms"]["client"]["count"]
+    timed = figures["latency_ms"]["server_total"]["count"]
+    if timed < succeeded:
+        warnings.append(
+            f"{succeeded - timed:,} of {succeeded:,} answers carried no server timing; "
+            "the server side leaves them out"
+        )
+    if figures["digits"] and figures["digits"]["expected_correct"] is None:
+        warnings.append("the model's own accuracy is not known: that of the run is not judged")
+    share = figures["client_cpu"]["busiest_share_of_a_core"]
+    if share is not None and share > BUSY_CLIENT:
+        warnings.append(
+            f"a load generator was busy {share * 100:.0f} % of the time: "
+            "its own waiting is part of the client side's latency; use more processes"
+        )
+    return warnings

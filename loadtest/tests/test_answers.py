@@ -1,0 +1,63 @@
+"""A right answer, and everything that is none."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from loadtest import answers
+from loadtest.answers import Answer, WrongAnswer
+from seldon_pb2 import ClassificationReply
+
+RIGHT = Answer("p1", tuple("0123456789"), (0.01, 0.01, 0.91, *[0.01] * 7))
+
+
+def test_a_right_answer_tells_a_digit() -> None:
+    assert answers.judge(RIGHT, "p1") == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (replace(RIGHT, puid="p2"), "the answer has another puid"),
+        (replace(RIGHT, scores=RIGHT.scores[:9]), "9 predictions, expected 10"),
+        (replace(RIGHT, scores=()), "0 predictions, expected 10"),
+        (replace(RIGHT, classes=tuple("1023456789")), "the classes are not 0 to 9 in order"),
+        (replace(RIGHT, scores=(0.1,) * 9 + (0.1002,)), "the predictions do not sum to 1"),
+        (replace(RIGHT, scores=(1.5, -0.5) + (0.0,) * 8), "a prediction is outside [0, 1]"),
+        (replace(RIGHT, scores=(math.nan,) * 10), "a prediction is outside [0, 1]"),
+    ],
+)
+def test_a_wrong_answer_is_named(answer: Answer, reason: str) -> None:
+    with pytest.raises(WrongAnswer) as refused:
+        answers.judge(answer, "p1")
+    assert str(refused.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (200, b'j({"error_id":3,"error_msg":"Consumer not Authorized"})', "error 3: Consumer"),
+        (500, b"<html>no</html>", "HTTP status 500"),
+        (502, b"j({})", "HTTP status 502"),
+        (200, b"<html>no</html>", "the answer is not JSON"),
+        (200, b'j({"meta":null,"predictions":[],"custom":null})', "the answer has another shape"),
+        (200, b"j([])", "the answer has another shape"),
+    ],
+)
+def test_a_wrong_document_is_named(status: int, body: bytes, reason: str) -> None:
+    with pytest.raises(WrongAnswer, match=reason):
+        answers.of_document(status, answers.from_jsonp(status, body))
+
+
+def test_an_empty_reply_is_wrong() -> None:
+    with pytest.raises(WrongAnswer, match="0 predictions"):
+        answers.judge(answers.of_reply(ClassificationReply()), "p1")
+
+
+def test_server_timing_is_read() -> None:
+    timing = answers.server_timing("queue;dur=0.012, compute;dur=0.613, total;dur=0.901")
+    assert timing == answers.ServerTiming(0.012, 0.613, 0.901)
+    assert answers.server_timing("queue;dur=1") is None
+    assert answers.server_timing(None) is None
+    assert answers.of_metadata([("other", "x"), ("server-timing", "total;dur=1")]) is None

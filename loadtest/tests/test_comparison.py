@@ -1,0 +1,106 @@
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from loadtest import comparison, summary
+from loadtest.__main__ import main
+from loadtest.run_folder import ResultUnreadable
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def compared(make_run: MakeRun, tmp_path: Path) -> Path:
+    rest = make_run("rest", [1_250.0, 2_500.0, 3_750.0], requests=4, failures={"<b>HTTP</b>": 1})
+    grpc = make_run("grpc", [1_000.0, 2_000.0, 3_000.0])
+    return comparison.compare(rest, grpc, tmp_path / "out")
+
+
+def test_comparison_holds_both_runs_and_the_verdict(compared: Path) -> None:
+    assert compared.name.endswith("-rest-vs-grpc")
+    assert comparison.is_comparison(compared)
+    document = json.loads((compared / "summary.json").read_text(encoding="utf-8"))
+    assert document["verdict"]["sentence"] == "REST is 25.0 % slower than gRPC on average"
+    assert document["rest"] == summary.summarise(compared / "rest")
+    assert document["grpc"] == summary.summarise(compared / "grpc")
+    assert (compared / "percentiles.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_shows_the_figures_and_loads_nothing(compared: Path) -> None:
+    html = (compared / "report.html").read_text(encoding="utf-8")
+    figures = json.loads((compared / "summary.json").read_text(encoding="utf-8"))
+    assert "<h1>REST is 25.0 % slower than gRPC on average</h1>" in html
+    for run in (figures["rest"], figures["grpc"]):
+        for name in ("client", "server_total"):
+            for key, value in run["latency_ms"][name].items():
+                assert (f"{value:,}" if key == "count" else f"{value:,.3f}") in html
+    assert figures["rest"]["machine"]["cpu"] in html
+    assert "no confidence interval" in html
+    assert "&lt;b&gt;HTTP&lt;/b&gt;" in html
+    assert "<b>HTTP" not in html
+    loaded = re.findall(r"""(?:src|srcset|href|action|data)\s*=\s*["']([^"']*)""", html)
+    assert loaded
+    assert all(url.startswith("data:image/png;base64,") for url in loaded)
+    assert "url(" not in html
+    assert "@import" not in html
+    assert "<script" not in html
+
+
+def test_rebuilt_elsewhere_is_byte_for_byte_the_same(compared: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(compared, elsewhere)
+    names = ("summary.json", "percentiles.png", "report.html")
+    for name in names:
+        (elsewhere / name).unlink()
+    comparison.write_report(elsewhere)
+    for name in names:
+        assert (elsewhere / name).read_bytes() == (compared / name).read_bytes()
+
+
+def test_runs_in_the_wrong_order_are_refused_and_leave_no_folder(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    rest, grpc = make_run("rest"), make_run("grpc")
+    with pytest.raises(ResultUnreadable, match="is a run of gRPC, expected one of REST"):
+        comparison.compare(grpc, rest, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_run_without_a_request_still_has_a_report(make_run: MakeRun, tmp_path: Path) -> None:
+    rest, grpc = make_run("rest", raw=[]), make_run("grpc")
+    folder = comparison.compare(rest, grpc, tmp_path / "out")
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert "cannot be compared" in html
+    assert "REST: no request was measured" in html
+    summary.write_report(rest)
+    assert "REST: no request succeeded" in (rest / "report.html").read_text(encoding="utf-8")
+
+
+def test_commands(make_run: MakeRun, tmp_path: Path) -> None:
+    rest, grpc = make_run("rest"), make_run("grpc")
+    output = tmp_path / "out"
+    result = CliRunner().invoke(main, ["compare", str(rest), str(grpc), "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    assert "REST and gRPC are equal on average" in result.output
+    again = CliRunner().invoke(main, ["report", str(output / "latest")])
+    assert again.exit_code == 0, again.output
+    assert "report.html" in again.output
+    one = CliRunner().invoke(main, ["report", str(rest)])
+    assert one.exit_code == 0, one.output
+
+
+def test_commands_fail_on_what_is_not_valid(make_run: MakeRun, tmp_path: Path) -> None:
+    invalid = make_run("rest", settings={"processes": 2})
+    assert CliRunner().invoke(main, ["report", str(invalid)]).exit_code == 1
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = CliRunner().invoke(main, ["report", str(empty)])
+    assert result.exit_code == 1
+    assert "error: empty has no settings.json: it is no load test" in result.output
+    crossed = ["compare", str(make_run("grpc")), str(make_run("rest"))]
+    assert "expected one of REST" in CliRunner().invoke(main, crossed).output

@@ -1,0 +1,109 @@
+from typing import Any
+
+import pytest
+
+from loadtest import verdict
+
+
+def a_summary(
+    mean: float | None, p50: float = 1.0, p99: float = 2.0, **changes: Any
+) -> dict[str, Any]:
+    return {
+        "latency_ms": {"client": {"mean": mean, "p50": p50, "p99": p99}},
+        "invalid_because": [],
+        "settings": {
+            "users": 50,
+            "wait_ms": [900, 1100],
+            "connections": "kept",
+            "endpoint": "127.0.0.1:5000",
+            "interrupted": False,
+        },
+        "machine": {"cpu": "Made-up CPU", "packages": {"locust": "2.0"}},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("rest", "grpc", "sentence", "slower", "percent"),
+    [
+        (2.5, 2.0, "REST is 25.0 % slower than gRPC on average", "rest", 25.0),
+        (2.0, 2.5, "gRPC is 25.0 % slower than REST on average", "grpc", 25.0),
+        (30.0, 2.0, "REST is 1,400 % slower than gRPC on average", "rest", 1400.0),
+        (2.0, 2.0, "REST and gRPC are equal on average", None, 0.0),
+        (2.009, 2.0, "REST and gRPC are equal on average", None, 0.0),
+        (2.0, 2.009, "REST and gRPC are equal on average", None, 0.0),
+        (2.011, 2.0, "REST is 0.6 % slower than gRPC on average", "rest", 0.55),
+    ],
+)
+def test_wording(
+    rest: float, grpc: float, sentence: str, slower: str | None, percent: float
+) -> None:
+    found = verdict.compare(a_summary(rest), a_summary(grpc))
+    assert found["sentence"] == sentence
+    assert found["slower"] == slower
+    assert found["percent"] == pytest.approx(percent, abs=1e-3)
+
+
+def test_median_and_p99_may_say_the_contrary() -> None:
+    found = verdict.compare(a_summary(2.0, 1.0, 9.0), a_summary(1.0, 1.5, 9.0))
+    assert found["sentences"] == {
+        "mean": "REST is 100 % slower than gRPC on average",
+        "p50": "gRPC is 50.0 % slower than REST at the median",
+        "p99": "REST and gRPC are equal at the 99th percentile",
+    }
+    assert found["ratios"] == {"mean": 2.0, "p50": 0.66667, "p99": 1.0}
+
+
+def test_without_a_latency_there_is_no_verdict() -> None:
+    found = verdict.compare(
+        a_summary(None, invalid_because=["no request succeeded"]), a_summary(1.0)
+    )
+    assert found["sentence"] == "REST and gRPC cannot be compared: one of them has no latency"
+    assert found["slower"] is None
+    assert found["percent"] is None
+    assert not found["valid"]
+    assert found["invalid_because"] == ["REST: no request succeeded"]
+
+
+def test_equal_settings_are_fair() -> None:
+    rest, grpc = a_summary(1.0), a_summary(1.0)
+    rest["settings"] |= {"protocol": "rest", "test_type": "js-predict", "command": "a"}
+    grpc["settings"] |= {"protocol": "grpc", "test_type": "grpc-predict", "command": "b"}
+    assert verdict.compare(rest, grpc)["unfair"] == []
+
+
+def test_differing_settings_and_machines_are_named() -> None:
+    rest, grpc = a_summary(1.0), a_summary(1.0)
+    rest["settings"] |= {"users": 60, "wait_ms": [0, 0], "interrupted": True, "seed": 3}
+    grpc["machine"] = {"cpu": "Other CPU", "packages": {"locust": "3.0"}}
+    assert verdict.compare(rest, grpc)["unfair"] == [
+        "interrupted: REST yes, gRPC no",
+        "seed: REST 3, gRPC none",
+        "users: REST 60, gRPC 50",
+        "wait_ms: REST 0 to 0, gRPC 900 to 1100",
+        "machine cpu: REST Made-up CPU, gRPC Other CPU",
+        "version of locust: REST 2.0, gRPC 3.0",
+    ]
+
+
+def test_caveats_follow_the_runs() -> None:
+    text = " ".join(verdict.compare(a_summary(1.0), a_summary(1.0))["caveats"])
+    assert "no confidence interval" in text
+    assert "share this machine" in text
+    assert "JSONP GET" in text
+    assert "per call" not in text
+    assert "A few slow requests" not in text
+    slow = verdict.compare(a_summary(1.3), a_summary(1.0))
+    assert "A few slow requests" in " ".join(slow["caveats"])
+    far = a_summary(1.0)
+    far["settings"] |= {"endpoint": "https://gateway.example:443", "connections": "per-call"}
+    text = " ".join(verdict.compare(far, far)["caveats"])
+    assert "share this machine" not in text
+    assert "per call" in text
+
+
+@pytest.mark.parametrize("endpoint", ["http://localhost:8080", "127.0.0.1:5000", "[::1]:5000"])
+def test_loopback_is_this_machine(endpoint: str) -> None:
+    here = a_summary(1.0)
+    here["settings"]["endpoint"] = endpoint
+    assert "share this machine" in " ".join(verdict.compare(here, here)["caveats"])
