@@ -55,6 +55,8 @@ def create_app(registry: Registry, issuer: TokenIssuer, timeout_s: float) -> Fla
             names = [CLUSTERS] if kind == CLUSTERS else question["resource_names"]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return _refuse(api_errors.BAD_REQUEST)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return _refuse(api_errors.BAD_REQUEST)
         if "error_detail" in question:
             log.error("Envoy %s refused its configuration: %s", node, question["error_detail"])
         if len(names) != 1 or names[0] not in snapshots.kinds:

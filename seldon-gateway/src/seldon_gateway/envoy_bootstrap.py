@@ -21,11 +21,16 @@ _MAX_CALLER_CONNECTIONS = 20_000
 _TYPE = "type.googleapis.com/"
 _FILTERS = _TYPE + "envoy.extensions.filters."
 
+# A callback that is too long is none: routes and replies then need not count its characters.
 # A form's fields are out of sight of routes. Only a POST of a form to /js/predict without the key
 # in its URL is looked into; the buffer filter has its whole body by then.
 _FORM_KEY_LUA = f"""
 function envoy_on_request(handle)
   local headers = handle:headers()
+  if #(headers:get("{envoy_headers.CALLBACK}") or "") > {envoy_headers.CALLBACK_LENGTH} then
+    headers:remove("{envoy_headers.CALLBACK}")
+    handle:clearRouteCache()
+  end
   if headers:get(":method") ~= "POST" then return end
   if headers:get("{envoy_headers.PATH}") ~= "{envoy_headers.JS_PREDICT}" then return end
   local content_type = headers:get("content-type")
@@ -34,11 +39,13 @@ function envoy_on_request(handle)
   local body = handle:body(true)
   if body == nil then return end
   headers = handle:headers()  -- the wait for the body has ended the life of the first
-  local form = "&" .. body:getBytes(0, body:length())
+  local form = "&" .. body:getBytes(0, body:length()) .. "&"
   local function take(field, pattern, header)
     if (headers:get(header) or "") ~= "" then return end
-    local value = form:match("&" .. field .. "=(" .. pattern .. ")")
-    if value ~= nil and value ~= "" then headers:replace(header, value) end
+    local value = form:match("&" .. field .. "=(" .. pattern .. ")&")
+    if value ~= nil and value ~= "" and #value <= {envoy_headers.CALLBACK_LENGTH} then
+      headers:replace(header, value)
+    end
   end
   take("consumer_key", "[%w_%-]*", "{envoy_headers.CONSUMER_KEY}")
   take("jsonpCallback", "[%w_.$]*", "{envoy_headers.CALLBACK}")

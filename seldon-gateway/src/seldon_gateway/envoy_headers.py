@@ -15,7 +15,7 @@ VARIATION = "x-seldon-variation"
 
 ALL = (PATH, CONSUMER_KEY, CALLBACK, SUBJECT, CLIENT, VARIATION)
 # No business of a model server's. The others are kept: Envoy's answer needs them when it fails.
-CREDENTIALS = (CONSUMER_KEY, SUBJECT)
+CREDENTIALS = (CONSUMER_KEY, SUBJECT, "authorization", "oauth_token")
 
 # What a JSONP callback may be made of, and its most characters. Apart, since a counted repetition
 # exceeds the size that Envoy allows a regular expression.

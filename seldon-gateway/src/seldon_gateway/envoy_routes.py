@@ -56,7 +56,6 @@ def route_configuration(name: str, clients: Iterable[ServedClient], timeout_s: f
         "@type": _TYPE + "envoy.config.route.v3.RouteConfiguration",
         "name": name,
         "virtual_hosts": [{"name": name, "domains": ["*"], "matcher": matcher}],
-        "request_headers_to_remove": list(envoy_headers.CREDENTIALS),
         # A route may come before its cluster on a first start: that is a 503, not a refusal.
         "validate_clusters": False,
     }
@@ -231,6 +230,17 @@ def _client_action(client: ServedClient, protocol: Protocol, timeout_s: float) -
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset",
             "num_retries": 2,
+            # Not where it died, while there is another replica.
+            "retry_host_predicate": [
+                {
+                    "name": "envoy.retry_host_predicates.previous_hosts",
+                    "typed_config": {
+                        "@type": _TYPE
+                        + "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+                    },
+                }
+            ],
+            "host_selection_retry_max_attempts": 5,
             "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
         },
     }
@@ -242,6 +252,7 @@ def _client_action(client: ServedClient, protocol: Protocol, timeout_s: float) -
             "match": {"prefix": "/"},
             "route": route,
             "request_headers_to_add": [_header(envoy_headers.CLIENT, client.name)],
+            "request_headers_to_remove": list(envoy_headers.CREDENTIALS),
         }
     )
 

@@ -7,6 +7,7 @@ never do.
 
 import json
 import os
+import secrets as random
 from pathlib import Path
 
 
@@ -21,8 +22,9 @@ class OperatorSecrets:
         """Remember a secret, in the place of an earlier one of the same key."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         known = self._read(client) | {consumer_key: secret}
-        temporary = self._folder / f".{client}.{os.getpid()}"
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        temporary = self._folder / f".{client}.{random.token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
             json.dump(known, file)
         temporary.replace(self._file(client))
 

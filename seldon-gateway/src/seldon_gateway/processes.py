@@ -75,6 +75,8 @@ def envoy_command(settings: GatewaySettings) -> Process:
             "--disable-hot-restart",
             "--log-level",
             "warning",
+            "--file-flush-interval-msec",
+            "1000",  # of the log of failures: 10 s by default
         ),
     )
 

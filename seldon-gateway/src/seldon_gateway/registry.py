@@ -6,17 +6,20 @@ that one number and reads the rest only when it has risen.
 
 import re
 import secrets as random
+import sqlite3
 import string
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, String, create_engine, event, select, update
+from sqlalchemy import JSON, ForeignKey, String, create_engine, event, func, select, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.schema import CreateTable
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from seldon_gateway import strategies
@@ -33,6 +36,7 @@ _KEY_LENGTH = 20  # 103 bits
 # A tenth of the usual cost: secrets of ours are random, and /token must not be a way to burn CPU.
 _HASH_METHOD = "scrypt:4096:8:1"
 _BUSY_TIMEOUT_S = 10
+_MAKE_TABLES_LOCK = 7_356_366  # any number that others do not use in the same database
 
 
 class _Base(DeclarativeBase):
@@ -142,8 +146,7 @@ class Registry:
             raise RegistryUnavailable(
                 f"SELDON_DATABASE_URL is no database that can be used here: {error}"
             ) from None
-        with registry._begin() as session:
-            _Base.metadata.create_all(session.connection())
+        registry._make_tables()
         try:
             with registry._begin() as session:
                 if session.get(_Revision, 1) is None:
@@ -409,7 +412,18 @@ class Registry:
                 if protocol == "rest"
                 else Strategy(current.rest, tuple(variations))
             )
-            row.committed = row.draft = strategies.render(replaced)
+            document = strategies.render(replaced)
+            strategies.parse(document)  # what cannot be read back must not be stored
+            row.committed = row.draft = document
+
+    def _make_tables(self) -> None:
+        # Not create_all: that looks first and creates later, and two processes collide between.
+        with self._begin() as session:
+            if self._engine.dialect.name == "postgresql":
+                # IF NOT EXISTS alone fails there for all but the first of several at once.
+                session.execute(select(func.pg_advisory_xact_lock(_MAKE_TABLES_LOCK)))
+            for table in _Base.metadata.sorted_tables:
+                session.execute(CreateTable(table, if_not_exists=True))
 
     # Transactions
 
@@ -454,10 +468,24 @@ def _client(session: Session, name: str, *, lock: bool = False) -> _Client:
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_S * 1000}")
+    _use_write_ahead_log(cursor)
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
+    """The switch itself fails at once, whatever the timeout, while another process makes it."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _random_key() -> str:

@@ -65,6 +65,7 @@ class Snapshots:
         self._routes: dict[str, Resources] = {}
         self._clusters: dict[str, Json] = {}
         self._every_cluster: dict[str, Json] = {}
+        self._newest_clusters: Resources | None = None
         self._envoys: dict[str, _Envoy] = {}
 
     def answer(self, node: str, kind: str, version: str) -> Resources | None:
@@ -111,23 +112,35 @@ class Snapshots:
         log.info("revision %d: %d active clients", revision, len(clients))
 
     def _note_accepted(self, envoy: _Envoy, kind: str, version: str) -> None:
-        offered = envoy.offered.get(kind)
-        if offered is None or offered.version != version:
+        # What is current counts without an offer: the control plane before this one made it.
+        current = self._clusters_for(envoy) if kind == CLUSTERS else self._routes[kind]
+        for known in (envoy.offered.get(kind), current):
+            if known is None or known.version != version:
+                continue
+            if kind == CLUSTERS:
+                envoy.clusters = known.clusters
+            else:
+                envoy.routes[kind] = known.clusters
             return
-        if kind == CLUSTERS:
-            envoy.clusters = offered.clusters
-        else:
-            envoy.routes[kind] = offered.clusters
 
     def _routes_for(self, envoy: _Envoy, kind: str) -> Resources | None:
         routes = self._routes[kind]
+        offered = envoy.offered.get(CLUSTERS)
+        # What it was offered since may have taken clusters away already.
+        sure = envoy.clusters & offered.clusters if offered else envoy.clusters
         # An Envoy that has nothing yet waits for its first routes before it takes any request.
-        return routes if routes.clusters <= envoy.clusters else None
+        return routes if routes.clusters <= sure else None
 
     def _clusters_for(self, envoy: _Envoy) -> Resources:
-        in_use = frozenset().union(*envoy.routes.values()) if envoy.routes else frozenset()
-        names = sorted(in_use | frozenset(self._clusters))
-        return _resources(CLUSTERS, [self._every_cluster[name] for name in names], frozenset(names))
+        names = frozenset(self._clusters).union(*envoy.routes.values())
+        # Routes that it was offered may be in use before it says so.
+        names = names.union(
+            *(offer.clusters for kind, offer in envoy.offered.items() if kind != CLUSTERS)
+        )
+        if self._newest_clusters is None or self._newest_clusters.clusters != names:
+            clusters = [self._every_cluster[name] for name in sorted(names)]
+            self._newest_clusters = _resources(CLUSTERS, clusters, names)
+        return self._newest_clusters
 
 
 def _resources(kind: str, resources: list[Any], clusters: frozenset[str]) -> Resources:

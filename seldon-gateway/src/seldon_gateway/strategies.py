@@ -219,7 +219,9 @@ def _from_url(url: str, where: str) -> Endpoint:
         host, port = None, None
     if not host:
         raise InvalidStrategy(f"{where}: {url!r} is no URL such as http://host:5000/predict")
-    return _endpoint(host, str(port or 80), where)
+    if ":" in host:
+        host = f"[{host}]"  # an IPv6 address, whose brackets urlsplit takes away
+    return _endpoint(host, str(80 if port is None else port), where)
 
 
 def _endpoint(host: str, port: str, where: str) -> Endpoint:

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from seldon_gateway.errors import SettingInvalid
+from seldon_gateway.settings import GatewaySettings
+
+
+def test_the_defaults_are_for_one_machine() -> None:
+    settings = GatewaySettings.from_env({})
+    assert settings.bind == "127.0.0.1"
+    assert (settings.rest_port, settings.grpc_port) == (8080, 5000)
+    assert (settings.admin_port, settings.control_port) == (9901, 8081)
+    assert settings.token_ttl_s == 6000
+    assert settings.envoy_bin is None
+
+
+def test_home_is_absolute_and_holds_the_default_database() -> None:
+    settings = GatewaySettings.from_env({"SELDON_HOME": "some/where"})
+    assert settings.home == Path.cwd() / "some" / "where"
+    assert settings.database_url == f"sqlite:///{settings.home}/seldon.db"
+
+
+def test_every_variable_has_its_field(tmp_path: Path) -> None:
+    environ = {
+        "SELDON_HOME": str(tmp_path),
+        "SELDON_BIND": "0.0.0.0",  # noqa: S104
+        "SELDON_REST_PORT": "1",
+        "SELDON_GRPC_PORT": "2",
+        "SELDON_ADMIN_PORT": "3",
+        "SELDON_CONTROL_PORT": "65535",
+        "SELDON_DATABASE_URL": "postgresql+psycopg://host/db",
+        "SELDON_TOKEN_TTL": "60",
+        "SELDON_TIMEOUT": "0.5",
+        "SELDON_POLL": "1.5",
+        "SELDON_JWKS_CACHE": "2",
+        "SELDON_ENVOY_THREADS": "4",
+        "ENVOY_BIN": "/opt/envoy",
+    }
+    assert GatewaySettings.from_env(environ) == GatewaySettings(
+        home=tmp_path,
+        bind="0.0.0.0",  # noqa: S104
+        rest_port=1,
+        grpc_port=2,
+        admin_port=3,
+        control_port=65535,
+        database_url="postgresql+psycopg://host/db",
+        token_ttl_s=60,
+        timeout_s=0.5,
+        poll_s=1.5,
+        jwks_cache_s=2,
+        envoy_threads=4,
+        envoy_bin="/opt/envoy",
+    )
+
+
+def test_an_empty_variable_counts_as_absent() -> None:
+    names = ("SELDON_HOME", "SELDON_REST_PORT", "SELDON_TIMEOUT", "SELDON_DATABASE_URL")
+    assert GatewaySettings.from_env(dict.fromkeys(names, "")) == GatewaySettings.from_env({})
+
+
+@pytest.mark.parametrize(
+    "name", ["SELDON_REST_PORT", "SELDON_GRPC_PORT", "SELDON_ADMIN_PORT", "SELDON_CONTROL_PORT"]
+)
+@pytest.mark.parametrize("value", ["0", "65536", "-1", "http", "80.0", "\u0668\u0660"])
+def test_a_wrong_port_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(SettingInvalid, match=f"{name} is .*, expected a port from 1 to 65535"):
+        GatewaySettings.from_env({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SELDON_TOKEN_TTL", "0"),
+        ("SELDON_TOKEN_TTL", "86401"),
+        ("SELDON_TIMEOUT", "soon"),
+        ("SELDON_TIMEOUT", "nan"),
+        ("SELDON_POLL", "0"),
+        ("SELDON_JWKS_CACHE", "inf"),
+        ("SELDON_ENVOY_THREADS", "0"),
+    ],
+)
+def test_a_wrong_number_is_refused_by_name_with_its_limits(name: str, value: str) -> None:
+    with pytest.raises(SettingInvalid, match=f"{name} is '{value}', expected a number from"):
+        GatewaySettings.from_env({name: value})
