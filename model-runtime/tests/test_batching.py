@@ -2,6 +2,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +10,17 @@ from numpy.typing import NDArray
 
 from model_runtime import (
     DeadlinePassed,
+    InvalidInstances,
     MicroBatcher,
     PredictorFailed,
     PredictorNotReady,
     QueueFull,
+    load_predictor,
 )
+from model_runtime.digits import held_out
 from model_runtime.testing import FakePredictor, expected_scores
+
+RELEASED = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
 
 
 def wait_until(condition: object, seconds: float = 10.0) -> None:
@@ -113,6 +119,20 @@ def test_a_failing_engine_fails_its_batch_and_serves_on(
         batcher.submit(instances(1)[0])
     predictor.failure = None
     assert batcher.submit(instances(1)[0]).batch_size == 1
+
+
+def test_a_score_that_is_not_finite_is_the_callers_mistake_and_only_its_own() -> None:
+    batcher = MicroBatcher(load_predictor(RELEASED))
+    batcher.start()
+    digit = held_out().images[0]
+    huge = np.full(784, 3e38, np.float32)
+    with ThreadPoolExecutor(8) as callers:
+        answers = [callers.submit(batcher.submit, row) for row in [huge, digit] * 20]
+        for answer in answers[0::2]:
+            with pytest.raises(InvalidInstances, match="too large for the model"):
+                answer.result(10)
+        assert all(np.isfinite(answer.result(10).scores).all() for answer in answers[1::2])
+    assert batcher.close()
 
 
 def test_times_are_where_they_were_spent(batcher: MicroBatcher, predictor: FakePredictor) -> None:

@@ -225,6 +225,16 @@ def test_a_value_that_is_not_finite_is_refused_alike(caller: Caller, value: floa
     assert_still_serving(caller)
 
 
+def test_values_too_large_for_the_model_are_refused_alike(caller: Caller) -> None:
+    answer = caller.predict(document([3e38] * 784))
+    assert (answer.status_code, answer.json()["error_id"]) == (400, 40)
+    with pytest.raises(grpc.RpcError) as refused:
+        caller.classify(request([3e38] * 784))
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.details() == answer.json()["error_msg"]
+    assert_still_serving(caller)
+
+
 BAD_BODIES: list[tuple[str, str | bytes, int, int, str]] = [
     ("broken JSON", '{"data": [0.1, ', 400, 38, "Invalid JSON"),
     ("no JSON", "hello", 400, 38, "Invalid JSON"),

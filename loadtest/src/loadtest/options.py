@@ -79,7 +79,7 @@ OPTIONS = (
     click.option(
         "--model-folder",
         type=click.Path(path_type=Path),
-        help="Its model.json knows which digits the model tells wrong; models/deep_mnist/1, if there.",
+        help="Its model.json knows which digits the model tells wrong; models/deep_mnist/1 if any",
     ),
     click.option(
         "--output",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from model_runtime.errors import (
     DeadlinePassed,
+    InvalidInstances,
     PredictorFailed,
     PredictorNotReady,
     QueueFull,
@@ -22,6 +23,8 @@ from model_runtime.errors import (
 from model_runtime.predictor import BATCH_SIZES, ModelInfo, Predictor
 
 log = logging.getLogger(__name__)
+
+NO_FINITE_SCORE = "data has values too large for the model, which has no finite score for them"
 
 
 class Scored:
@@ -109,6 +112,7 @@ class MicroBatcher:
             QueueFull: `max_queue` requests wait already.
             DeadlinePassed: `timeout_s` is over.
             PredictorNotReady: Not started, or closed.
+            InvalidInstances: The model's scores are not finite: its values are too large.
             PredictorFailed: The engine raised.
         """
         if timeout_s is not None and timeout_s <= 0:
@@ -189,5 +193,10 @@ class MicroBatcher:
                 pending.answer(PredictorFailed("the model failed on this instance"))
             return
         compute_s = time.perf_counter() - started
-        for row, pending in zip(scores, batch, strict=True):
-            pending.answer(Scored(row, started - pending.queued, compute_s, len(batch)))
+        # Finite values near float32's limit overflow inside the model.
+        finite = np.isfinite(scores)
+        for row, sound, pending in zip(scores, finite, batch, strict=True):
+            if sound.all():
+                pending.answer(Scored(row, started - pending.queued, compute_s, len(batch)))
+            else:
+                pending.answer(InvalidInstances(NO_FINITE_SCORE))
