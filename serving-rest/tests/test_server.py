@@ -433,6 +433,23 @@ def test_a_killed_worker_is_replaced_and_the_other_serves_on(
         assert server.count("seldon_requests_total", code="200") >= 20
 
 
+def test_idle_workers_are_kept_and_a_silent_one_is_replaced(
+    tmp_path: Path, scores: NDArray[np.float32]
+) -> None:
+    with running(tmp_path / "log", REST_SILENCE_S=1) as server:
+        until(server.both_serve, "two workers serve")
+        before = server.workers()
+        with server.client() as client:
+            for digit in range(12):  # over three times the allowed silence, mostly idle
+                assert client.predict(digit).status == 200
+                time.sleep(0.3)
+        assert server.workers() == before
+        silent = min(before)
+        os.kill(silent, signal.SIGSTOP)
+        until(lambda: silent not in server.workers() and server.both_serve(), "it is replaced")
+        assert_good_request_is_served(server, scores)
+
+
 def test_a_folder_gone_bad_keeps_the_worker_that_serves(
     tmp_path: Path, scores: NDArray[np.float32]
 ) -> None:

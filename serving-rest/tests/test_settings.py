@@ -36,6 +36,7 @@ def test_every_variable_is_read() -> None:
             "REST_READ_TIMEOUT_S": "3",
             "REST_DRAIN_DELAY_S": "0",
             "REST_GRACE_S": "20",
+            "REST_SILENCE_S": "5",
             "REST_METRICS_DIR": "metrics",
         }
     )
@@ -52,6 +53,7 @@ def test_every_variable_is_read() -> None:
         timeout_s=2.5,
         read_timeout_s=3.0,
         drain_delay_s=0.0,
+        silence_s=5,
         grace_s=20.0,
         metrics_dir=Path("metrics"),
     )
@@ -82,6 +84,7 @@ def test_an_empty_variable_is_an_absent_one() -> None:
         ("REST_TIMEOUT_S", "0"),
         ("REST_DRAIN_DELAY_S", "soon"),
         ("REST_GRACE_S", "inf"),
+        ("REST_SILENCE_S", "0"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_the_variable(name: str, value: str) -> None:

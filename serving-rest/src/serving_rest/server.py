@@ -71,6 +71,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "threads": self.settings.threads,
             "worker_connections": self.settings.threads + 512,
             "keepalive": KEEPALIVE_S,
+            "timeout": math.ceil(self.settings.silence_s),
             "graceful_timeout": math.ceil(self.settings.grace_s),
             # Off the disk: a slow disk would look like a dead worker.
             "worker_tmp_dir": str(shared_memory) if os.access(shared_memory, os.W_OK) else None,
@@ -148,6 +149,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Called by gunicorn, in the master before the fork."""
         super().__init__(*args)
         self._stop_at = math.inf
+        self._notify_at = -math.inf
         self._look_at = -math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -173,7 +175,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def notify(self) -> None:
         """Tell the master that this worker lives: a system call, so not twice per request."""
         now = time.monotonic()
-        if now >= self._look_at:
+        if now >= self._notify_at:
+            self._notify_at = now + PULSE_S
             super().notify()
 
     def is_parent_alive(self) -> bool:

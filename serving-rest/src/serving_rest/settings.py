@@ -33,6 +33,7 @@ class Settings:
         drain_delay_s: REST_DRAIN_DELAY_S, how long a stopping worker says it is not ready while
             it still takes connections, so that health checks see it first.
         grace_s: REST_GRACE_S, longest time for the whole stop.
+        silence_s: REST_SILENCE_S, how long a worker may give no sign of life before it is replaced.
         metrics_dir: REST_METRICS_DIR, where the workers share their metrics; None makes a
             fresh temporary directory.
     """
@@ -50,6 +51,7 @@ class Settings:
     read_timeout_s: float = 10.0
     drain_delay_s: float = 1.0
     grace_s: float = 10.0
+    silence_s: float = 30.0
     metrics_dir: Path | None = None
 
     @classmethod
@@ -76,6 +78,7 @@ class Settings:
             read_timeout_s=_seconds(env, "REST_READ_TIMEOUT_S", cls.read_timeout_s, 0.1, 3600),
             drain_delay_s=_seconds(env, "REST_DRAIN_DELAY_S", cls.drain_delay_s, 0, 60),
             grace_s=_seconds(env, "REST_GRACE_S", cls.grace_s, 1, 3600),
+            silence_s=_seconds(env, "REST_SILENCE_S", cls.silence_s, 1, 3600),
             metrics_dir=Path(env["REST_METRICS_DIR"]) if env.get("REST_METRICS_DIR") else None,
         )
 
