@@ -312,6 +312,17 @@ def test_a_body_of_10_mb_is_413(
     assert_good_request_is_served(server, scores)
 
 
+def test_head_and_body_come_in_one_segment(server: Running) -> None:
+    body = document(3).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), DEADLINE_S) as connection:
+        for _ in range(20):
+            connection.sendall(head.encode() + body)
+            answer = connection.recv(1 << 16)
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["custom"] is None
+
+
 def test_a_chunked_document_is_served(server: Running, scores: NDArray[np.float32]) -> None:
     text = document(5).encode()
     chunks = iter([text[:1000], text[1000:]])

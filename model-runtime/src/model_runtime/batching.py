@@ -1,13 +1,15 @@
 """Many callers, one engine: requests that wait while the engine is busy share its next call.
 
-Work-conserving: there is no timer, so an idle server adds nothing but the hand-over to the
-engine's thread.
+Work-conserving: there is no timer. A caller that finds the engine free runs it in its own thread,
+which spares a hand-over to another and back; what comes while the engine is busy is scored by the
+batcher's thread, call after call, until nothing waits.
 """
 
 import logging
 import threading
 import time
-from queue import Empty, SimpleQueue
+from collections import deque
+from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,24 +64,27 @@ class _Pending:
 
 
 class MicroBatcher:
-    """A bounded queue in front of one predictor, and the thread that empties it."""
+    """A predictor for many threads, a bounded queue beside it, and the thread that empties that."""
 
     def __init__(self, predictor: Predictor, max_batch: int = 16, max_queue: int = 256) -> None:
         """Not started yet: `start` it in the process that serves.
 
         Args:
-            predictor: Called from the engine thread only.
+            predictor: Called by one thread at a time.
             max_batch: Most instances in one call, >= 1; taken down to a prepared batch size.
             max_queue: Most requests that wait, >= 1; one more is refused.
         """
         self._predictor = predictor
         self._sizes = tuple(size for size in BATCH_SIZES if size <= max_batch)
         self._max_queue = max_queue
-        self._queue: SimpleQueue[_Pending | None] = SimpleQueue()
+        self._queue: deque[_Pending] = deque()
+        # Guards the queue, whether the engine is taken, and the step from open to closed.
+        self._gate = threading.Condition(threading.Lock())
         self._open = False
-        # Guards the step from open to closed, so that no request is queued behind the end.
-        self._gate = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._busy = False
+        # To the batcher's thread: True gives it the engine, False ends it.
+        self._hand_over: SimpleQueue[bool] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
 
     @property
     def info(self) -> ModelInfo:
@@ -94,10 +99,10 @@ class MicroBatcher:
     @property
     def waiting(self) -> int:
         """Requests in the queue, not counting those being computed."""
-        return self._queue.qsize()
+        return len(self._queue)
 
     def start(self) -> None:
-        """Start the engine thread and take requests."""
+        """Start the thread and take requests."""
         self._thread.start()
         self._open = True
 
@@ -121,10 +126,19 @@ class MicroBatcher:
         with self._gate:
             if not self._open:
                 raise PredictorNotReady("the model is not ready")
-            if self._queue.qsize() >= self._max_queue:
-                raise QueueFull(f"{self._max_queue} requests wait already, the limit; try again")
-            self._queue.put(pending)
-        if not pending.answered.acquire(timeout=-1 if timeout_s is None else timeout_s):
+            free, self._busy = not self._busy, True
+            if not free:
+                if len(self._queue) >= self._max_queue:
+                    raise QueueFull(
+                        f"{self._max_queue} requests wait already, the limit; try again"
+                    )
+                self._queue.append(pending)
+        if free:
+            try:
+                self._score([pending])
+            finally:
+                self._pass_on()
+        elif not pending.answered.acquire(timeout=-1 if timeout_s is None else timeout_s):
             raise DeadlinePassed(f"no answer within the deadline of {timeout_s:.3f} s")
         outcome = pending.outcome
         if isinstance(outcome, Scored):
@@ -135,38 +149,45 @@ class MicroBatcher:
         """Refuse new requests, answer those that wait, end the thread.
 
         Returns:
-            Whether the thread ended within `timeout_s` seconds. Safe to call twice.
+            Whether all that ended within `timeout_s` seconds. Safe to call twice.
         """
         with self._gate:
-            was_open, self._open = self._open, False
-            if was_open:
-                self._queue.put(None)
+            self._open = False
+            if not self._gate.wait_for(lambda: not self._busy, timeout_s):
+                return False
+        self._hand_over.put(False)
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def _pass_on(self) -> None:
+        """Give the engine to the batcher's thread if anything waits, else leave it free."""
+        with self._gate:
+            if not self._queue:
+                self._leave_free()
+                return
+        self._hand_over.put(True)
+
+    def _leave_free(self) -> None:
+        self._busy = False
+        if not self._open:
+            self._gate.notify_all()
+
     def _run(self) -> None:
-        while (batch := self._take()) is not None:
-            if batch:
-                self._score(batch)
+        while self._hand_over.get():
+            while (batch := self._take()) is not None:
+                if batch:
+                    self._score(batch)
 
     def _take(self) -> list[_Pending] | None:
-        """Wait for work; return what waits, up to a prepared batch size, less the expired."""
-        first = self._queue.get()
-        if first is None:
-            return None
-        waiting = 1 + self._queue.qsize()
-        size = next(size for size in reversed(self._sizes) if size <= waiting)
-        taken = [first]
-        for _ in range(size - 1):
-            try:
-                pending = self._queue.get_nowait()
-            except Empty:
-                break
-            if pending is None:
-                self._queue.put(None)  # the end stands last: this batch is scored before it
-                break
-            taken.append(pending)
+        """What waits, up to a prepared batch size, less the expired; None leaves the engine."""
+        with self._gate:
+            waiting = len(self._queue)
+            if not waiting:
+                self._leave_free()
+                return None
+            size = next(size for size in reversed(self._sizes) if size <= waiting)
+            taken = [self._queue.popleft() for _ in range(size)]
         now = time.perf_counter()
         live = []
         for pending in taken:

@@ -24,7 +24,7 @@ class ModelInfo:
 
 
 class Predictor(Protocol):
-    """A loaded model. One caller at a time: the micro-batcher's engine thread."""
+    """A loaded model. One caller at a time, in any thread: the micro-batcher sees to it."""
 
     @property
     def info(self) -> ModelInfo:

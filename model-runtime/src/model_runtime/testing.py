@@ -23,15 +23,21 @@ class FakePredictor:
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[int] = []
+        self._engine = threading.Lock()
 
     def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score as `expected_scores` does."""
-        self.gate.wait()
-        check_batch(instances, self.info.features)
-        self.batches.append(len(instances))
-        if self.failure is not None:
-            raise self.failure
-        return np.stack([expected_scores(instance) for instance in instances])
+        """Score as `expected_scores` does; two callers at once are refused."""
+        if not self._engine.acquire(blocking=False):
+            raise RuntimeError("two callers at once")
+        try:
+            self.gate.wait()
+            check_batch(instances, self.info.features)
+            self.batches.append(len(instances))
+            if self.failure is not None:
+                raise self.failure
+            return np.stack([expected_scores(instance) for instance in instances])
+        finally:
+            self._engine.release()
 
 
 def expected_scores(instance: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -37,6 +37,7 @@ from serving_rest.wire import ErrorCode
 KEEPALIVE_S = 3660
 # How often a worker tells its master that it lives, and looks whether its master does.
 PULSE_S = 0.25
+CORK: int | None = getattr(socket, "TCP_CORK", None)  # Linux only
 MAX_HEADER_BYTES = 96 << 10
 MAX_HEADERS = 64
 
@@ -211,6 +212,22 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self.log.error("no new worker: %s", error)
             time.sleep(1.0)  # the master tries again at once
             sys.exit(1)
+
+    def handle_request(self, req: Any, conn: Any) -> bool:
+        """Answer with head and body in one segment.
+
+        gunicorn writes them one after the other: a gateway woken by the head finds no body yet.
+        """
+        # While corked the kernel would keep back the "100 Continue" that the caller waits for.
+        corked = CORK is not None and not req._expected_100_continue
+        if corked:
+            conn.sock.setsockopt(socket.IPPROTO_TCP, CORK, 1)
+        try:
+            kept: bool = super().handle_request(req, conn)
+        finally:
+            if corked:
+                conn.sock.setsockopt(socket.IPPROTO_TCP, CORK, 0)
+        return kept
 
     def handle_error(
         self, req: object, client: socket.socket, addr: object, error: Exception
