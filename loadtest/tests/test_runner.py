@@ -73,8 +73,10 @@ def test_the_report_agrees_with_the_server(
     assert summary["failures"] == 0
     assert summary["requests"] > 50
     assert summary["processes"] == workers
-    # Every request but the preflight's is in one of the two counts.
-    assert summary["requests"] + summary["warm_up_requests"] == stub.counts()["requests"] - 1
+    # Every request but the preflight's is in one of the two counts; a user may have decided to
+    # send its last one before the window closed, and have sent it after.
+    counted = summary["requests"] + summary["warm_up_requests"]
+    assert 0 <= stub.counts()["requests"] - 1 - counted <= 1
     # Kept connections: one for each user, and the preflight's; the stub's own page is another.
     assert stub.counts()["connections"] <= 8 + 1 + 4
     latency = summary["latency_ms"]
