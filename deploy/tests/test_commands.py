@@ -203,10 +203,18 @@ def test_what_needs_no_setting_up_says_so(cli: Cli) -> None:
     assert "0.1.0" in cli("--version").stdout
 
 
-def test_a_database_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_database_that_is_not_there_is_said(tmp_path: Path, free_ports: list[int]) -> None:
     (tmp_path / "h").mkdir()
+    names = ("REST", "GRPC", "ADMIN", "CONTROL")  # else a stack of the user's is in the way
     runner = CliRunner(
-        env={"SELDON_HOME": str(tmp_path / "h"), "SELDON_DATABASE_URL": "sqlite:////no/such/x.db"}
+        env={
+            "SELDON_HOME": str(tmp_path / "h"),
+            "SELDON_DATABASE_URL": "sqlite:////no/such/x.db",
+            **{
+                f"SELDON_{name}_PORT": str(port)
+                for name, port in zip(names, free_ports[:4], strict=True)
+            },
+        }
     )
     for command, words in ((seldon_cli, ["-q", "keys"]), (seldon_up, [])):
         result = runner.invoke(command, words)
