@@ -60,4 +60,16 @@ def test_server_timing_is_read() -> None:
     assert timing == answers.ServerTiming(0.012, 0.613, 0.901)
     assert answers.server_timing("queue;dur=1") is None
     assert answers.server_timing(None) is None
-    assert answers.of_metadata([("other", "x"), ("server-timing", "total;dur=1")]) is None
+
+
+def test_gateway_timing_is_read() -> None:
+    assert answers.gateway_timing("in=279, upstream=2457") == answers.GatewayTiming(279, 2457)
+    assert answers.gateway_timing("in=-, upstream=2457") is None
+    assert answers.gateway_timing(None) is None
+
+
+def test_the_texts_of_metadata_are_found() -> None:
+    metadata = [("other", "x"), ("server-timing", "total;dur=1"), ("bytes-bin", b"x")]
+    assert answers.in_metadata(metadata, "server-timing") == "total;dur=1"
+    assert answers.in_metadata(metadata, "bytes-bin") is None
+    assert answers.in_metadata(None, "server-timing") is None

@@ -1,7 +1,9 @@
 """The window: what starts within it is measured, whenever it ends."""
 
-from loadtest.answers import ServerTiming
-from loadtest.recorder import NS_PER_S, Outcome, Recorder
+import pytest
+
+from loadtest.answers import GatewayTiming, ServerTiming
+from loadtest.recorder import NS_PER_S, Outcome, Recorder, Window
 
 
 class Clock:
@@ -88,3 +90,58 @@ def test_without_a_model_nothing_is_expected() -> None:
     recorder.open(10)
     recorder.record(outcome(100, told=7), 0)
     assert recorder.result()["digits"] == {"scored": 1, "correct": 1, "expected_correct": None}
+
+
+def test_each_block_has_its_own_series_and_what_is_between_is_warm_up() -> None:
+    clock = Clock()
+    recorder = Recorder("locust", "rest", None, None, clock)
+    ns = NS_PER_S
+    recorder.open_windows([Window(101 * ns, 102 * ns, 0), Window(104 * ns, 106 * ns, 3)])
+    for started_s in (100.5, 101.0, 101.9, 102.0, 103.5, 104.0, 105.0, 105.9, 106.0):
+        recorder.record(outcome(started_s), 0)
+    clock.now_s = 107
+    recorder.close()
+    result = recorder.result()
+    assert [block["number"] for block in result["blocks"]] == [0, 3]
+    assert [block["series"]["count"] for block in result["blocks"]] == [2, 3]
+    assert result["requests"] == result["series"]["client"]["count"] == 5
+    assert result["warm_up_requests"] == 3  # 100.5, 102.0 and 103.5; 106.0 came too late
+    assert result["measured_s"] == 3
+
+
+def test_with_a_schedule_latency_counts_from_when_it_was_due() -> None:
+    recorder = Recorder("locust", "rest", None, None, Clock())
+    recorder.open(10)
+    due_ns = round(101 * NS_PER_S)
+    recorder.record(outcome(103.0, took_s=0.5, intended_ns=due_ns), 0)
+    # Due before the window: warm-up, though it was sent in it.
+    recorder.record(outcome(103.0, intended_ns=round(99 * NS_PER_S)), 0)
+    series = recorder.result()["series"]
+    assert recorder.warm_up_requests == 1
+    assert (series["client"]["sum_us"], series["sent"]["sum_us"]) == (2_500_000, 500_000)
+    assert series["lag"]["sum_us"] == 2_000_000
+
+
+def test_the_parts_of_a_request_stay_together() -> None:
+    recorder = Recorder("locust", "rest", None, None, Clock())
+    recorder.open(10)
+    server, gateway = ServerTiming(0.25, 1.5, 2.0), GatewayTiming(300, 2400)
+    recorder.record(outcome(101, took_s=0.004, server=server, gateway=gateway), 0)
+    recorder.record(outcome(102, server=server), 0)
+    result = recorder.result()
+    assert [list(row) for row in result["rows"]] == [[4000, 300, 2400, 2000, 250, 1500]]
+    assert result["series"]["gateway"]["sum_us"] == 300
+    assert result["series"]["upstream"]["sum_us"] == 2400
+
+
+def test_the_rows_are_a_uniform_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loadtest.recorder.MAX_ROWS", 200)
+    recorder = Recorder("locust", "rest", None, None, Clock())
+    recorder.open(10_000)
+    timing = {"server": ServerTiming(0, 0, 0), "gateway": GatewayTiming(0, 0)}
+    for number in range(2000):
+        recorder.record(outcome(100 + number, took_s=number / 1e6, **timing), 0)
+    rows = recorder.result()["rows"]
+    assert len({row[0] for row in rows}) == 200
+    # The mean of 200 out of 0 to 1999 is within five standard errors of the middle.
+    assert abs(sum(row[0] for row in rows) / 200 - 999.5) < 5 * 577 / 200**0.5

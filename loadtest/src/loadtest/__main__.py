@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from loadtest import comparison, summary
-from loadtest.benchmark import benchmark
+from loadtest.benchmark import BLOCKS, benchmark
 from loadtest.cli import in_one_sentence, show
 from loadtest.options import given, load_options
 
@@ -25,11 +25,18 @@ def main() -> None:
 @click.option(
     "--client", "--seldon-client", "client", required=True, help="Whose keys and servers to use."
 )
+@click.option(
+    "--blocks",
+    type=int,
+    default=BLOCKS,
+    show_default=True,
+    help="Turns of each protocol; --duration is measured over all of them.",
+)
 @load_options
-def run_benchmark(client: str, **flags: Any) -> None:
-    """Load-test both protocols on a running stack, one after the other, and compare."""
+def run_benchmark(client: str, blocks: int, **flags: Any) -> None:
+    """Load-test both protocols on a running stack, in turns, and compare."""
     with in_one_sentence():
-        sys.exit(show(benchmark(client, given(flags))))
+        sys.exit(show(benchmark(client, given(flags), blocks=blocks)))
 
 
 @main.command()

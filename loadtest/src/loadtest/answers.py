@@ -15,6 +15,9 @@ CLASSES = tuple("0123456789")
 SUM_TOLERANCE = 1e-4
 CALLBACK = "j"
 
+SERVER_TIMING = "server-timing"
+GATEWAY_TIMING = "x-gateway-timing"
+_GATEWAY = re.compile(r"in=([0-9]+), upstream=([0-9]+)")
 _TIMING = re.compile(r"([a-z]+);dur=([0-9.]+)")
 _MAX_REASON = 120
 
@@ -42,6 +45,19 @@ class ServerTiming:
     queue_ms: float
     compute_ms: float
     total_ms: float
+
+
+@dataclass(frozen=True)
+class GatewayTiming:
+    """What the gateway says of a request, in microseconds.
+
+    Attributes:
+        in_us: From its first byte to the moment when it went on to a server.
+        upstream_us: From then to the first byte of the server's answer.
+    """
+
+    in_us: float
+    upstream_us: float
 
 
 def from_jsonp(status: int, body: bytes) -> Any:
@@ -122,9 +138,15 @@ def server_timing(text: str | None) -> ServerTiming | None:
         return None
 
 
-def of_metadata(metadata: Sequence[Any] | None) -> ServerTiming | None:
-    """The server's timing in a call's trailing metadata."""
+def gateway_timing(text: str | None) -> GatewayTiming | None:
+    """The two durations of the gateway's header; None where it is absent or lacks one."""
+    found = _GATEWAY.fullmatch(text or "")
+    return GatewayTiming(float(found[1]), float(found[2])) if found else None
+
+
+def in_metadata(metadata: Sequence[Any] | None, name: str) -> str | None:
+    """The text under `name` in a call's metadata."""
     for key, value in metadata or ():
-        if key == "server-timing" and isinstance(value, str):
-            return server_timing(value)
+        if key == name and isinstance(value, str):
+            return value
     return None

@@ -10,7 +10,7 @@ import click
 
 from loadtest.errors import SettingInvalid
 from loadtest.payloads import PAYLOADS
-from loadtest.settings import CONNECTIONS, wait_range
+from loadtest.settings import CONNECTIONS, LOOPS, wait_range
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -74,6 +74,23 @@ OPTIONS = (
         type=click.Choice(CONNECTIONS),
         help="kept: one per user; per-call: a new one each time, as the original's gRPC test; "
         "kept, or LOADTEST_CONNECTIONS.",
+    ),
+    click.option(
+        "--loop",
+        type=click.Choice(LOOPS),
+        help="closed: users wait for answers; open: a schedule of arrivals; open if there is "
+        "--rate, else closed, or LOADTEST_LOOP.",
+    ),
+    click.option("--rate", type=float, help="Arrivals per second of the open loop; LOADTEST_RATE."),
+    click.option(
+        "--arrivals",
+        help="poisson, constant, or trace:FILE with a number of seconds on each line; "
+        "poisson, or LOADTEST_ARRIVALS.",
+    ),
+    click.option(
+        "--max-in-flight",
+        type=int,
+        help="Most requests without an answer in the open loop; 2000, or LOADTEST_MAX_IN_FLIGHT.",
     ),
     click.option("--seed", type=int, help="Of orders, waits and ids; 1, or LOADTEST_SEED."),
     click.option(

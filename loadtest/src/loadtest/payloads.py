@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from loadtest.errors import SettingInvalid
 from model_runtime.digits import held_out
@@ -79,6 +80,11 @@ def random_numbers(data_size: int, seed: int) -> Payloads:
         tuple(_request_data(row) for row in numbers.tolist()),
         None,
     )
+
+
+def order(count: int, seed: int) -> NDArray[np.int64]:
+    """Every index below `count` once; a schedule's requests take them in turn, again and again."""
+    return np.random.default_rng(seed).permutation(count)
 
 
 def in_own_order(count: int, rng: random.Random) -> Iterator[int]:

@@ -38,7 +38,11 @@ def together(said: Sequence[dict[str, Any]]) -> dict[str, Any]:
     weight = sum(count for one, count in answered if one["p50_ms"] is not None)
     view = {
         "phase": said[0]["phase"],
-        "measured_s": max(one["measured_s"] for one in said),
+        # Processes of one protocol measure at the same time, protocols take turns.
+        "measured_s": sum(
+            max(one["measured_s"] for one in said if one["protocol"] == protocol)
+            for protocol in {one["protocol"] for one in said}
+        ),
         "requests": sum(one["requests"] for one in said),
         "failures": sum(one["failures"] for one in said),
     }
@@ -61,14 +65,16 @@ def sentence(view: dict[str, Any]) -> str:
 
 
 class Display:
-    """Shows the progress of one run on stderr."""
+    """Shows the progress of one run, or of several that go on together, on stderr."""
 
-    def __init__(self, settings: LoadTestSettings) -> None:
-        self._settings = settings
+    def __init__(self, runs: Sequence[LoadTestSettings]) -> None:
+        self._before_s = max(settings.spawn_s + settings.warmup_s for settings in runs)
+        self._total_s = max(settings.total_s for settings in runs)
+        self._asked_s = sum(settings.duration_s for settings in runs)
         self._began = time.monotonic()
         self._next_line_s = LINE_EVERY_S
         self._bar: Progress | None = None
-        self._title = PROTOCOLS[settings.protocol]
+        self._title = " and ".join(PROTOCOLS[settings.protocol] for settings in runs)
         if sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn(self._title),
@@ -77,7 +83,7 @@ class Display:
                 TextColumn("{task.description}"),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task("starting Locust", total=settings.total_s)
+            self._task = self._bar.add_task("starting Locust", total=self._total_s)
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -95,12 +101,14 @@ class Display:
 
     def show(self, said: Sequence[dict[str, Any]]) -> None:
         view = together(said)
-        before_s = self._settings.spawn_s + self._settings.warmup_s
         waited_s = time.monotonic() - self._began
-        done_s = before_s + view["measured_s"] if view["measured_s"] else min(waited_s, before_s)
+        done_s = min(waited_s, self._before_s)
+        if view["measured_s"]:
+            share = view["measured_s"] / self._asked_s
+            done_s = self._before_s + share * (self._total_s - self._before_s)
         if self._bar is not None:
             self._bar.update(self._task, completed=done_s, description=sentence(view))
         elif waited_s >= self._next_line_s:
             self._next_line_s += LINE_EVERY_S
-            line = f"{self._title} {done_s:.0f} of {self._settings.total_s:.0f} s: {sentence(view)}"
+            line = f"{self._title} {done_s:.0f} of {self._total_s:.0f} s: {sentence(view)}"
             print(line, file=sys.stderr, flush=True)  # noqa: T201

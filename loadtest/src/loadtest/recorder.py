@@ -1,18 +1,32 @@
-"""What one Locust process measures: a window of time, and what the requests within it took."""
+"""What one Locust process measures: windows of time, and what the requests in them took."""
 
 from __future__ import annotations
 
+import random
 import time
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from loadtest.answers import ServerTiming
+from loadtest.answers import GatewayTiming, ServerTiming
 from loadtest.series import Series
 
 NS_PER_S = 1_000_000_000
+SERIES = (
+    "client",
+    "sent",
+    "lag",
+    "gateway",
+    "upstream",
+    "server_total",
+    "server_queue",
+    "server_compute",
+)
+# Requests kept with all their parts, for what a percentile is made of.
+MAX_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,8 @@ class Outcome:
         failure: A short reason; None of a right answer.
         server: What the server says it spent.
         told: The digit that the answer tells.
+        gateway: What the gateway says it spent.
+        intended_ns: When the schedule wanted it sent; None without a schedule.
     """
 
     started_ns: int
@@ -32,14 +48,43 @@ class Outcome:
     failure: str | None = None
     server: ServerTiming | None = None
     told: int | None = None
+    gateway: GatewayTiming | None = None
+    intended_ns: int | None = None
 
     @property
     def latency_us(self) -> float:
+        """From the moment it should have been sent: what a caller waited who came then."""
+        return (self.ended_ns - self.due_ns) / 1000
+
+    @property
+    def sent_us(self) -> float:
+        """From the moment it was sent."""
         return (self.ended_ns - self.started_ns) / 1000
+
+    @property
+    def lag_us(self) -> float:
+        """How late it was sent."""
+        return max(self.started_ns - self.due_ns, 0) / 1000
+
+    @property
+    def due_ns(self) -> int:
+        return self.started_ns if self.intended_ns is None else self.intended_ns
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of time that is measured, in nanoseconds of the recorder's clock.
+
+    `number` is the block's place in an interleaved run, None where the run is of one piece.
+    """
+
+    begins_ns: int
+    ends_ns: int
+    number: int | None = None
 
 
 class Recorder:
-    """Counts the requests that start while the window is open; before it they are warm-up."""
+    """Counts the requests that are due while a window is open; the others are warm-up."""
 
     def __init__(
         self,
@@ -49,7 +94,7 @@ class Recorder:
         wrong: frozenset[int] | None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        """Make one whose window is not open yet.
+        """Make one whose windows are not known yet.
 
         Args:
             process: The name of this process in the run.
@@ -63,63 +108,114 @@ class Recorder:
         self._labels = labels
         self._wrong = wrong
         self._clock = clock
-        self._opened_ns: int | None = None
-        self._closes_ns: int | None = None
+        self._windows: list[Window] = []
+        self._blocks: dict[int, Series] = {}
         self._cpu_s = 0.0
+        self._closed = False
         self._started = _now()
+        self._rng = random.Random(process)  # noqa: S311  # of a sample, not of a secret
+        self._rows: list[tuple[float, ...]] = []
+        self._timed = 0
         self.requests = 0
         self.warm_up_requests = 0
         self.failures: Counter[str] = Counter()
         self._scored = 0
         self._correct = 0
         self._expected_correct = 0
-        self.client = Series()
-        self._server = {"total": Series(), "queue": Series(), "compute": Series()}
+        self.series = {name: Series() for name in SERIES}
+
+    @property
+    def client(self) -> Series:
+        return self.series["client"]
 
     def open(self, duration_s: float) -> None:
-        """Measure the requests that start from now on, for `duration_s`."""
+        """Measure the requests that are due from now on, for `duration_s`."""
+        now = self._clock()
+        self.open_windows([Window(now, now + round(duration_s * NS_PER_S))])
+
+    def open_windows(self, windows: Sequence[Window]) -> None:
+        """Measure the requests that are due within one of `windows`, which are in order."""
+        self._windows = list(windows)
+        self._blocks = {one.number: Series() for one in windows if one.number is not None}
         self._started = _now()
         self._cpu_s = time.process_time()
-        self._opened_ns = self._clock()
-        self._closes_ns = self._opened_ns + round(duration_s * NS_PER_S)
 
     def close(self) -> None:
-        """Measure no request that starts from now on. The window may have run out before."""
-        if self._opened_ns is not None and self._closes_ns is not None:
-            self._cpu_s = time.process_time() - self._cpu_s
-            self._closes_ns = min(self._closes_ns, self._clock())
+        """Measure no request that is due from now on. The windows may have run out before."""
+        if self._closed or not self._windows:
+            return
+        self._closed = True
+        self._cpu_s = time.process_time() - self._cpu_s
+        now = self._clock()
+        self._windows = [
+            replace(one, ends_ns=min(one.ends_ns, now))
+            for one in self._windows
+            if one.begins_ns < now
+        ]
 
     @property
     def measured_s(self) -> float:
-        """How long the window has been open."""
-        if self._opened_ns is None or self._closes_ns is None:
-            return 0.0
-        return (min(self._clock(), self._closes_ns) - self._opened_ns) / NS_PER_S
+        """How long windows have been open."""
+        now = self._clock()
+        return sum(max(min(now, w.ends_ns) - w.begins_ns, 0) for w in self._windows) / NS_PER_S
 
     @property
     def over(self) -> bool:
-        return self._closes_ns is not None and self._clock() >= self._closes_ns
+        if not self._windows:
+            return self._closed
+        return self._clock() >= self._windows[-1].ends_ns
 
     def record(self, outcome: Outcome, instance: int) -> None:
         """Count a request for the instance of that index."""
-        if self._opened_ns is None or outcome.started_ns < self._opened_ns:
-            self.warm_up_requests += 1
-            return
-        if self._closes_ns is not None and outcome.started_ns >= self._closes_ns:
+        window = self._window_of(outcome.due_ns)
+        if window is None:
+            if not self._windows or outcome.due_ns < self._windows[-1].ends_ns:
+                self.warm_up_requests += 1
             return
         self.requests += 1
         if outcome.failure is not None:
             self.failures[outcome.failure] += 1
             return
-        self.client.record(outcome.latency_us)
-        if outcome.server is not None:
-            self._server["total"].record(outcome.server.total_ms * 1000)
-            self._server["queue"].record(outcome.server.queue_ms * 1000)
-            self._server["compute"].record(outcome.server.compute_ms * 1000)
+        self._measure(outcome, window)
         if self._labels is not None and outcome.told is not None:
             self._scored += 1
             self._correct += outcome.told == self._labels[instance]
             self._expected_correct += self._wrong is None or instance not in self._wrong
+
+    def _window_of(self, due_ns: int) -> Window | None:
+        index = bisect_right(self._windows, due_ns, key=lambda window: window.begins_ns) - 1
+        if index < 0 or due_ns >= self._windows[index].ends_ns:
+            return None
+        return self._windows[index]
+
+    def _measure(self, outcome: Outcome, window: Window) -> None:
+        client_us = outcome.latency_us
+        self.series["client"].record(client_us)
+        if window.number is not None:
+            self._blocks[window.number].record(client_us)
+        if outcome.intended_ns is not None:
+            self.series["sent"].record(outcome.sent_us)
+            self.series["lag"].record(outcome.lag_us)
+        gateway, server = outcome.gateway, outcome.server
+        if gateway is not None:
+            self.series["gateway"].record(gateway.in_us)
+            self.series["upstream"].record(gateway.upstream_us)
+        if server is not None:
+            self.series["server_total"].record(server.total_ms * 1000)
+            self.series["server_queue"].record(server.queue_ms * 1000)
+            self.series["server_compute"].record(server.compute_ms * 1000)
+        if gateway is not None and server is not None:
+            times_ms = (server.total_ms, server.queue_ms, server.compute_ms)
+            parts = (gateway.in_us, gateway.upstream_us, *(round(ms * 1000, 3) for ms in times_ms))
+            self._sample((round(client_us, 3), *parts))
+
+    def _sample(self, row: tuple[float, ...]) -> None:
+        """Keep a uniform sample of at most MAX_ROWS: each request is as likely to be in it."""
+        self._timed += 1
+        if len(self._rows) < MAX_ROWS:
+            self._rows.append(row)
+        elif (place := self._rng.randrange(self._timed)) < MAX_ROWS:
+            self._rows[place] = row
 
     def progress(self) -> dict[str, Any]:
         """So far, for a display."""
@@ -134,7 +230,7 @@ class Recorder:
         }
 
     def result(self) -> dict[str, Any]:
-        """The raw result of this process, once the window is closed."""
+        """The raw result of this process, once the windows are closed."""
         digits = None
         if self._labels is not None:
             digits = {
@@ -151,11 +247,13 @@ class Recorder:
             "warm_up_requests": self.warm_up_requests,
             "failures": dict(self.failures),
             "digits": digits,
-            "cpu_s": round(self._cpu_s, 6) if self._opened_ns is not None else 0.0,
-            "series": {
-                "client": self.client.encode(),
-                **{f"server_{name}": series.encode() for name, series in self._server.items()},
-            },
+            "cpu_s": round(self._cpu_s, 6) if self._closed else 0.0,
+            "series": {name: series.encode() for name, series in self.series.items()},
+            "blocks": [
+                {"number": number, "series": series.encode()}
+                for number, series in self._blocks.items()
+            ],
+            "rows": self._rows,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,16 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
-from loadtest import payloads, preflight, progress
+from loadtest import arrivals, payloads, preflight, progress
 from loadtest.credentials import Credentials
 from loadtest.errors import LoadGeneratorFailed, LoadTestInterrupted
+from loadtest.recorder import NS_PER_S
 from loadtest.run_folder import ResultUnreadable, RunFolder
 from loadtest.settings import REQUEST_TIMEOUT_S, LoadTestSettings
 from loadtest.summary import write_report
@@ -28,7 +30,11 @@ LOCUSTFILES = Path(__file__).parent / "locustfiles"
 LOG = "locust.log"
 MASTER = "master"
 
+START = "start.json"  # as the Locust processes look for it
+READY = "ready"  # as they say it
+
 POLL_S = 0.1
+START_AFTER_S = 0.3
 START_UP_S = 60.0  # Locust's imports on a slow machine, and its workers finding their master
 STOP_S = 10.0
 LOG_LINES = 15
@@ -41,51 +47,81 @@ def run_load_test(settings: LoadTestSettings, credentials: Credentials) -> Path:
         The run's folder below `settings.output`: settings, raw results, summary, plot, report.
 
     Raises:
-        SettingInvalid: The model's folder holds no model.
+        SettingInvalid: The model's folder holds no model, a schedule cannot be made.
         PreflightFailed: The first request is not answered rightly; no folder is made.
         LoadGeneratorFailed: A Locust process died or did not finish.
         LoadTestInterrupted: SIGINT or SIGTERM; the folder holds what was measured until then.
     """
-    payloads.model_wrong(settings.model_folder)  # here, where it can be said in a sentence
-    preflight.check(settings, credentials)
-    folder = RunFolder.create(settings.output, settings.protocol)
-    folder.write_settings(settings.document())
-    with _stop_signals() as stop_wanted, progress.Display(settings) as display:
-        fleet = Fleet(settings, credentials, folder)
+    return run_together([settings], credentials)[0]
+
+
+def run_together(runs: Sequence[LoadTestSettings], credentials: Credentials) -> list[Path]:
+    """Measure several runs that start at one moment, as interleaved ones do; see run_load_test."""
+    for settings in runs:
+        check(settings)
+        preflight.check(settings, credentials)
+    fleets = []
+    for settings in runs:
+        folder = RunFolder.create(settings.output, settings.protocol)
+        folder.write_settings(settings.document())
+        fleets.append(Fleet(settings, credentials, folder))
+    with _stop_signals() as stop_wanted, progress.Display(runs) as display:
         try:
-            fleet.start()
-            interrupted = _wait(fleet, settings, folder, stop_wanted, display)
+            for fleet in fleets:
+                fleet.start()
+            interrupted = _wait(fleets, stop_wanted, display)
         finally:
-            fleet.stop()
-            shutil.rmtree(folder.path / "progress", ignore_errors=True)
+            for fleet in fleets:
+                fleet.terminate()
+            for fleet in fleets:
+                fleet.stop()
+    for fleet in fleets:
+        fleet.clean_up()
         if interrupted:
-            folder.write_settings(settings.document(interrupted=True))
+            fleet.folder.write_settings(fleet.settings.document(interrupted=True))
             with suppress(ResultUnreadable):  # stopped before there was anything
-                write_report(folder.path)
-            raise LoadTestInterrupted(folder.path)
-    write_report(folder.path)
-    return folder.path
+                write_report(fleet.folder.path)
+        else:
+            write_report(fleet.folder.path)
+    if interrupted:
+        raise LoadTestInterrupted(fleets[-1].folder.path)
+    return [fleet.folder.path for fleet in fleets]
 
 
-def _wait(
-    fleet: Fleet,
-    settings: LoadTestSettings,
-    folder: RunFolder,
-    stop_wanted: threading.Event,
-    display: progress.Display,
-) -> bool:
+def check(settings: LoadTestSettings) -> None:
+    """Refuse, in a sentence, what a Locust process would only fail at.
+
+    Raises:
+        SettingInvalid: The model's folder holds no model, a schedule cannot be made.
+    """
+    payloads.model_wrong(settings.model_folder)
+    if settings.open:
+        seconds = settings.warmup_s + settings.measuring_s
+        arrivals.schedule(settings.arrivals, settings.rate, seconds, settings.seed)
+
+
+def _wait(fleets: Sequence[Fleet], stop_wanted: threading.Event, display: progress.Display) -> bool:
     """Until every result is there; True if a signal came first."""
-    limit_s = START_UP_S + settings.total_s + 2 * REQUEST_TIMEOUT_S
+    total_s = max(fleet.settings.total_s for fleet in fleets)
+    limit_s = START_UP_S + total_s + 2 * REQUEST_TIMEOUT_S
     deadline = time.monotonic() + limit_s
-    while not fleet.finished:
+    started = False
+    while not all(fleet.finished for fleet in fleets):
         if stop_wanted.wait(POLL_S):
             return True
-        fleet.check()
+        for fleet in fleets:
+            fleet.check()
+        if not started and all(fleet.ready for fleet in fleets):
+            started = True
+            # Late enough for each to have read it.
+            start_ns = time.perf_counter_ns() + round(START_AFTER_S * NS_PER_S)
+            for fleet in fleets:
+                fleet.begin(start_ns)
         if time.monotonic() > deadline:
             raise LoadGeneratorFailed(
-                f"Locust has not finished within {limit_s:.0f} s{fleet.end_of_log()}"
+                f"Locust has not finished within {limit_s:.0f} s{fleets[0].end_of_log()}"
             )
-        display.show(progress.read(folder.path / "progress"))
+        display.show([one for fleet in fleets for one in fleet.progress])
     return False
 
 
@@ -142,6 +178,28 @@ class Fleet:
                 )
 
     @property
+    def progress(self) -> list[dict[str, Any]]:
+        """What the load generators have said last."""
+        return progress.read(self.folder.path / "progress")
+
+    @property
+    def ready(self) -> bool:
+        """Whether every load generator has its users."""
+        said = self.progress
+        return len(said) == self.settings.processes and all(one["phase"] == READY for one in said)
+
+    def begin(self, start_ns: int) -> None:
+        """Tell every load generator when the common clock starts."""
+        partial = self.folder.path / f"{START}.partial"
+        partial.write_text(json.dumps({"start_ns": start_ns}), encoding="utf-8")
+        partial.replace(self.folder.path / START)
+
+    def clean_up(self) -> None:
+        """Remove what only a run that goes on needs."""
+        shutil.rmtree(self.folder.path / "progress", ignore_errors=True)
+        (self.folder.path / START).unlink(missing_ok=True)
+
+    @property
     def finished(self) -> bool:
         return not self._unfinished()
 
@@ -161,10 +219,14 @@ class Fleet:
                     f"{self.end_of_log()}"
                 )
 
-    def stop(self) -> None:
-        """End every process that still runs: by request, then by force."""
+    def terminate(self) -> None:
+        """Ask every process that still runs to end."""
         for process in self._running.values():
             process.terminate()
+
+    def stop(self) -> None:
+        """End every process that still runs: by request, then by force."""
+        self.terminate()
         deadline = time.monotonic() + STOP_S
         for process in self._running.values():
             try:
@@ -192,9 +254,13 @@ class Fleet:
         return {name for name in self._load_generators() if not self.folder.raw_file(name).exists()}
 
     def _load(self) -> list[str]:
+        settings = self.settings
+        # The schedule of an open loop is one user's in each process.
+        users = settings.processes if settings.open else settings.users
+        rate = float(users) if settings.open else settings.hatch_rate
         return [
-            *("--users", str(self.settings.users)),
-            *("--spawn-rate", str(self.settings.hatch_rate)),
+            *("--users", str(users)),
+            *("--spawn-rate", str(rate)),
             *("--exit-code-on-error", "0"),  # failures are counted, not a crash
         ]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from loadtest.arrivals import CONSTANT, POISSON, TRACE
 from loadtest.errors import SettingInvalid
 from loadtest.payloads import DIGIT_SIZE, DIGITS, PAYLOADS
 
@@ -21,6 +22,10 @@ TEST_TYPES = {JS_PREDICT: "rest", GRPC_PREDICT: "grpc"}
 KEPT = "kept"
 PER_CALL = "per-call"
 CONNECTIONS = (KEPT, PER_CALL)
+
+CLOSED = "closed"
+OPEN = "open"
+LOOPS = (CLOSED, OPEN)
 
 MAX_PROCESSES = 64
 MAX_USERS_PER_PROCESS = 2_000  # gRPC calls run in one thread per user
@@ -49,12 +54,12 @@ def _whole(name: str) -> Callable[[str], int]:
     return parse
 
 
-def _number(name: str) -> Callable[[str], float]:
+def _number(name: str, of: str = "seconds") -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             return float(text)
         except ValueError:
-            raise SettingInvalid(f'{name} is "{text}", expected a number of seconds') from None
+            raise SettingInvalid(f'{name} is "{text}", expected a number of {of}') from None
 
     return parse
 
@@ -67,12 +72,29 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "LOADTEST_WAIT": ("wait_ms", wait_range),
     "LOADTEST_PAYLOAD": ("payload", str),
     "LOADTEST_CONNECTIONS": ("connections", str),
+    "LOADTEST_LOOP": ("loop", str),
+    "LOADTEST_RATE": ("rate", _number("LOADTEST_RATE", "arrivals per second")),
+    "LOADTEST_ARRIVALS": ("arrivals", str),
+    "LOADTEST_MAX_IN_FLIGHT": ("max_in_flight", _whole("LOADTEST_MAX_IN_FLIGHT")),
     "LOADTEST_SEED": ("seed", _whole("LOADTEST_SEED")),
     "LOADTEST_WORKERS": ("processes", _whole("LOADTEST_WORKERS")),
     "LOADTEST_OUTPUT": ("output", Path),
     "LOADTEST_HOST": ("host", str),
     "LOADTEST_MODEL_FOLDER": ("model_folder", Path),
 }
+
+
+@dataclass(frozen=True)
+class Block:
+    """One turn of an interleaved run, in seconds from the end of the warm-up.
+
+    Requests are sent from begin_s to end_s; those due in the first settle_s are not measured.
+    """
+
+    number: int
+    begin_s: float
+    end_s: float
+    settle_s: float
 
 
 @dataclass(frozen=True)
@@ -85,7 +107,15 @@ class LoadTestSettings:
         host: Where REST is answered, as a URL without a path.
         oauth_endpoint: Where tokens are fetched, as a URL without a path; `host` if not given.
         wait_ms: Each user waits a uniform time between these two after each answer.
-        processes: Locust processes that share the users.
+        processes: Locust processes that share the users, or the schedule.
+        loop: "closed": `users` each wait for an answer, then pause. "open": requests are sent at
+            the times of a schedule, whatever the answers do; then users, hatch_rate and wait_ms
+            do not count.
+        rate: Arrivals per second of the open loop's schedule.
+        arrivals: See arrivals.schedule.
+        max_in_flight: Most requests without an answer in the open loop, all processes together.
+        blocks: When to measure, in seconds from the common start, and each block's number; empty
+            for one piece after the warm-up. Set by the benchmark, which interleaves two runs.
         model_folder: Whose model.json knows which digits the model tells wrong.
     """
 
@@ -109,9 +139,14 @@ class LoadTestSettings:
     wait_ms: tuple[float, float] = field(default=(900.0, 1100.0), metadata={"option": "--wait"})
     payload: str = field(default=DIGITS, metadata={"option": "--payload"})
     connections: str = field(default=KEPT, metadata={"option": "--connections"})
+    loop: str = CLOSED
+    rate: float | None = field(default=None, metadata={"option": "--rate"})
+    arrivals: str = field(default=POISSON, metadata={"option": "--arrivals"})
+    max_in_flight: int = field(default=2_000, metadata={"option": "--max-in-flight"})
     seed: int = field(default=1, metadata={"option": "--seed"})
     output: Path = Path("results")
     model_folder: Path | None = None
+    blocks: tuple[Block, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no run can do.
@@ -131,6 +166,8 @@ class LoadTestSettings:
                 f"--locust-slaves is {self.processes}, expected no more than the "
                 f"{self.users} users of --locust-clients"
             )
+        _one_of("--loop", self.loop, LOOPS)
+        self._check_schedule()
         _within("--locust-hatch-rate", self.hatch_rate, 0.01, 1_000)
         _within("--duration", self.duration_s, 0.1, 7 * 86_400)
         _within("--warmup", self.warmup_s, 0, 3_600)
@@ -149,6 +186,21 @@ class LoadTestSettings:
         _base_url("--host", self.host)
         _base_url("--seldon-oauth-endpoint", self.oauth_endpoint)
         _host_and_port("--seldon-grpc-endpoint", self.grpc_endpoint)
+
+    def _check_schedule(self) -> None:
+        traced = self.arrivals.startswith(TRACE)
+        if not traced:
+            _one_of("--arrivals", self.arrivals, (POISSON, CONSTANT, f"{TRACE}FILE"))
+        if self.loop == CLOSED:
+            if self.rate is not None or traced:
+                given = "--rate" if self.rate is not None else "--arrivals"
+                raise SettingInvalid(f"{given} is of the open loop, expected --loop open with it")
+            return
+        if self.rate is not None:
+            _within("--rate", self.rate, 0.01, 1_000_000)
+        elif not traced:
+            raise SettingInvalid("--loop is open, which needs --rate or --arrivals trace:FILE")
+        _within("--max-in-flight", self.max_in_flight, self.processes, 100_000)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **given: Any) -> LoadTestSettings:
@@ -171,6 +223,8 @@ class LoadTestSettings:
             oauth = f"http://{oauth}"
         values["oauth_endpoint"] = oauth.rstrip("/")
         values.setdefault("grpc_endpoint", f"{_bracketed(urlsplit(host).hostname)}:{grpc_port}")
+        if values.get("rate") is not None or str(values.get("arrivals", "")).startswith(TRACE):
+            values.setdefault("loop", OPEN)
         if "model_folder" not in values and (MODEL_FOLDER / "model.json").is_file():
             values["model_folder"] = MODEL_FOLDER
         return cls(**values)
@@ -189,13 +243,22 @@ class LoadTestSettings:
         return f"{self.wait_ms[0]:g}-{self.wait_ms[1]:g}"
 
     @property
+    def open(self) -> bool:
+        return self.loop == OPEN
+
+    @property
     def spawn_s(self) -> float:
         """How long it takes to start every user."""
-        return self.users / self.hatch_rate
+        return 0.0 if self.open else self.users / self.hatch_rate
+
+    @property
+    def measuring_s(self) -> float:
+        """How long it takes from the end of the warm-up to the end."""
+        return max((block.end_s for block in self.blocks), default=self.duration_s)
 
     @property
     def total_s(self) -> float:
-        return self.spawn_s + self.warmup_s + self.duration_s
+        return self.spawn_s + self.warmup_s + self.measuring_s
 
     @property
     def command(self) -> str:
@@ -217,9 +280,15 @@ class LoadTestSettings:
         return {
             "protocol": self.protocol,
             "test_type": self.test_type,
-            "users": self.users,
-            "hatch_rate": self.hatch_rate,
-            "wait_ms": list(self.wait_ms),
+            "loop": self.loop,
+            "users": None if self.open else self.users,
+            "hatch_rate": None if self.open else self.hatch_rate,
+            "wait_ms": None if self.open else list(self.wait_ms),
+            "rate": self.rate,
+            "arrivals": self.arrivals.partition(":")[0] if self.open else None,
+            "max_in_flight": self.max_in_flight if self.open else None,
+            "blocks": len(self.blocks),
+            "settle_s": self.blocks[0].settle_s if self.blocks else None,
             "duration_s": self.duration_s,
             "warmup_s": self.warmup_s,
             "payload": self.payload,
@@ -243,6 +312,7 @@ class LoadTestSettings:
         values = json.loads(text)
         values["wait_ms"] = tuple(values["wait_ms"])
         values["output"] = Path(values["output"])
+        values["blocks"] = tuple(Block(**block) for block in values["blocks"])
         if values["model_folder"] is not None:
             values["model_folder"] = Path(values["model_folder"])
         return cls(**values)

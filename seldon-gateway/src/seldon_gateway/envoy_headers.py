@@ -13,6 +13,9 @@ SUBJECT = "x-seldon-subject"
 CLIENT = "x-seldon-client"
 VARIATION = "x-seldon-variation"
 
+# Set on the model server's answer, for who measures where the time goes.
+TIMING = "x-gateway-timing"
+
 ALL = (PATH, CONSUMER_KEY, CALLBACK, SUBJECT, CLIENT, VARIATION)
 # No business of a model server's. The others are kept: Envoy's answer needs them when it fails.
 CREDENTIALS = (CONSUMER_KEY, SUBJECT, "authorization", "oauth_token")

@@ -35,6 +35,12 @@ _CONNECT_TIMEOUT = "0.5s"
 # that share one port.
 _GRPC_STREAMS_PER_CONNECTION = 8
 
+# Microseconds in the gateway before the request went on, and from then to the answer's first byte.
+_TIMING = (
+    "in=%COMMON_DURATION(DS_RX_BEG:US_TX_BEG:us)%, "
+    "upstream=%COMMON_DURATION(US_TX_BEG:US_RX_BEG:us)%"
+)
+
 _TYPE = "type.googleapis.com/"
 _CHALLENGE = 'Bearer realm="seldon"'
 
@@ -253,6 +259,7 @@ def _client_action(client: ServedClient, protocol: Protocol, timeout_s: float) -
             "route": route,
             "request_headers_to_add": [_header(envoy_headers.CLIENT, client.name)],
             "request_headers_to_remove": list(envoy_headers.CREDENTIALS),
+            "response_headers_to_add": [_header(envoy_headers.TIMING, _TIMING)],
         }
     )
 

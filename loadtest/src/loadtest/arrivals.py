@@ -1,0 +1,122 @@
+"""When an open loop's requests are due: a pure function of the seed, made before the run.
+
+Seconds from the start of the schedule, in order. Workers share a schedule by taking every n-th
+arrival of it, so that together they send the same requests at the same times however many they are.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.errors import SettingInvalid
+
+POISSON = "poisson"
+CONSTANT = "constant"
+TRACE = "trace:"
+MAX_ARRIVALS = 20_000_000
+
+Times = NDArray[np.float64]
+
+
+def schedule(arrivals: str, rate: float | None, duration_s: float, seed: int) -> Times:
+    """Every arrival before `duration_s`.
+
+    Args:
+        arrivals: "poisson" (independent callers: the gaps are exponential), "constant", or
+            "trace:FILE" (a number of seconds on each line, in any order; the trace starts at its
+            first arrival and is repeated until the end).
+        rate: Arrivals per second; of a trace None keeps its own pace, a number stretches it.
+        duration_s: Seconds, > 0.
+        seed: Of the gaps of "poisson"; the others do not depend on it.
+
+    Returns:
+        Shape (n,), seconds, ascending, in [0, duration_s).
+
+    Raises:
+        SettingInvalid: No rate where one is needed, too many arrivals, a trace that cannot be read.
+    """
+    if arrivals.startswith(TRACE):
+        return _repeated(read_trace(Path(arrivals.removeprefix(TRACE))), rate, duration_s)
+    if rate is None:
+        raise SettingInvalid(f"--arrivals is {arrivals}, which needs --rate")
+    _limit(rate * duration_s)
+    if arrivals == CONSTANT:
+        times = np.arange(math.ceil(rate * duration_s)) / rate
+        return times[times < duration_s]
+    return _poisson(rate, duration_s, np.random.default_rng(seed))
+
+
+def share(count: int, index: int, workers: int) -> NDArray[np.int64]:
+    """The arrivals, by their place in the schedule, that one of `workers` sends."""
+    return np.arange(index, count, workers)
+
+
+def read_trace(path: Path) -> Times:
+    """The arrivals of a file, ascending, the first at 0.
+
+    Raises:
+        SettingInvalid: No such file, or a line that is no number of seconds.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingInvalid(f"--arrivals {TRACE}{path} cannot be read: {error}") from None
+    times = []
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not math.isfinite(seconds):
+            raise SettingInvalid(
+                f'--arrivals {TRACE}{path} line {number} is "{text[:32]}", '
+                "expected a number of seconds"
+            )
+        times.append(seconds)
+    if len(times) < 2:
+        raise SettingInvalid(
+            f"--arrivals {TRACE}{path} has {len(times)} arrivals, expected at least 2"
+        )
+    found = np.sort(np.array(times))
+    if found[-1] == found[0]:
+        raise SettingInvalid(f"--arrivals {TRACE}{path} has all its arrivals at one time")
+    result: Times = found - found[0]
+    return result
+
+
+def _poisson(rate: float, duration_s: float, rng: np.random.Generator) -> Times:
+    parts = []
+    now = 0.0
+    while now < duration_s:
+        gaps = rng.exponential(1 / rate, max(16, math.ceil((duration_s - now) * rate * 1.05)))
+        times = now + np.cumsum(gaps)
+        parts.append(times)
+        now = float(times[-1])
+    every = np.concatenate(parts)
+    return every[every < duration_s]
+
+
+def _repeated(trace: Times, rate: float | None, duration_s: float) -> Times:
+    # One mean gap after the last arrival the trace begins again.
+    period = float(trace[-1]) * len(trace) / (len(trace) - 1)
+    if rate is not None:
+        factor = len(trace) / period / rate
+        trace, period = trace * factor, period * factor
+    _limit(duration_s / period * len(trace))
+    rounds = math.ceil(duration_s / period)
+    every = (trace[np.newaxis, :] + period * np.arange(rounds)[:, np.newaxis]).ravel()
+    return every[every < duration_s]
+
+
+def _limit(count: float) -> None:
+    if count > MAX_ARRIVALS:
+        raise SettingInvalid(
+            f"--rate and --duration make {count:,.0f} arrivals, the limit is {MAX_ARRIVALS:,}"
+        )

@@ -1,0 +1,134 @@
+"""One connection over which GET /js/predict is asked, and how an answer becomes an outcome.
+
+Locust's FastHttpUser keeps books within the time it measures (0.4 ms a request). What it stands
+on, geventhttpclient's parser, is used here as it is, on a socket that blocks its thread.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from geventhttpclient._parser import HTTPParseError
+from geventhttpclient.response import HTTPResponse
+
+from loadtest import answers, wire
+from loadtest.answers import WrongAnswer
+from loadtest.payloads import Payloads
+from loadtest.recorder import Outcome
+from loadtest.settings import PER_CALL, REQUEST_TIMEOUT_S, LoadTestSettings
+
+RECEIVE_BYTES = 1 << 16
+
+Connect = Callable[[tuple[str, int], float], socket.socket]
+
+
+class ConnectionClosed(Exception):
+    """The other side closed before its answer was whole."""
+
+
+class RestRequests:
+    """Every request of a run, ready but for the puid."""
+
+    def __init__(self, settings: LoadTestSettings, js_key: str, payloads: Payloads) -> None:
+        """`payloads` are percent-encoded once, here."""
+        target = urlsplit(settings.host)
+        self.address = (target.hostname or "127.0.0.1", target.port or 80)
+        self.per_call = settings.connections == PER_CALL
+        start, end = wire.rest_path(js_key)
+        self._heads = [f"GET {start}{text}{end}".encode() for text in payloads.url_json]
+        self._end = (
+            f" HTTP/1.1\r\nHost: {target.netloc}\r\nUser-Agent: loadtest\r\nAccept: */*\r\n"
+            + ("Connection: close\r\n" if self.per_call else "")
+            + "\r\n"
+        ).encode()
+
+    def request(self, instance: int, puid: str) -> bytes:
+        return self._heads[instance] + puid.encode() + self._end
+
+
+class RestConnection:
+    """Opened when there is none, by the request that needs it."""
+
+    def __init__(self, requests: RestRequests, connect: Connect) -> None:
+        """`connect` opens a socket to an address with a timeout in seconds."""
+        self._requests = requests
+        self._connect = connect
+        self._socket: socket.socket | None = None
+
+    def open(self) -> None:
+        if self._socket is None:
+            self._socket = self._connect(self._requests.address, REQUEST_TIMEOUT_S)
+            # A request of several segments must not wait for the acknowledgement of the first.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def predict(self, instance: int, puid: str, intended_ns: int | None = None) -> Outcome:
+        """Send one request, once; every failure is an outcome."""
+        request = self._requests.request(instance, puid)
+        failure, server, gateway, told = None, None, None, None
+        started = time.perf_counter_ns()
+        try:
+            response = self._exchange(request)
+            document = answers.from_jsonp(response.status_code, response.body)
+            ended = time.perf_counter_ns()
+            told = answers.judge(answers.of_document(response.status_code, document), puid)
+            server = answers.server_timing(response.text_of(answers.SERVER_TIMING))
+            gateway = answers.gateway_timing(response.text_of(answers.GATEWAY_TIMING))
+        except Exception as error:
+            ended = time.perf_counter_ns()
+            failure = reason(error)
+            if not isinstance(error, WrongAnswer):
+                self.close()
+        if self._requests.per_call:
+            self.close()
+        return Outcome(started, ended, failure, server, told, gateway, intended_ns)
+
+    def _exchange(self, request: bytes) -> Response:
+        self.open()
+        assert self._socket is not None  # noqa: S101  # just opened
+        self._socket.sendall(request)
+        response = Response()
+        while not response.message_complete:
+            data = self._socket.recv(RECEIVE_BYTES)
+            if not data:
+                raise ConnectionClosed
+            response.feed(data)
+        if response.should_close():
+            self.close()
+        return response
+
+
+class Response(HTTPResponse):
+    """An answer as far as it has been fed."""
+
+    @property
+    def body(self) -> bytes:
+        return bytes(self._body_buffer)
+
+    def text_of(self, header: str) -> str | None:
+        text = self.get(header)
+        return text if isinstance(text, str) else None
+
+
+def reason(error: Exception) -> str:
+    """A few words for what went wrong, the same for the same cause."""
+    match error:
+        case WrongAnswer():
+            return str(error)
+        case TimeoutError():
+            return "timed out"
+        case ConnectionRefusedError():
+            return "connection refused"
+        case ConnectionClosed() | ConnectionError():
+            return "connection closed"
+        case HTTPParseError():
+            return "broken HTTP answer"
+        case _:
+            return type(error).__name__
