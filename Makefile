@@ -10,7 +10,8 @@ TEST_TYPE_grpc := grpc-predict
 
 # Read by the load test; give them on the command line: make loadtest PROTO=grpc USERS=100
 LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS SEED WORKERS LOOP RATE ARRIVALS MAX_IN_FLIGHT
-$(foreach v,$(LOADTEST_VARIABLES),$(if $($(v)),$(eval export LOADTEST_$(v) := $($(v)))))
+# Not what the shell happens to have: many export a HOST of their own.
+$(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval export LOADTEST_$(v) := $($(v)))))
 
 .PHONY: help setup setup-dev benchmark deploy status logs loadtest undeploy train protos check test clean
 

@@ -73,7 +73,10 @@ def test_every_instance_comes_once_a_round_in_the_users_own_order() -> None:
 
 def test_model_wrong_reads_the_model(tmp_path: Path) -> None:
     assert payloads.model_wrong(None) is None
-    (tmp_path / "model.json").write_text('{"accuracy": {"held_out": {"wrong": [3, 199]}}}')
+    # As the training writes it.
+    misses = [{"index": i, "label": 4, "predicted": 9} for i in (3, 199)]
+    document = {"accuracy": {"held_out": {"wrong": misses}}}
+    (tmp_path / "model.json").write_text(json.dumps(document))
     assert payloads.model_wrong(tmp_path) == {3, 199}
     (tmp_path / "model.json").write_text('{"name": "mine"}')
     assert payloads.model_wrong(tmp_path) is None

@@ -121,6 +121,33 @@ def test_a_failing_engine_fails_its_batch_and_serves_on(
     assert batcher.submit(instances(1)[0]).batch_size == 1
 
 
+def test_an_engine_that_answers_too_few_fails_its_batch_and_serves_on(
+    predictor: FakePredictor,
+) -> None:
+    class ShortPredictor(FakePredictor):
+        def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
+            scores = super().predict(instances)
+            return scores[:-1] if len(scores) > 1 else scores
+
+    short = ShortPredictor()
+    batcher = MicroBatcher(short)
+    batcher.start()
+    short.gate.clear()
+    with ThreadPoolExecutor(4) as callers:
+        first = callers.submit(batcher.submit, instances(1)[0])
+        wait_until(lambda: batcher.waiting == 0 and not first.done())
+        others = [callers.submit(batcher.submit, row) for row in instances(2)]
+        wait_until(lambda: batcher.waiting == 2)
+        short.gate.set()
+        for other in others:
+            with pytest.raises(PredictorFailed):
+                other.result(10)
+        assert first.result(10).batch_size == 1
+    assert batcher.ready
+    assert batcher.submit(instances(1)[0]).batch_size == 1
+    assert batcher.close()
+
+
 def test_a_score_that_is_not_finite_is_the_callers_mistake_and_only_its_own() -> None:
     batcher = MicroBatcher(load_predictor(RELEASED))
     batcher.start()

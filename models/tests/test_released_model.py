@@ -32,7 +32,7 @@ def test_the_held_out_digits_are_answered_as_described() -> None:
     assert [tuple(miss.values()) for miss in stated["wrong"]] == list(result.wrong)
 
 
-def test_it_was_trained_without_them_and_judged_on_the_whole_test_set() -> None:
+def test_its_description_says_what_it_was_trained_and_judged_on() -> None:
     assert DESCRIPTION["trained"]["digits"] == 9_800
     assert DESCRIPTION["accuracy"]["test"]["digits"] == 10_000
     assert DESCRIPTION["accuracy"]["test"]["accuracy"] >= 0.993

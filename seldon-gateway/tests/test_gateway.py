@@ -328,6 +328,28 @@ def test_a_callback_outside_its_set_is_not_echoed(gateway: GatewayUnderTest, cal
             assert callback not in answer.text
 
 
+@pytest.mark.parametrize("character", ["\r\n", "\x00", "\x7f", "\r\nx-seldon-client: evil"])
+def test_a_control_character_in_a_parameter_reaches_no_header(
+    gateway: GatewayUnderTest, character: str
+) -> None:
+    answer = gateway.js(JS, jsonpCallback=f"a{character}b")
+    assert answer.status_code == 200
+    assert answer.json()["headers"]["x-seldon-client"] == "acme"
+    assert error(gateway.js(f"{JS}{character}")) == (3, 401)
+    assert gateway.get("/version", params={"consumer_key": character}).status_code == 200
+    token = gateway.get("/token", params={"consumer_key": "a", "jsonpCallback": character})
+    assert error(token) == (46, 400)
+
+
+def test_long_requests_to_the_control_plane_are_answered_in_json(
+    gateway: GatewayUnderTest,
+) -> None:
+    cookie = {"cookie": "x" * 20_000}
+    assert gateway.get("/version", headers=cookie).status_code == 200
+    parameters = {"consumer_key": "unknown", "consumer_secret": "x" * 20_000}
+    assert error(gateway.get("/token", params=parameters, headers=cookie)) == (5, 401)
+
+
 def test_a_callback_of_128_characters_is_wrapped(gateway: GatewayUnderTest) -> None:
     answer = gateway.js("wrong", jsonpCallback="x" * 128)
     assert wrapped_error(answer, "x" * 128) == (3, 400)

@@ -230,6 +230,22 @@ def test_a_commit_without_a_draft_serves_what_was_served(registry: Registry) -> 
     assert registry.committed_strategy("one") is None
 
 
+def test_a_draft_outlives_a_rollout(registry: Registry) -> None:
+    registry.setup_client("one", "db")
+    registry.draft_strategy("one", DOCUMENT)
+    registry.replace_variations("one", "grpc", [Variation("g", 1.0, (Endpoint("h", 1),))])
+    assert registry.draft("one") == DOCUMENT
+    registry.commit_strategy("one")
+    assert registry.committed_strategy("one") == DOCUMENT
+
+
+def test_a_port_that_is_no_number_is_said_without_the_password() -> None:
+    with pytest.raises(RegistryUnavailable, match="SELDON_DATABASE_URL") as refused:
+        Registry.open("postgresql+psycopg://user:hidden@host:secret/db")
+    assert "secret" not in str(refused.value)
+    assert "hidden" not in str(refused.value)
+
+
 def test_a_wrong_draft_leaves_the_earlier_one(registry: Registry) -> None:
     registry.setup_client("one", "DB")
     registry.draft_strategy("one", DOCUMENT)
@@ -249,10 +265,11 @@ def test_replaced_variations_leave_those_of_the_other_protocol(registry: Registr
     assert registry.strategy("one") == Strategy((), (B,))
 
 
-def test_replaced_variations_are_the_draft_too(registry: Registry) -> None:
+def test_replaced_variations_are_the_draft_where_there_was_no_other(registry: Registry) -> None:
     registry.setup_client("one", "DB")
-    registry.draft_strategy("one", DOCUMENT)
-    registry.replace_variations("one", "rest", [A])
+    for _ in range(2):
+        registry.replace_variations("one", "rest", [A])
+        assert registry.draft("one") == registry.committed_strategy("one")
     registry.commit_strategy("one")
     assert registry.strategy("one") == Strategy((A,))
 

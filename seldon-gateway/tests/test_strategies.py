@@ -157,6 +157,13 @@ def test_rest_and_grpc_may_use_the_same_label() -> None:
         ({"algorithms": [rest_algorithm("http://[x/predict")]}, "is no URL"),
         ({"algorithms": [rest_algorithm("http://a:99999/")]}, "is no URL"),
         ({"algorithms": [rest_algorithm("http://a:0/")]}, "port is '0'"),
+        # Parts that would be ignored.
+        ({"algorithms": [rest_algorithm("https://a/predict")]}, "is no URL"),
+        ({"algorithms": [rest_algorithm("ftp://a/predict")]}, "is no URL"),
+        ({"algorithms": [rest_algorithm("http://user:pw@a/predict")]}, "is no URL"),
+        ({"algorithms": [rest_algorithm("http://a/other")]}, "is no URL"),
+        ({"algorithms": [rest_algorithm("http://a/predict?x=1")]}, "is no URL"),
+        ({"algorithms": [rest_algorithm(f"http://a:{'9' * 5000}/")]}, "is no URL"),
         ({"algorithms": [rest_algorithm("http://a_b c/")]}, "is no host name"),
         ({"algorithms": [grpc_algorithm(("a", "0"))]}, "port is '0', expected 1 to 65535"),
         ({"algorithms": [grpc_algorithm(("a", "http"))]}, "port is 'http'"),

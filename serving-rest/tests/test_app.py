@@ -1,4 +1,5 @@
 import gzip
+import io
 import json
 import logging
 import re
@@ -523,6 +524,24 @@ def test_past_the_gateways_deadline_nothing_is_computed(make_bench: BenchMaker) 
     blocker.join()
     assert_good_request_is_served(bench)
     assert sum(bench.predictor.batches) == 2
+
+
+def test_the_deadline_counts_from_the_requests_arrival(bench: Bench) -> None:
+    # The body comes slowly: nothing is left of the deadline when it is there.
+    class SlowBody(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            time.sleep(0.05)
+            return super().read(size)
+
+    body = json.dumps({"data": [0.0] * 784}).encode()
+    response = bench.client.post(
+        "/predict",
+        input_stream=SlowBody(body),
+        content_type="application/json",
+        headers={"x-envoy-expected-rq-timeout-ms": "40", "Content-Length": str(len(body))},
+    )
+    assert_error(response, 504, 43, "deadline")
+    assert bench.predictor.batches == []
 
 
 @pytest.mark.parametrize("value", ["", "soon", "-5", "9" * 5000, "15000"])

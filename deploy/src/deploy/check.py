@@ -36,7 +36,10 @@ def prediction(api: Api, settings: GatewaySettings, shown: Credentials) -> str:
     predicted = call(digits.images[index].tolist(), settings, shown)
     spent_ms = (time.monotonic() - started) * 1000
     name = "REST" if api is Api.REST else "gRPC"
-    return f"a handwritten {_DIGIT} is predicted as {predicted} over {name} ({spent_ms:.0f} ms)"
+    right = "" if predicted == str(_DIGIT) else ", which is wrong: is it the model you want?"
+    return (
+        f"a handwritten {_DIGIT} is predicted as {predicted} over {name} ({spent_ms:.0f} ms){right}"
+    )
 
 
 def _over_rest(values: list[float], settings: GatewaySettings, shown: Credentials) -> str:
@@ -51,11 +54,11 @@ def _over_rest(values: list[float], settings: GatewaySettings, shown: Credential
             )
             answer.raise_for_status()
             rows = answer.json()["predictions"]
-        except (requests.RequestException, ValueError, KeyError) as error:
+            return str(max(rows, key=lambda row: row["prediction"])["predictedClass"])
+        except (requests.RequestException, ValueError, KeyError, TypeError) as error:
             # Not the error itself: it names the URL, and with it the key.
             reason = getattr(getattr(error, "response", None), "text", "") or type(error).__name__
             raise StackHalfDead(f"the prediction over REST failed: {reason}") from None
-    return str(max(rows, key=lambda row: row["prediction"])["predictedClass"])
 
 
 def _over_grpc(values: list[float], settings: GatewaySettings, shown: Credentials) -> str:
@@ -76,6 +79,8 @@ def _over_grpc(values: list[float], settings: GatewaySettings, shown: Credential
         raise StackHalfDead(
             f"the prediction over gRPC failed: {error.code().name}: {error.details()}"
         ) from None
+    if not reply.predictions:
+        raise StackHalfDead("the prediction over gRPC failed: the answer has no predictions")
     return str(max(reply.predictions, key=lambda row: row.prediction).predictedClass)
 
 

@@ -40,6 +40,7 @@ class StateFolder:
 
     def prepare(self) -> None:
         """Create the folders, for their owner's eyes: keys and secrets will be in them."""
+        os.umask(0o077)  # the folder may be there already, and open to others
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in _FOLDERS:
             (self.home / folder).mkdir(exist_ok=True)

@@ -107,7 +107,7 @@ def model_wrong(model_folder: Path | None) -> frozenset[int] | None:
         held = json.loads((model_folder / "model.json").read_text(encoding="utf-8"))["accuracy"][
             "held_out"
         ]
-        return frozenset(int(index) for index in held["wrong"])
+        return frozenset(int(miss["index"]) for miss in held["wrong"])
     except KeyError:
         return None  # a model of someone else's training
     except (OSError, ValueError, TypeError) as error:

@@ -204,6 +204,8 @@ class MicroBatcher:
                 scores = self._predictor.predict(batch[0].instance[np.newaxis])
             else:
                 scores = self._predictor.predict(np.stack([pending.instance for pending in batch]))
+            if len(scores) != len(batch):
+                raise PredictorFailed(f"{len(scores)} answers to {len(batch)} instances")
         except ServingError as error:
             for pending in batch:  # one object each: every caller's thread adds its traceback
                 pending.answer(type(error)(str(error)))

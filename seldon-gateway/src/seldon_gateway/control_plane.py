@@ -162,9 +162,9 @@ def _missing(key: str, secret: str) -> ApiError | None:
 
 
 def _credentials_error(consumer: Consumer | None, secret: str) -> ApiError | None:
-    if consumer is None:
-        burn_a_comparison()
-        return api_errors.KEY_UNKNOWN
+    if consumer is None or not consumer.secret_hash:
+        burn_a_comparison()  # of a key without a secret as well
+        return api_errors.KEY_UNKNOWN if consumer is None else api_errors.SECRET_WRONG
     if not consumer.secret_matches(secret):
         return api_errors.SECRET_WRONG
     return None if consumer.active else api_errors.NOT_AUTHORIZED
@@ -189,7 +189,7 @@ def _standard_token(registry: Registry, issuer: TokenIssuer) -> Response:
         key = request.form.get("client_id", "")
         secret = request.form.get("client_secret", "")
     consumer = registry.find_consumer(key) if key else None
-    # One text for all that can be wrong, so that nobody learns which keys there are.
+    # One text and one time for all that can be wrong: nobody learns here which keys there are.
     if _credentials_error(consumer, secret) is not None or consumer is None:
         return _oauth_refuse("invalid_client", "the client is unknown or its secret wrong", 401)
     return _uncached(

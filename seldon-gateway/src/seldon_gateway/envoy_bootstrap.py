@@ -21,14 +21,21 @@ _MAX_CALLER_CONNECTIONS = 20_000
 _TYPE = "type.googleapis.com/"
 _FILTERS = _TYPE + "envoy.extensions.filters."
 
-# A callback that is too long is none: routes and replies then need not count its characters.
+# Parameters come with their escapes undone, so with any byte, and some bytes in a header fail the
+# whole request. A key of other characters than keys have is nobody's. A callback of others, or too
+# long, is none here: the server sees it in the URL and says what is wrong with it.
 # A form's fields are out of sight of routes. Only a POST of a form to /js/predict without the key
 # in its URL is looked into; the buffer filter has its whole body by then.
 _FORM_KEY_LUA = f"""
 function envoy_on_request(handle)
   local headers = handle:headers()
-  if #(headers:get("{envoy_headers.CALLBACK}") or "") > {envoy_headers.CALLBACK_LENGTH} then
+  local callback = headers:get("{envoy_headers.CALLBACK}") or ""
+  if #callback > {envoy_headers.CALLBACK_LENGTH} or callback:find("[^%w_.$]") then
     headers:remove("{envoy_headers.CALLBACK}")
+    handle:clearRouteCache()
+  end
+  if (headers:get("{envoy_headers.CONSUMER_KEY}") or ""):find("[^%w_%-]") then
+    headers:replace("{envoy_headers.CONSUMER_KEY}", "?")
     handle:clearRouteCache()
   end
   if headers:get(":method") ~= "POST" then return end

@@ -1,13 +1,15 @@
 """The gateway's two processes, as commands for a supervisor."""
 
+import hashlib
 import importlib.util
 import json
 import shutil
+import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seldon_gateway.envoy_bootstrap import bootstrap
+from seldon_gateway.envoy_bootstrap import MAX_HEADERS_KIB, bootstrap
 from seldon_gateway.errors import EnvoyMissing
 from seldon_gateway.settings import GatewaySettings
 
@@ -41,6 +43,11 @@ def control_plane_command(settings: GatewaySettings) -> Process:
             "--keep-alive",
             "75",
             "--no-control-socket",
+            # What the gateway lets through, so that no refusal is gunicorn's HTML.
+            "--limit-request-line",
+            "0",
+            "--limit-request-field_size",
+            str(MAX_HEADERS_KIB * 1024),
             "--log-level",
             "warning",
             "seldon_gateway.control_plane:create_app_from_env()",
@@ -72,6 +79,8 @@ def envoy_command(settings: GatewaySettings) -> Process:
             str(path),
             "--concurrency",
             str(settings.envoy_threads),
+            "--service-node",
+            _node_id(settings),
             "--disable-hot-restart",
             "--log-level",
             "warning",
@@ -79,6 +88,12 @@ def envoy_command(settings: GatewaySettings) -> Process:
             "1000",  # of the log of failures: 10 s by default
         ),
     )
+
+
+def _node_id(settings: GatewaySettings) -> str:
+    """The control plane paces each Envoy by itself, so each needs a name; it keeps it for life."""
+    where = f"{socket.gethostname()}:{settings.home.resolve()}"
+    return f"gateway-{hashlib.sha256(where.encode()).hexdigest()[:12]}"
 
 
 def envoy_binary(settings: GatewaySettings) -> Path:

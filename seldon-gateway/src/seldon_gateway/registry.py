@@ -146,6 +146,10 @@ class Registry:
             raise RegistryUnavailable(
                 f"SELDON_DATABASE_URL is no database that can be used here: {error}"
             ) from None
+        except ValueError:  # its text may quote a password that stands where the port should
+            raise RegistryUnavailable(
+                "SELDON_DATABASE_URL is no URL such as postgresql+psycopg://user:password@host:5432/db"
+            ) from None
         registry._make_tables()
         try:
             with registry._begin() as session:
@@ -414,7 +418,9 @@ class Registry:
             )
             document = strategies.render(replaced)
             strategies.parse(document)  # what cannot be read back must not be stored
-            row.committed = row.draft = document
+            if row.draft is None or row.draft == row.committed:
+                row.draft = document
+            row.committed = document
 
     def _make_tables(self) -> None:
         # Not create_all: that looks first and creates later, and two processes collide between.

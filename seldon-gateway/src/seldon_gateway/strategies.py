@@ -28,6 +28,8 @@ _HOST = "io.seldon.rpc.microservice.host"
 _PORT = "io.seldon.rpc.microservice.port"
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+# Of an endpoint given as a URL; anything else would be ignored.
+_PATHS = ("", "/", "/predict", "/js/predict")
 _HOST_FORM = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})|\[[0-9a-fA-F:]+\]")
 
 
@@ -154,7 +156,7 @@ def _variation(entry: Any, where: str) -> tuple[Protocol, Variation]:
         raise InvalidStrategy(f"{where}.label is missing or no text")
     try:
         share = float(ratio)  # type: ignore[arg-type]  # numbers may be texts: contract of old
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidStrategy(f"{where}.ratio is {ratio!r}, expected a number") from None
     config = entry.get("config")
     algorithms = config.get("algorithms") if isinstance(config, dict) else None
@@ -217,14 +219,18 @@ def _from_url(url: str, where: str) -> Endpoint:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if not host:
-        raise InvalidStrategy(f"{where}: {url!r} is no URL such as http://host:5000/predict")
+    # Requests keep the caller's own path and go as plain HTTP: what says otherwise is not ignored.
+    extra = parts.username or parts.query or parts.fragment if host else None
+    if not host or parts.scheme != "http" or extra or parts.path not in _PATHS:
+        raise InvalidStrategy(f"{where}: {url[:64]!r} is no URL such as http://host:5000/predict")
     if ":" in host:
         host = f"[{host}]"  # an IPv6 address, whose brackets urlsplit takes away
     return _endpoint(host, str(80 if port is None else port), where)
 
 
 def _endpoint(host: str, port: str, where: str) -> Endpoint:
+    if len(port) > 5:
+        raise InvalidStrategy(f"{where}: port is {port[:8]!r}…, expected 1 to 65535")
     if not _HOST_FORM.fullmatch(host):
         raise InvalidStrategy(f"{where}: {host!r} is no host name")
     if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:

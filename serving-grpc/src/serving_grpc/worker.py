@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from prometheus_client import CollectorRegistry
 
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 # After the grace: for the engine's last batch, then the process ends whatever hangs.
 _END_S = 2.0
 _NOTICE_S = 0.5
+_LOOK_S = 1.0
 _STDIN = 0
 
 
@@ -53,7 +54,7 @@ def main() -> None:
     server.start()
     server.announce()
     say(READY)
-    stop.get()
+    _wait(stop, batcher)
     # Without its parent it closes the port at once: the next parent is waiting for it.
     notice_s = 0.0 if lifeline.cut else min(_NOTICE_S, settings.grace_s)
     _end_anyway_after(notice_s + settings.grace_s + _END_S)
@@ -61,6 +62,19 @@ def main() -> None:
     batcher.close(_END_S)
     if lifeline.cut:
         _remove_counts(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+
+
+def _wait(stop: "SimpleQueue[int]", batcher: MicroBatcher) -> None:
+    """Until a signal says stop; a batcher that can no longer answer ends the process at once."""
+    while True:
+        try:
+            stop.get(timeout=_LOOK_S)
+        except Empty:
+            if not batcher.ready:
+                log.error("the model has stopped answering; ending")
+                os._exit(1)  # the parent starts another
+        else:
+            return
 
 
 def _claim_stdout() -> Callable[[str], None]:
