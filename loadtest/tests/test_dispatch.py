@@ -16,11 +16,14 @@ NATIVE = Native(_thread.start_new_thread, _thread.allocate_lock, time.sleep)
 class HeldConnection:
     """Answers once the gate is open."""
 
-    def __init__(self, gate: threading.Event) -> None:
+    def __init__(self, gate: threading.Event, slow_to_open: bool = False) -> None:
         self._gate = gate
+        self._slow_to_open = slow_to_open
         self.closed = False
 
     def open(self) -> None:
+        if self._slow_to_open:
+            self._gate.wait(20)
         raise ConnectionRefusedError
 
     def predict(self, instance: int, puid: str, intended_ns: int | None = None) -> Outcome:
@@ -45,11 +48,12 @@ def dispatcher(
     max_in_flight: int,
     gap_s: float = 0.0,
     connections: list[HeldConnection] | None = None,
+    slow_to_open: bool = False,
 ) -> Dispatcher:
     made = [] if connections is None else connections
 
     def new_connection() -> HeldConnection:
-        made.append(HeldConnection(gate))
+        made.append(HeldConnection(gate, slow_to_open and len(made) >= 5))
         return made[-1]
 
     due_ns = time.perf_counter_ns() + (np.arange(count) * gap_s * 1e9).astype(np.int64)
@@ -72,6 +76,16 @@ def test_a_server_that_does_not_answer_delays_no_request() -> None:
     # All were due before the gate opened, and that is what each is measured from.
     dues = sorted(outcome.due_ns for _, outcome in engine.done)
     assert dues == engine.due_ns.tolist()
+
+
+def test_a_server_that_takes_no_connection_delays_no_request() -> None:
+    gate = threading.Event()
+    engine = dispatcher(gate, count=200, max_in_flight=500, gap_s=0.001, slow_to_open=True)
+    engine.start()
+    until(lambda: engine.in_flight == 200)
+    gate.set()
+    until(lambda: engine.finished)
+    assert len(engine.done) == 200
 
 
 def test_past_the_limit_requests_are_late_counted_and_all_sent() -> None:

@@ -88,7 +88,8 @@ class Dispatcher:
         self._sent = 0
         self._ended = 0
         self._threads = 0
-        self._free = 0
+        self._opening = 0
+        self._ready = 0
         self._stopped = False
         # Whoever holds it waits for the next arrival.
         self._turn = self.native.new_lock()
@@ -96,9 +97,9 @@ class Dispatcher:
 
     def start(self) -> None:
         """Start the first threads; returns at once."""
-        with self._turn:
+        with self._counts:
             for _ in range(min(1 + SPARE_THREADS, self.max_in_flight)):
-                self._start_thread()
+                self._start_thread(connect_first=True)
 
     def stop(self) -> None:
         """Send nothing more. What is in flight ends by itself."""
@@ -115,22 +116,30 @@ class Dispatcher:
         sent_all = self._stopped or self._sent >= len(self.due_ns)
         return sent_all and not self.in_flight
 
-    def _start_thread(self) -> None:
+    def _start_thread(self, *, connect_first: bool) -> None:
+        """Start one more; the caller holds `_counts`."""
         self._threads += 1
-        self._free += 1
-        self.native.start_thread(self._work, ())
+        if connect_first:
+            self._opening += 1
+        else:
+            self._ready += 1
+        self.native.start_thread(self._work, (connect_first,))
 
-    def _work(self) -> None:
+    def _work(self, connect_first: bool) -> None:
         connection = self.new_connection()
-        with suppress(Exception):
-            connection.open()
+        if connect_first:
+            with suppress(Exception):
+                connection.open()
+            with self._counts:
+                self._opening -= 1
+                self._ready += 1
         while (index := self._take()) is not None:
             request = self.requests[index]
             outcome = connection.predict(request.instance, request.puid, int(self.due_ns[index]))
             self.done.append((request.instance, outcome))
             with self._counts:
                 self._ended += 1
-                self._free += 1
+                self._ready += 1
         connection.close()
 
     def _take(self) -> int | None:
@@ -139,18 +148,25 @@ class Dispatcher:
             index = self._sent
             if self._stopped or index >= len(self.due_ns):
                 return None
-            while self._free <= SPARE_THREADS and self._threads < self.max_in_flight:
-                with self._counts:
-                    self._start_thread()
+            with self._counts:
+                while self._ready + self._opening <= SPARE_THREADS and self._may_grow:
+                    self._start_thread(connect_first=True)
             due_ns = int(self.due_ns[index])
             clock_ns = self.native.clock_ns
-            if self._threads >= self.max_in_flight and clock_ns() - due_ns > LATE_NS:
+            if not self._may_grow and clock_ns() - due_ns > LATE_NS:
                 self.late_for_want_of_a_thread += 1
             while (left_ns := due_ns - clock_ns()) > 0 and not self._stopped:
                 self.native.sleep(min(left_ns / 1e9, SLICE_S))
             if self._stopped:
                 return None
             with self._counts:
-                self._free -= 1
+                self._ready -= 1
                 self._sent += 1
+                # All spare ones may be waiting for a connection: the next arrival must not.
+                if not self._ready and self._may_grow:
+                    self._start_thread(connect_first=False)
             return index
+
+    @property
+    def _may_grow(self) -> bool:
+        return self._threads < self.max_in_flight

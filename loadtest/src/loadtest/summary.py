@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest import machine, plots, report
+from loadtest import judgement, machine, plots, report
+from loadtest.recorder import SERIES
 from loadtest.run_folder import PROTOCOLS, ResultUnreadable, RunFolder, read_json, write_json
 from loadtest.series import Series
 
+# Not of every run: of open loops, and of gateways that state their times.
+OPTIONAL_SERIES = {"sent", "lag", "gateway", "upstream"}
 PERCENTILES = (50, 66, 75, 80, 90, 95, 98, 99, 99.9)
-SERIES = ("client", "server_total", "server_queue", "server_compute")
 
 ACCURACY_POINTS = 0.5  # how far a run's accuracy may be from the model's own on the same digits
-BUSY_CLIENT = 0.8  # of one core, which is all a load generator can use
 
 SUMMARY = "summary.json"
 MACHINE = "machine.json"
@@ -84,7 +85,8 @@ def keep_machine(folder: Path) -> None:
 def merged(raw: list[dict[str, Any]], name: str) -> Series:
     series = Series()
     for result in raw:
-        series.merge(Series.decode(result["series"][name]))
+        if name in result["series"] or name not in OPTIONAL_SERIES:
+            series.merge(Series.decode(result["series"][name]))
     return series
 
 
@@ -132,6 +134,7 @@ def _figures(
             "cores_used": round(sum(shares), 3),
             "busiest_share_of_a_core": round(max(shares), 3) if shares else None,
         },
+        "offered": _offered(raw),
         "processes": len(raw),
         "settings": settings,
     }
@@ -139,6 +142,14 @@ def _figures(
     figures["valid"] = not figures["invalid_because"]
     figures["warnings"] = _warnings(figures)
     return figures
+
+
+def _offered(raw: list[dict[str, Any]]) -> dict[str, int] | None:
+    """What the schedule asked for, and what came between; None of a closed loop."""
+    parts = [result["offered"] for result in raw if result.get("offered")]
+    if not parts:
+        return None
+    return {name: sum(int(part[name]) for part in parts) for name in parts[0]}
 
 
 def _digits(raw: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -173,6 +184,7 @@ def _invalid_because(figures: dict[str, Any]) -> list[str]:
         reasons.append("no request was measured")
     elif not figures["latency_ms"]["client"]["count"]:
         reasons.append("no request succeeded")
+    reasons += judgement.faults(figures)
     digits = figures["digits"]
     if digits and digits["scored"] and digits["expected_correct"] is not None:
         points = abs(digits["correct"] - digits["expected_correct"]) / digits["scored"] * 100
@@ -206,10 +218,4 @@ def _warnings(figures: dict[str, Any]) -> list[str]:
         )
     if figures["digits"] and figures["digits"]["expected_correct"] is None:
         warnings.append("the model's own accuracy is not known: that of the run is not judged")
-    share = figures["client_cpu"]["busiest_share_of_a_core"]
-    if share is not None and share > BUSY_CLIENT:
-        warnings.append(
-            f"a load generator was busy {share * 100:.0f} % of the time: "
-            "its own waiting is part of the client side's latency; use more processes"
-        )
     return warnings

@@ -1,0 +1,56 @@
+"""Was the load generator itself in the way? Then the run's figures are not the server's. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+BUSY = 0.85  # of one core, which is all that a Python process can use
+CALM = 0.5
+LAG_P99_MS = 1.0
+ACHIEVED = 0.99
+
+
+def faults(figures: Mapping[str, Any]) -> list[str]:
+    """What makes a run invalid on the generator's side.
+
+    Args:
+        figures: A run's; `client_cpu`, and of an open loop `offered` and the latency of `lag`.
+    """
+    found = []
+    share = figures["client_cpu"]["busiest_share_of_a_core"]
+    if share is not None and share > BUSY:
+        found.append(
+            f"a load generator was busy {share * 100:.0f} % of the time, the limit is "
+            f"{BUSY * 100:.0f} %: use more of them (WORKERS=), or a lower rate"
+        )
+    offered = figures.get("offered")
+    if offered:
+        found += _of_schedule(figures, offered, share)
+    return found
+
+
+def _of_schedule(
+    figures: Mapping[str, Any], offered: Mapping[str, Any], share: float | None
+) -> list[str]:
+    found = []
+    arrivals, ended = offered["arrivals"], figures["requests"]
+    if ended < ACHIEVED * arrivals:
+        found.append(
+            f"{ended:,} of {arrivals:,} arrivals were sent and have ended, "
+            f"{ended / arrivals * 100:.1f} %, expected at least {ACHIEVED * 100:.0f} %"
+        )
+    late = offered["late_for_want_of_a_thread"]
+    if late:
+        limit = figures["settings"]["max_in_flight"]
+        found.append(
+            f"{late:,} arrivals were sent late because {limit:,} requests were without an answer, "
+            "the limit (--max-in-flight)"
+        )
+    lag = figures["latency_ms"]["lag"]["p99"]
+    if lag is not None and lag > LAG_P99_MS and (share or 0.0) <= CALM:
+        found.append(
+            f"one arrival in a hundred was sent over {lag:.2f} ms late, the limit is "
+            f"{LAG_P99_MS:g} ms: other work on this machine keeps the load generator from its time"
+        )
+    return found
