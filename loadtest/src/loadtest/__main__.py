@@ -8,10 +8,13 @@ from typing import Any
 
 import click
 
-from loadtest import comparison, summary
+from loadtest import comparison, summary, tables
 from loadtest.benchmark import BLOCKS, benchmark
+from loadtest.calibration import CALIBRATION, SECONDS, calibrate
 from loadtest.cli import in_one_sentence, show
 from loadtest.options import given, load_options
+from loadtest.run_folder import read_json
+from loadtest.runner import run_load_test
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -37,6 +40,25 @@ def run_benchmark(client: str, blocks: int, **flags: Any) -> None:
     """Load-test both protocols on a running stack, in turns, and compare."""
     with in_one_sentence():
         sys.exit(show(benchmark(client, given(flags), blocks=blocks)))
+
+
+@main.command("calibrate")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Where the calibration's folder is made.",
+)
+@click.option("--seconds", type=float, default=SECONDS, show_default=True, help="Of each rate.")
+def run_calibration(output: Path, seconds: float) -> None:
+    """Measure what the load test itself costs, on a server that answers at once."""
+    with in_one_sentence():
+        folder = calibrate(
+            output, run_load_test, seconds=seconds, told=lambda text: click.echo(text, err=True)
+        )
+        tables.print_calibration(read_json(folder / CALIBRATION))
+        click.echo(f"\nResult: {folder / CALIBRATION}")
 
 
 @main.command()

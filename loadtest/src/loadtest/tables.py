@@ -205,6 +205,38 @@ def of_conditions(runs: list[Mapping[str, Any]]) -> Table:
     )
 
 
+def of_calibration(document: Mapping[str, Any]) -> Table:
+    """What the harness costs over each protocol, from a calibration.json."""
+    columns = [document[protocol] for protocol in PROTOCOLS]
+    return Table(
+        "The harness itself, on a server that answers at once",
+        ("", *PROTOCOLS.values()),
+        (
+            ("p50, ms", *(ms(one["floor"]["p50"]) for one in columns)),
+            ("p99, ms", *(ms(one["floor"]["p99"]) for one in columns)),
+            ("sent late by, p99, ms", *(ms(one["floor"]["lag_p99"]) for one in columns)),
+            ("highest rate kept, per second", *(f"{one['highest_rate']:,.0f}" for one in columns)),
+            (
+                "CPU ms per request at that rate",
+                *(ms(one["cpu_ms_per_request"]) for one in columns),
+            ),
+        ),
+        f"p50, p99 and lateness at {columns[0]['floor']['rate']:,.0f} arrivals per second, "
+        "Poisson, one load generator; the instant server runs on the same machine, and its share "
+        "of the time is included.",
+    )
+
+
+def print_calibration(document: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print a calibration, and what ended each protocol's search."""
+    console = console or Console()
+    _print(console, [of_calibration(document)])
+    for protocol, name in PROTOCOLS.items():
+        ended_by = document[protocol]["ended_by"]
+        why = "; ".join(ended_by) if ended_by else "nothing: it kept the highest rate tried"
+        console.print(f"{name}, what ended the search: {why}", markup=False, highlight=False)
+
+
 def print_summary(folder: Path, console: Console | None = None) -> None:
     """Print a run's table and what to know about it, from its summary.json."""
     console = console or Console()
