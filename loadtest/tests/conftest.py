@@ -184,6 +184,7 @@ def raw_result() -> Callable[..., dict[str, Any]]:
             "failures": {},
             "digits": {"scored": count, "correct": count, "expected_correct": count},
             "cpu_s": 2.5,
+            "cpu_over_s": 10.0,
             "series": {name: one.encode() for name, one in series.items()},
             **changes,
         }

@@ -1,5 +1,7 @@
 """The window: what starts within it is measured, whenever it ends."""
 
+import time
+
 import pytest
 
 from loadtest.answers import GatewayTiming, ServerTiming
@@ -145,3 +147,21 @@ def test_the_rows_are_a_uniform_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({row[0] for row in rows}) == 200
     # The mean of 200 out of 0 to 1999 is within five standard errors of the middle.
     assert abs(sum(row[0] for row in rows) / 200 - 999.5) < 5 * 577 / 200**0.5
+
+
+def test_the_cpu_is_that_of_the_time_between_opening_and_closing() -> None:
+    recorder = Recorder("locust", "rest", None, None)
+    burn(0.2)
+    recorder.open(0.05)
+    burn(0.1)
+    recorder.close()
+    burn(0.2)
+    recorder.close()
+    result = recorder.result()
+    assert 0.09 < result["cpu_s"] <= result["cpu_over_s"] + 0.001
+
+
+def burn(cpu_s: float) -> None:
+    ends = time.process_time() + cpu_s
+    while time.process_time() < ends:
+        pass

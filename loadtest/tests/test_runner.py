@@ -105,6 +105,7 @@ def test_the_benchmark_runs_both_and_compares(start_stub: Any, tmp_path: Path) -
     done = subprocess.run(
         [
             *(sys.executable, "-m", "loadtest", "benchmark", "--client", "c"),
+            *("--blocks", "2"),
             *("--host", f"http://127.0.0.1:{rest.port}"),
             *("--seldon-grpc-endpoint", f"127.0.0.1:{grpc.port}"),
             *("--locust-clients", "8", "--locust-hatch-rate", "100"),
@@ -260,6 +261,9 @@ def test_a_locust_process_that_dies_ends_the_run(
     done = finish_launch("run", process)
     assert done.status == 1
     assert "ended by signal 9 before the test was over; its log ends:" in done.err
+    # What the other one has measured is kept, and is no result.
+    assert not done.summary["valid"]
+    assert "1 of 2 load generators left a result" in done.summary["invalid_because"][0]
     assert not locusts_of(tmp_path)
 
 

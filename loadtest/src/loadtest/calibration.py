@@ -99,7 +99,8 @@ def measure(at: Callable[[float], Mapping[str, Any]], rates: Sequence[float]) ->
         },
         "highest_rate": highest,
         "cpu_ms_per_request": round(
-            kept["client_cpu"]["cores_used"] * kept["measured_s"] * 1000 / kept["requests"], 3
+            kept["client_cpu"]["cores_used"] * kept["measured_s"] * 1000 / kept["requests"],
+            3,
         ),
         "ended_by": limit,
     }

@@ -110,7 +110,9 @@ class Recorder:
         self._clock = clock
         self._windows: list[Window] = []
         self._blocks: dict[int, Series] = {}
+        self._opened_ns = 0
         self._cpu_s = 0.0
+        self._cpu_over_s = 0.0  # of an interleaved run longer than what was measured
         self._closed = False
         self._started = _now()
         self._rng = random.Random(process)  # noqa: S311  # of a sample, not of a secret
@@ -139,6 +141,7 @@ class Recorder:
         self._blocks = {one.number: Series() for one in windows if one.number is not None}
         self._started = _now()
         self._cpu_s = time.process_time()
+        self._opened_ns = self._clock()
 
     def close(self) -> None:
         """Measure no request that is due from now on. The windows may have run out before."""
@@ -147,6 +150,7 @@ class Recorder:
         self._closed = True
         self._cpu_s = time.process_time() - self._cpu_s
         now = self._clock()
+        self._cpu_over_s = (now - self._opened_ns) / NS_PER_S
         self._windows = [
             replace(one, ends_ns=min(one.ends_ns, now))
             for one in self._windows
@@ -248,6 +252,7 @@ class Recorder:
             "failures": dict(self.failures),
             "digits": digits,
             "cpu_s": round(self._cpu_s, 6) if self._closed else 0.0,
+            "cpu_over_s": round(self._cpu_over_s, 6),
             "series": {name: series.encode() for name, series in self.series.items()},
             "blocks": [
                 {"number": number, "series": series.encode()}

@@ -65,11 +65,15 @@ def run_together(runs: Sequence[LoadTestSettings], credentials: Credentials) -> 
         folder = RunFolder.create(settings.output, settings.protocol)
         folder.write_settings(settings.document())
         fleets.append(Fleet(settings, credentials, folder))
+    failure: LoadGeneratorFailed | None = None
+    interrupted = False
     with _stop_signals() as stop_wanted, progress.Display(runs) as display:
         try:
             for fleet in fleets:
                 fleet.start()
             interrupted = _wait(fleets, stop_wanted, display)
+        except LoadGeneratorFailed as error:
+            failure = error
         finally:
             for fleet in fleets:
                 fleet.terminate()
@@ -79,10 +83,13 @@ def run_together(runs: Sequence[LoadTestSettings], credentials: Credentials) -> 
         fleet.clean_up()
         if interrupted:
             fleet.folder.write_settings(fleet.settings.document(interrupted=True))
+        if interrupted or failure:
             with suppress(ResultUnreadable):  # stopped before there was anything
                 write_report(fleet.folder.path)
         else:
             write_report(fleet.folder.path)
+    if failure:
+        raise failure
     if interrupted:
         raise LoadTestInterrupted(fleets[-1].folder.path)
     return [fleet.folder.path for fleet in fleets]

@@ -113,9 +113,9 @@ def _figures(
     measured_s = max((float(result["measured_s"]) for result in raw), default=0.0)
     requests = sum(int(result["requests"]) for result in raw)
     shares = [
-        float(result["cpu_s"]) / float(result["measured_s"])
+        float(result["cpu_s"]) / float(result["cpu_over_s"])
         for result in raw
-        if result["measured_s"]
+        if result["cpu_over_s"]
     ]
     figures: dict[str, Any] = {
         "protocol": protocol,
