@@ -1,16 +1,13 @@
 """The engine of the open loop, with connections whose answers come when the test lets them."""
 
-import _thread
 import threading
 import time
 from collections.abc import Callable
 
 import numpy as np
 
-from loadtest.dispatch import Dispatcher, Native, Request
+from loadtest.dispatch import Dispatcher, Request
 from loadtest.recorder import Outcome
-
-NATIVE = Native(_thread.start_new_thread, _thread.allocate_lock, time.sleep)
 
 
 class HeldConnection:
@@ -58,7 +55,7 @@ def dispatcher(
 
     due_ns = time.perf_counter_ns() + (np.arange(count) * gap_s * 1e9).astype(np.int64)
     requests = [Request(index, f"p{index}") for index in range(count)]
-    return Dispatcher(due_ns, requests, new_connection, max_in_flight, NATIVE)
+    return Dispatcher(due_ns, requests, new_connection, max_in_flight)
 
 
 def test_a_server_that_does_not_answer_delays_no_request() -> None:

@@ -172,12 +172,11 @@ class TokenSource:
         self,
         fetch: Callable[[], tuple[str, float]],
         clock: Callable[[], float] = time.monotonic,
-        lock: threading.Lock | None = None,
     ) -> None:
-        """`fetch` gives a token and its life in seconds; `lock` fits the threads that ask."""
+        """`fetch` gives a token and its life in seconds."""
         self._fetch = fetch
         self._clock = clock
-        self._lock = threading.Lock() if lock is None else lock
+        self._lock = threading.Lock()
         self._token: str | None = None
         self._refresh_at = 0.0
 

@@ -48,29 +48,16 @@ class Connection(Protocol):
         """Disconnect."""
 
 
-@dataclass(frozen=True)
-class Native:
-    """What the engine takes from the operating system.
-
-    Locust replaces Python's own by ones that switch between greenlets; these must be the originals.
-    """
-
-    start_thread: Callable[..., object]
-    new_lock: Callable[[], threading.Lock]
-    sleep: Callable[[float], None]
-    clock_ns: Callable[[], int] = time.perf_counter_ns
-
-
 @dataclass
 class Dispatcher:
     """Sends one process's share of a schedule.
 
     Attributes:
-        due_ns: Shape (n,), when each request is due by the native clock, ascending.
+        due_ns: Shape (n,), when each request is due by `time.perf_counter_ns`, ascending.
         requests: What each sends, n of them.
         new_connection: Called once in each thread.
         max_in_flight: Most threads, and so most requests without an answer.
-        native: See Native.
+        sleep: Lets the thread, and nothing else, sleep for some seconds.
         done: What has ended since it was last emptied: instances and outcomes.
         late_for_want_of_a_thread: Requests sent over a millisecond late because `max_in_flight`
             were without an answer.
@@ -80,7 +67,7 @@ class Dispatcher:
     requests: Sequence[Request]
     new_connection: Callable[[], Connection]
     max_in_flight: int
-    native: Native
+    sleep: Callable[[float], None] = time.sleep
     done: deque[tuple[int, Outcome]] = field(default_factory=deque)
     late_for_want_of_a_thread: int = 0
 
@@ -92,8 +79,8 @@ class Dispatcher:
         self._ready = 0
         self._stopped = False
         # Whoever holds it waits for the next arrival.
-        self._turn = self.native.new_lock()
-        self._counts = self.native.new_lock()
+        self._turn = threading.Lock()
+        self._counts = threading.Lock()
 
     def start(self) -> None:
         """Start the first threads; returns at once."""
@@ -123,7 +110,7 @@ class Dispatcher:
             self._opening += 1
         else:
             self._ready += 1
-        self.native.start_thread(self._work, (connect_first,))
+        threading.Thread(target=self._work, args=(connect_first,), daemon=True).start()
 
     def _work(self, connect_first: bool) -> None:
         connection = self.new_connection()
@@ -152,11 +139,11 @@ class Dispatcher:
                 while self._ready + self._opening <= SPARE_THREADS and self._may_grow:
                     self._start_thread(connect_first=True)
             due_ns = int(self.due_ns[index])
-            clock_ns = self.native.clock_ns
+            clock_ns = time.perf_counter_ns
             if not self._may_grow and clock_ns() - due_ns > LATE_NS:
                 self.late_for_want_of_a_thread += 1
             while (left_ns := due_ns - clock_ns()) > 0 and not self._stopped:
-                self.native.sleep(min(left_ns / 1e9, SLICE_S))
+                self.sleep(min(left_ns / 1e9, SLICE_S))
             if self._stopped:
                 return None
             with self._counts:

@@ -283,6 +283,8 @@ class Fleet:
             "LOADTEST_RUN_FOLDER": str(self.folder.path.resolve()),
             "LOADTEST_RUN_PROCESS": name,
             "LOADTEST_RUN_PARENT": str(os.getpid()),
+            # Requests are sent in native threads, whose locks and sockets must be Python's own.
+            "LOCUST_SKIP_MONKEY_PATCH": "1",
             "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
         }

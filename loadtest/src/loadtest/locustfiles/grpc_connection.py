@@ -19,28 +19,34 @@ REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 class GrpcConnection:
-    """One channel, so one connection; or with connections per call, a new one each time."""
+    """Calls on one channel, so on one connection; or with connections per call, each on its own."""
 
-    def __init__(self, settings: LoadTestSettings, payloads: Payloads, tokens: TokenSource) -> None:
-        """Nothing is connected yet."""
+    def __init__(
+        self,
+        settings: LoadTestSettings,
+        payloads: Payloads,
+        tokens: TokenSource,
+        shared: grpc.Channel | None = None,
+    ) -> None:
+        """Nothing is connected yet; without a `shared` channel it has one to itself."""
         self._endpoint = settings.grpc_endpoint
         self._payloads = payloads
         self._tokens = tokens
         self._channel: grpc.Channel | None = None
+        self._shared = shared is not None
         self._classify: wire.Classify | None = None
         if settings.connections != PER_CALL:
-            self._channel = wire.new_channel(self._endpoint)
+            self._channel = shared or wire.new_channel(self._endpoint)
             self._classify = wire.classify_on(self._channel)
 
     def open(self) -> None:
         """Connect: with a call that any server answers, if only by saying that it has no such."""
-        # Not channel_ready_future, whose locks Locust has replaced: they are not for threads.
         if self._channel is not None:
             ask = self._channel.unary_unary(HEALTH, bytes, bytes)
             ask(b"", timeout=REQUEST_TIMEOUT_S, wait_for_ready=True)
 
     def close(self) -> None:
-        if self._channel is not None:
+        if self._channel is not None and not self._shared:
             self._channel.close()
 
     def predict(self, instance: int, puid: str, intended_ns: int | None = None) -> Outcome:

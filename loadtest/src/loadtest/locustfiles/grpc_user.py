@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from gevent import monkey  # type: ignore[import-untyped]  # it ships no types
+import itertools
+
 from locust.env import Environment
 
+from loadtest import wire
 from loadtest.credentials import TokenSource, fetch_token
 from loadtest.locustfiles.grpc_connection import GrpcConnection
 from loadtest.locustfiles.load_process import (
@@ -15,16 +17,10 @@ from loadtest.locustfiles.load_process import (
 )
 from loadtest.recorder import Outcome
 
+CHANNELS = 50  # of an open loop, in each process; a gateway allows 100 calls at once on each
+
 settings = process.settings
-tokens = TokenSource(
-    lambda: fetch_token(settings.oauth_endpoint, process.credentials),
-    # One that native threads may wait for, too.
-    lock=monkey.get_original("threading", "Lock")(),
-)
-
-
-def new_connection() -> GrpcConnection:
-    return GrpcConnection(settings, process.payloads, tokens)
+tokens = TokenSource(lambda: fetch_token(settings.oauth_endpoint, process.credentials))
 
 
 class GrpcUser(ClosedLoopUser):
@@ -34,7 +30,7 @@ class GrpcUser(ClosedLoopUser):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self._connection = new_connection()
+        self._connection = GrpcConnection(settings, process.payloads, tokens)
 
     def predict(self, instance: int, puid: str) -> Outcome:
         return in_a_thread(self._connection.predict, instance, puid)
@@ -45,5 +41,13 @@ class GrpcSchedule(OpenLoopUser):
     request_type = "grpc"
     request_name = "Classify"
 
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        # Many calls share a connection, as HTTP/2 is made for: when a server stalls, a thousand
+        # calls wait on these instead of on a thousand new connections.
+        self._channels = itertools.cycle(
+            [wire.new_channel(settings.grpc_endpoint) for _ in range(CHANNELS)]
+        )
+
     def new_connection(self) -> GrpcConnection:
-        return new_connection()
+        return GrpcConnection(settings, process.payloads, tokens, next(self._channels))

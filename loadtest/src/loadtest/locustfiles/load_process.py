@@ -27,7 +27,7 @@ from locust.exception import StopUser
 
 from loadtest import arrivals, payloads
 from loadtest.credentials import Credentials
-from loadtest.dispatch import Connection, Dispatcher, Native, Request
+from loadtest.dispatch import Connection, Dispatcher, Request
 from loadtest.recorder import NS_PER_S, Outcome, Recorder, Window
 from loadtest.run_folder import RunFolder
 from loadtest.settings import REQUEST_TIMEOUT_S, LoadTestSettings
@@ -45,6 +45,10 @@ WATCH_S = 0.05
 DRAIN_S = 0.02
 # So often may a thread that computes keep the others from sending on time.
 SWITCH_INTERVAL_S = 0.0005
+
+# Of what Locust replaces by default, only this: its own waiting must not stop its event loop.
+native_sleep = time.sleep
+monkey.patch_time()
 
 log = logging.getLogger(__name__)
 
@@ -194,11 +198,7 @@ class LoadProcess:
             [Request(int(order[p % len(order)]), f"{settings.seed}-{p}") for p in places.tolist()],
             user.new_connection,
             max(1, settings.max_in_flight // settings.processes),
-            Native(
-                start_thread=monkey.get_original("_thread", "start_new_thread"),
-                new_lock=monkey.get_original("_thread", "allocate_lock"),
-                sleep=monkey.get_original("time", "sleep"),
-            ),
+            native_sleep,
         )
         self.dispatcher.start()
 

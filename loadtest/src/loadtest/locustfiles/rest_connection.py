@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from geventhttpclient._parser import HTTPParseError
@@ -21,8 +20,6 @@ from loadtest.recorder import Outcome
 from loadtest.settings import PER_CALL, REQUEST_TIMEOUT_S, LoadTestSettings
 
 RECEIVE_BYTES = 1 << 16
-
-Connect = Callable[[tuple[str, int], float], socket.socket]
 
 
 class ConnectionClosed(Exception):
@@ -52,15 +49,14 @@ class RestRequests:
 class RestConnection:
     """Opened when there is none, by the request that needs it."""
 
-    def __init__(self, requests: RestRequests, connect: Connect) -> None:
-        """`connect` opens a socket to an address with a timeout in seconds."""
+    def __init__(self, requests: RestRequests) -> None:
+        """Nothing is connected yet."""
         self._requests = requests
-        self._connect = connect
         self._socket: socket.socket | None = None
 
     def open(self) -> None:
         if self._socket is None:
-            self._socket = self._connect(self._requests.address, REQUEST_TIMEOUT_S)
+            self._socket = socket.create_connection(self._requests.address, REQUEST_TIMEOUT_S)
             # A request of several segments must not wait for the acknowledgement of the first.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
-from gevent import monkey  # type: ignore[import-untyped]  # it ships no types
 from locust.env import Environment
 
 from loadtest.locustfiles.load_process import (
@@ -17,16 +14,6 @@ from loadtest.locustfiles.rest_connection import RestConnection, RestRequests
 from loadtest.recorder import Outcome
 
 requests = RestRequests(process.settings, process.credentials.js_key, process.payloads)
-NativeSocket: type[socket.socket] = monkey.get_original("socket", "socket")
-
-
-def native_socket(address: tuple[str, int], timeout_s: float) -> socket.socket:
-    """One that blocks its thread, not a greenlet."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    connection = NativeSocket(family, socket.SOCK_STREAM)
-    connection.settimeout(timeout_s)
-    connection.connect(address)
-    return connection
 
 
 class RestUser(ClosedLoopUser):
@@ -36,7 +23,7 @@ class RestUser(ClosedLoopUser):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self._connection = RestConnection(requests, native_socket)
+        self._connection = RestConnection(requests)
 
     def predict(self, instance: int, puid: str) -> Outcome:
         return in_a_thread(self._connection.predict, instance, puid)
@@ -48,4 +35,4 @@ class RestSchedule(OpenLoopUser):
     request_name = "/js/predict"
 
     def new_connection(self) -> RestConnection:
-        return RestConnection(requests, native_socket)
+        return RestConnection(requests)
