@@ -74,12 +74,32 @@ def test_encoded_and_decoded_is_the_same() -> None:
     assert Series.decode(series.encode()).encode() == series.encode()
 
 
+def test_buckets_hold_every_duration_where_it_belongs() -> None:
+    values = [1, 2, 2, 1_023, 1_024, 2_047, 2_048, 2_049, 4_095, 4_096, 5_045_000, 600_000_000]
+    low, high, counts = series_of(*map(float, values)).buckets()
+    assert counts.sum() == len(values)
+    assert (low[1:] > high[:-1]).all()
+    assert (high - low <= low / 1_000).all()
+    for value in values:
+        inside = (low <= value) & (value <= high)
+        assert counts[inside].sum() == sum(low[inside] <= v <= high[inside] for v in values)
+
+
+@pytest.mark.parametrize("value", [1, 700, 2_047, 2_048, 3_001, 65_535, 65_536, 400_000_000])
+def test_a_buckets_upper_end_is_what_percentiles_say(value: int) -> None:
+    series = series_of(float(value), 600e6)
+    low, high, _ = series.buckets()
+    assert series.percentile_ms(50) == high[0] / 1_000
+    assert low[0] <= value <= high[0]
+
+
 def test_no_durations() -> None:
     empty = Series.decode(Series().encode())
     assert empty.count == 0
     assert empty.mean_ms is None
     assert empty.max_ms is None
     assert empty.percentile_ms(50) is None
+    assert [len(column) for column in empty.buckets()] == [0, 0, 0]
     filled = series_of(5.0)
     filled.merge(empty)
     assert filled.percentile_ms(50) == 0.005

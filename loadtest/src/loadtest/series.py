@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]  # the package has no types
+from numpy.typing import NDArray
 
 LOWEST_US = 1
 HIGHEST_US = 600_000_000  # ten minutes
@@ -21,6 +22,14 @@ class EncodedSeries(TypedDict):
     count: int
     sum_us: float
     max_us: float
+
+
+class Buckets(NamedTuple):
+    """The histogram's buckets that hold a duration, shortest first; three arrays of one length."""
+
+    low_us: NDArray[np.int64]  # the smallest whole microsecond of each
+    high_us: NDArray[np.int64]  # the largest: what a percentile that falls in it says
+    counts: NDArray[np.int64]
 
 
 class Series:
@@ -116,6 +125,17 @@ class Series:
             )
             found.append(round(min(float(value), self.max_us) / 1000, 3))
         return found
+
+    def buckets(self) -> Buckets:
+        """What the histogram holds; empty arrays of no durations."""
+        counts = np.ctypeslib.as_array(self._histogram.counts)
+        filled = np.flatnonzero(counts)
+        # The first 2 * half buckets are a microsecond wide; then the width doubles every `half`.
+        half = self._histogram.sub_bucket_half_count
+        doublings = np.maximum(filled // half - 1, 0)
+        low = (filled - doublings * half) << doublings
+        high = low + (np.int64(1) << doublings) - 1
+        return Buckets(low, high, counts[filled].astype(np.int64))
 
     @property
     def mean_ms(self) -> float | None:
