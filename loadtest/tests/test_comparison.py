@@ -3,6 +3,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from loadtest import comparison, summary
 from loadtest.__main__ import main
 from loadtest.run_folder import ResultUnreadable
+from loadtest.series import Series
 
 MakeRun = Callable[..., Path]
 
@@ -104,3 +106,28 @@ def test_commands_fail_on_what_is_not_valid(make_run: MakeRun, tmp_path: Path) -
     assert "error: empty has no settings.json: it is no load test" in result.output
     crossed = ["compare", str(make_run("grpc")), str(make_run("rest"))]
     assert "expected one of REST" in CliRunner().invoke(main, crossed).output
+
+
+def test_turns_give_an_interval_and_without_them_there_is_none(
+    make_run: Callable[..., Path], raw_result: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    def in_turns(protocol: str, numbers: range, factor: float) -> Path:
+        blocks = []
+        for number in numbers:
+            series = Series()
+            for us in range(1000, 1100):
+                series.record(us * factor * (1 + 0.001 * number))
+            blocks.append({"number": number, "series": series.encode()})
+        return make_run(protocol, raw=[raw_result(protocol, blocks=blocks)])
+
+    rest, grpc = in_turns("rest", range(0, 20, 2), 1.1), in_turns("grpc", range(1, 20, 2), 1.0)
+    folder = comparison.compare(rest, grpc, tmp_path / "out")
+    verdict = json.loads((folder / "summary.json").read_text())["verdict"]
+    assert verdict["slower"] == "rest"
+    assert "(95 % interval" in verdict["sentence"]
+    low, high = verdict["intervals"]["mean"]
+    assert 1.05 < low <= verdict["ratios"]["mean"] <= high < 1.15
+    plain = comparison.compare(make_run("rest"), make_run("grpc"), tmp_path / "out")
+    verdict = json.loads((plain / "summary.json").read_text())["verdict"]
+    assert verdict["intervals"] is None
+    assert "there is no confidence interval" in verdict["caveats"][0]

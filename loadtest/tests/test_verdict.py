@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from loadtest import verdict
+from loadtest.difference import Estimate, Interval
 
 
 def a_summary(
@@ -107,3 +108,38 @@ def test_loopback_is_this_machine(endpoint: str) -> None:
     here = a_summary(1.0)
     here["settings"]["endpoint"] = endpoint
     assert "share this machine" in " ".join(verdict.compare(here, here)["caveats"])
+
+
+def estimate(ratio: float, low: float, high: float) -> Estimate:
+    return Estimate(ratio, 1.0, ratio - 1, Interval(low - 1, high - 1), ratio, Interval(low, high))
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (
+            estimate(1.058, 1.039, 1.077),
+            "REST is 5.8 % slower than gRPC on average (95 % interval 3.9 to 7.7 %)",
+        ),
+        (
+            estimate(0.8, 0.75, 0.85),
+            "gRPC is 25.0 % slower than REST on average (95 % interval 17.6 to 33.3 %)",
+        ),
+        (
+            estimate(1.02, 0.96, 1.08),
+            "REST is 2.0 % slower than gRPC on average, but no difference is seen: chance alone "
+            "makes as much (95 % interval −4.0 to +8.0 %)",  # noqa: RUF001
+        ),
+        (
+            estimate(0.96, 0.9, 1.02),
+            "gRPC is 4.2 % slower than REST on average, but no difference is seen: chance alone "
+            "makes as much (95 % interval −2.0 to +11.1 %)",  # noqa: RUF001
+        ),
+        (
+            estimate(1.001, 0.9, 1.1),
+            "REST and gRPC are equal on average (95 % interval −10.0 to +10.0 %)",  # noqa: RUF001
+        ),
+    ],
+)
+def test_with_turns_the_sentence_says_how_sure_it_is(found: Estimate, expected: str) -> None:
+    assert verdict.sentence_of(found, "on average") == expected

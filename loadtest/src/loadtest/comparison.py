@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from loadtest import plots, report, verdict
+from loadtest import difference, plots, report, verdict
+from loadtest.difference import Difference
 from loadtest.run_folder import PROTOCOLS, SETTINGS, ResultUnreadable, RunFolder, write_json
 from loadtest.summary import MACHINE, PLOT, REPORT, SUMMARY, Run, keep_machine, read_run
 
@@ -50,7 +51,8 @@ def write_report(folder: Path) -> dict[str, Any]:
     for protocol, run in runs.items():
         _expect(run, protocol, folder / protocol)
     rest, grpc = runs["rest"].figures, runs["grpc"].figures
-    document = {"verdict": verdict.compare(rest, grpc), "rest": rest, "grpc": grpc}
+    between = _difference(runs["rest"], runs["grpc"])
+    document = {"verdict": verdict.compare(rest, grpc, between), "rest": rest, "grpc": grpc}
     write_json(folder / SUMMARY, document)
     curves = [
         curve for protocol, run in runs.items() for curve in plots.curves_of(protocol, run.series)
@@ -59,6 +61,16 @@ def write_report(folder: Path) -> dict[str, Any]:
     (folder / PLOT).write_bytes(pictures.light)
     (folder / REPORT).write_text(report.of_comparison(document, pictures), encoding="utf-8")
     return document
+
+
+def _difference(rest: Run, grpc: Run) -> Difference | None:
+    """REST's difference from gRPC over pairs of neighbouring turns; None if there are too few."""
+    pairs = [
+        (a, b) for a, b in difference.neighbours(rest.blocks, grpc.blocks) if a.count and b.count
+    ]
+    if len(pairs) < difference.FEWEST_BLOCKS or rest.blocks.keys() & grpc.blocks.keys():
+        return None
+    return difference.between([a for a, _ in pairs], [b for _, b in pairs], paired=True)
 
 
 def _expect(run: Run, protocol: str, folder: Path) -> None:

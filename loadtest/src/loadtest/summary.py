@@ -26,10 +26,15 @@ REPORT = "report.html"
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its figures, and the series they come from."""
+    """One run: its figures, and the series they come from.
+
+    `blocks` are the client side's turns of an interleaved run, by number; none of a run in one
+    piece.
+    """
 
     figures: dict[str, Any]
     series: dict[str, Series]
+    blocks: dict[int, Series]
 
 
 def summarise(folder: Path) -> dict[str, Any]:
@@ -51,7 +56,8 @@ def read_run(folder: Path) -> Run:
     try:
         raw = run_folder.raw_results()
         series = {name: merged(raw, name) for name in SERIES}
-        figures = _figures(settings, raw, series)
+        blocks = merged_blocks(raw)
+        figures = _figures(settings, raw, series, blocks)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultUnreadable(
             f"{folder.name} is not what a load test writes: {error!r}"
@@ -59,7 +65,7 @@ def read_run(folder: Path) -> Run:
     figures["machine"] = (
         read_json(folder / MACHINE) if (folder / MACHINE).exists() else machine.describe()
     )
-    return Run(figures, series)
+    return Run(figures, series, blocks)
 
 
 def write_report(folder: Path) -> dict[str, Any]:
@@ -90,6 +96,16 @@ def merged(raw: list[dict[str, Any]], name: str) -> Series:
     return series
 
 
+def merged_blocks(raw: list[dict[str, Any]]) -> dict[int, Series]:
+    """The client side's turns by number, in order; of several processes one series for each."""
+    found: dict[int, Series] = {}
+    for result in raw:
+        for block in result.get("blocks") or []:
+            series = found.setdefault(int(block["number"]), Series())
+            series.merge(Series.decode(block["series"]))
+    return dict(sorted(found.items()))
+
+
 def latency(series: Series) -> dict[str, Any]:
     """Milliseconds of one series: count, mean, p50 … p99.9, max; None of no durations."""
     found = series.percentiles_ms(PERCENTILES)
@@ -102,7 +118,10 @@ def latency(series: Series) -> dict[str, Any]:
 
 
 def _figures(
-    settings: dict[str, Any], raw: list[dict[str, Any]], series: dict[str, Series]
+    settings: dict[str, Any],
+    raw: list[dict[str, Any]],
+    series: dict[str, Series],
+    blocks: dict[int, Series],
 ) -> dict[str, Any]:
     protocol = settings["protocol"]
     if protocol not in PROTOCOLS:
@@ -129,6 +148,7 @@ def _figures(
         "failures": sum(reasons.values()),
         "failures_by_reason": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         "latency_ms": {name: latency(series[name]) for name in SERIES},
+        "blocks": [_block(number, one) for number, one in blocks.items()],
         "digits": _digits(raw),
         "client_cpu": {
             "cores_used": round(sum(shares), 3),
@@ -142,6 +162,12 @@ def _figures(
     figures["valid"] = not figures["invalid_because"]
     figures["warnings"] = _warnings(figures)
     return figures
+
+
+def _block(number: int, series: Series) -> dict[str, Any]:
+    p50, p99 = series.percentiles_ms([50, 99])
+    mean = series.mean_ms
+    return {"number": number, "count": series.count, "mean": mean, "p50": p50, "p99": p99}
 
 
 def _offered(raw: list[dict[str, Any]]) -> dict[str, int] | None:

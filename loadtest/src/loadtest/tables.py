@@ -262,7 +262,7 @@ def print_comparison(folder: Path, console: Console | None = None) -> None:
     )
     console.print(f"\n{headline(verdict)}", style="bold", markup=False, highlight=False)
     others = [verdict["sentences"]["p50"], verdict["sentences"]["p99"]]
-    console.print("; ".join(others) + ".", markup=False, highlight=False)
+    console.print("\n".join(others), markup=False, highlight=False)
 
 
 def headline(verdict: Mapping[str, Any]) -> str:

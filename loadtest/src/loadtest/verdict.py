@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from loadtest.difference import B_SLOWER, NO_DIFFERENCE, Difference, Estimate
+
 EQUAL_WITHIN = 0.005  # closer than this, half a percent, no run of a minute tells them apart
 
 TAIL_DECIDES = 1.2  # how far apart the ratios at the mean and at the median may be unremarked
@@ -15,17 +17,31 @@ STATISTICS = {"mean": "on average", "p50": "at the median", "p99": "at the 99th 
 BY_NATURE = {"protocol", "test_type", "endpoint", "command"}
 
 
-def compare(rest: Mapping[str, Any], grpc: Mapping[str, Any]) -> dict[str, Any]:
+def compare(
+    rest: Mapping[str, Any], grpc: Mapping[str, Any], between: Difference | None = None
+) -> dict[str, Any]:
     """The verdict on two summaries, from the client side's latencies.
+
+    Args:
+        rest: A REST run's figures.
+        grpc: A gRPC run's.
+        between: The difference of REST (a) from gRPC (b); None where they did not take turns.
 
     Returns:
         `sentence` (the verdict), `slower` ("rest", "grpc", or None of equals), `percent`,
         `ratios` and `sentences` at the mean, p50 and p99 (REST over gRPC), `unfair` (what differed
-        between the runs and should not have), `invalid_because` and `caveats`.
+        between the runs and should not have), `invalid_because` and `caveats`. With a difference
+        `slower` is None where none is seen, and `intervals` gives those of the ratios.
     """
-    ratios = {statistic: _ratio(rest, grpc, statistic) for statistic in STATISTICS}
+    ratios = {
+        name: between.estimates[name].ratio if between else _ratio(rest, grpc, name)
+        for name in STATISTICS
+    }
     sentences = {
-        statistic: sentence(ratio, STATISTICS[statistic]) for statistic, ratio in ratios.items()
+        statistic: sentence_of(between.estimates[statistic], STATISTICS[statistic])
+        if between
+        else sentence(ratio, STATISTICS[statistic])
+        for statistic, ratio in ratios.items()
     }
     invalid = [
         f"{name}: {reason}"
@@ -34,16 +50,54 @@ def compare(rest: Mapping[str, Any], grpc: Mapping[str, Any]) -> dict[str, Any]:
     ]
     mean = ratios["mean"]
     equal = mean is not None and is_equal(mean)
+    if between:
+        equal = between.estimates["mean"].outcome == NO_DIFFERENCE
     return {
         "sentence": sentences["mean"],
         "slower": None if mean is None or equal else "rest" if mean > 1 else "grpc",
         "percent": None if mean is None else 0.0 if equal else round(excess_percent(mean), 3),
+        "intervals": _intervals(between),
         "ratios": {name: None if r is None else round(r, 5) for name, r in ratios.items()},
         "sentences": sentences,
         "valid": not invalid,
         "invalid_because": invalid,
         "unfair": differences(rest, grpc),
-        "caveats": caveats(rest, grpc),
+        "caveats": caveats(rest, grpc, between),
+    }
+
+
+def sentence_of(estimate: Estimate, where: str) -> str:
+    """What is between REST (a) and gRPC (b), in words, with how sure that is."""
+    low, high = estimate.ratio_interval.low, estimate.ratio_interval.high
+    if estimate.outcome == NO_DIFFERENCE:
+        if estimate.ratio < 1:
+            low, high = 1 / high, 1 / low
+        interval = f"(95 % interval {_signed(low)} to {_signed(high)} %)"
+        said = sentence(estimate.ratio, where)
+        if is_equal(estimate.ratio):
+            return f"{said} {interval}"
+        return f"{said}, but no difference is seen: chance alone makes as much {interval}"
+    slower, faster = "REST", "gRPC"
+    if estimate.outcome == B_SLOWER:
+        slower, faster = faster, slower
+        low, high = 1 / high, 1 / low
+    percent = _percent(excess_percent(estimate.ratio))
+    return (
+        f"{slower} is {percent} % slower than {faster} {where} (95 % interval "
+        f"{_percent((low - 1) * 100)} to {_percent((high - 1) * 100)} %)"
+    )
+
+
+def _signed(ratio: float) -> str:
+    return f"{(ratio - 1) * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _intervals(found: Difference | None) -> dict[str, list[float]] | None:
+    if found is None:
+        return None
+    return {
+        name: [round(one.ratio_interval.low, 5), round(one.ratio_interval.high, 5)]
+        for name, one in found.estimates.items()
     }
 
 
@@ -54,9 +108,11 @@ def sentence(ratio: float | None, where: str) -> str:
     if is_equal(ratio):
         return f"REST and gRPC are equal {where}"
     slower, faster = ("REST", "gRPC") if ratio > 1 else ("gRPC", "REST")
-    percent = excess_percent(ratio)
-    text = f"{percent:.1f}" if percent < 100 else f"{percent:,.0f}"
-    return f"{slower} is {text} % slower than {faster} {where}"
+    return f"{slower} is {_percent(excess_percent(ratio))} % slower than {faster} {where}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def excess_percent(ratio: float) -> float:
@@ -80,9 +136,20 @@ def differences(rest: Mapping[str, Any], grpc: Mapping[str, Any]) -> list[str]:
     )
 
 
-def caveats(rest: Mapping[str, Any], grpc: Mapping[str, Any]) -> list[str]:
+def caveats(
+    rest: Mapping[str, Any], grpc: Mapping[str, Any], between: Difference | None = None
+) -> list[str]:
     """What a reader of the verdict should know, in plain sentences."""
-    found = ["One run of each protocol, one after the other: there is no confidence interval."]
+    if between:
+        found = [
+            f"REST and gRPC took turns, {between.blocks[0]} each. The intervals are from a "
+            "bootstrap over pairs of neighbouring turns, and hold together for the mean, the "
+            "median and the 99th percentile. A random REST request took longer than a random gRPC "
+            f"request in {between.slower_probability * 100:.0f} of 100 pairs: a "
+            f"{between.effect} effect."
+        ]
+    else:
+        found = ["The runs did not take turns: there is no confidence interval."]
     mean, median = _ratio(rest, grpc, "mean"), _ratio(rest, grpc, "p50")
     if mean and median and max(mean / median, median / mean) > TAIL_DECIDES:
         found.append(
@@ -105,8 +172,8 @@ def caveats(rest: Mapping[str, Any], grpc: Mapping[str, Any]) -> list[str]:
         "in its URL. gRPC sends them packed. Other REST requests cost otherwise."
     )
     found.append(
-        "What each client costs is part of its side, and the clients differ: REST is read in an "
-        "event loop that its users share, gRPC in a thread for each user, as grpcio works best."
+        "What each client costs is part of its side. Both send and read in native threads, each "
+        "with a connection of its own; `make calibrate` says how much that is."
     )
     if "per-call" in (rest["settings"].get("connections"), grpc["settings"].get("connections")):
         found.append(
