@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 PROTO ?= rest
+SLO ?= p99<20ms
 BIN := .venv/bin
 CLIENT := deep_mnist_client
 
@@ -13,7 +14,7 @@ LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS SEED W
 # Not what the shell happens to have: many export a HOST of their own.
 $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval export LOADTEST_$(v) := $($(v)))))
 
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest calibrate undeploy train protos check test clean
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity calibrate undeploy train protos check test clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +52,10 @@ logs: setup  ## The newest log lines of every service (NAME=one of them)
 loadtest: setup  ## Load-test one protocol: PROTO=rest|grpc USERS= DURATION= WAIT= HOST= PAYLOAD= CONNECTIONS=
 	@test -n "$(TEST_TYPE_$(PROTO))" || { echo "PROTO is '$(PROTO)', expected rest or grpc" >&2; exit 1; }
 	@$(BIN)/launch-locust-load-test --seldon-client $(CLIENT) --test-type $(TEST_TYPE_$(PROTO))
+
+capacity: setup  ## The highest rate that keeps an objective: PROTO=rest|grpc SLO='p99<20ms'
+	@test -n "$(TEST_TYPE_$(PROTO))" || { echo "PROTO is '$(PROTO)', expected rest or grpc" >&2; exit 1; }
+	@$(BIN)/python -m loadtest capacity --seldon-client $(CLIENT) --test-type $(TEST_TYPE_$(PROTO)) --slo '$(SLO)'
 
 calibrate: setup  ## What the load test itself costs, on a server that answers at once
 	@$(BIN)/python -m loadtest calibrate

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from loadtest import comparison, summary, tables
+from loadtest import comparison, credentials, summary, tables
 from loadtest.benchmark import BLOCKS, benchmark
 from loadtest.calibration import CALIBRATION, SECONDS, calibrate
+from loadtest.capacity import MAX_PROBES
+from loadtest.capacity_run import CAPACITY, START_RATE, measure_capacity
 from loadtest.cli import in_one_sentence, show
 from loadtest.options import given, load_options
 from loadtest.run_folder import read_json
 from loadtest.runner import run_load_test
+from loadtest.settings import TEST_TYPES, LoadTestSettings
+from loadtest.slo import Slo
+
+# Of one probe, unless the user says otherwise.
+PROBES = {"LOADTEST_DURATION": "15", "LOADTEST_WARMUP": "2"}
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -40,6 +48,39 @@ def run_benchmark(client: str, blocks: int, **flags: Any) -> None:
     """Load-test both protocols on a running stack, in turns, and compare."""
     with in_one_sentence():
         sys.exit(show(benchmark(client, given(flags), blocks=blocks)))
+
+
+@main.command("capacity")
+@click.option(
+    "--client", "--seldon-client", "client", required=True, help="Whose keys and servers to use."
+)
+@click.option("--test-type", required=True, type=click.Choice(list(TEST_TYPES)))
+@click.option("--slo", required=True, help="What to keep, such as 'p99<20ms' or 'p50<5ms'.")
+@click.option("--start-rate", type=float, default=START_RATE, show_default=True)
+@click.option("--probes", type=int, default=MAX_PROBES, show_default=True, help="Most load tests.")
+@load_options
+def run_capacity(
+    client: str, test_type: str, slo: str, start_rate: float, probes: int, **flags: Any
+) -> None:
+    """Search the highest arrival rate at which a running stack keeps an objective."""
+    with in_one_sentence():
+        objective = Slo.parse(slo)
+        options = {**given(flags), "rate": start_rate}
+        settings = LoadTestSettings.from_env(
+            {**PROBES, **os.environ}, client=client, test_type=test_type, **options
+        )
+        found, folder = measure_capacity(
+            settings,
+            credentials.load(client, settings.protocol),
+            objective,
+            run_load_test,
+            start_rate=start_rate,
+            max_probes=probes,
+            told=lambda text: click.echo(text, err=True),
+        )
+        tables.print_capacity(found)
+        click.echo(f"\nResult: {folder / CAPACITY}")
+        sys.exit(0 if found.rate_per_s is not None else 1)
 
 
 @main.command("calibrate")

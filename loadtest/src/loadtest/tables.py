@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from loadtest.capacity import Capacity
 from loadtest.run_folder import PROTOCOLS, read_json
 
 STATISTICS = ("mean", "p50", "p66", "p75", "p80", "p90", "p95", "p98", "p99", "p99.9", "max")
@@ -235,6 +236,22 @@ def print_calibration(document: Mapping[str, Any], console: Console | None = Non
         ended_by = document[protocol]["ended_by"]
         why = "; ".join(ended_by) if ended_by else "nothing: it kept the highest rate tried"
         console.print(f"{name}, what ended the search: {why}", markup=False, highlight=False)
+
+
+def print_capacity(found: Capacity, console: Console | None = None) -> None:
+    """Print every probe of a search in the order of their rates, and what they say."""
+    console = console or Console()
+    rows = []
+    for probe in sorted(found.probes, key=lambda one: one.rate_per_s):
+        margin = probe.margin(found.slo)
+        kept = "cannot tell" if margin is None else "yes" if margin > 0 else "no"
+        figures = (ms(probe.latency_ms["p50"]), ms(probe.latency_ms["p99"]), f"{probe.failures:,}")
+        rates = (f"{probe.rate_per_s:,.1f}", f"{probe.achieved_per_s:,.1f}")
+        rows.append((*rates, *figures, kept))
+    columns = ("asked for, /s", "ended, /s", "p50 ms", "p99 ms", "failures", "kept")
+    _print(console, [Table(f"Probes for {found.slo.text}", columns, tuple(rows))])
+    console.print(found.sentence, style="bold", markup=False, highlight=False)
+    console.print(f"{found.confidence}; {found.because}.", markup=False, highlight=False)
 
 
 def print_summary(folder: Path, console: Console | None = None) -> None:
