@@ -55,6 +55,17 @@ class Stub:
 
 
 @dataclass
+class QueueStub(Stub):
+    """A running queue_stub: `port` is that of HTTP."""
+
+    grpc_port: int
+
+    def visits(self) -> list[dict[str, Any]]:
+        """Every request's times in the order of arrival, see queue_stub.Visit."""
+        return requests.get(f"http://127.0.0.1:{self.port}/visits", timeout=5).json()
+
+
+@dataclass
 class Launched:
     """A finished launch-locust-load-test."""
 
@@ -88,6 +99,31 @@ def start_stub() -> Iterator[Callable[..., Stub]]:
     yield start
     for process in started:
         process.kill()
+    for process in started:
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@pytest.fixture
+def start_queue() -> Iterator[Callable[..., QueueStub]]:
+    """Start `queue_stub` with its own options; all end with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: str) -> QueueStub:
+        process = subprocess.Popen(
+            [sys.executable, str(STUBS / "queue_stub.py"), *options],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout is not None
+        http_port, grpc_port = (int(port) for port in process.stdout.readline().split())
+        return QueueStub(process, http_port, http_port, grpc_port)
+
+    yield start
+    for process in started:
+        process.kill()  # a stopped one as well
     for process in started:
         process.wait()
         if process.stdout is not None:

@@ -11,15 +11,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
-
-from model_runtime.digits import held_out
+import stub_answers
 
 EVERY = 3
-LABELS = {
-    image.tobytes(): int(label)
-    for image, label in zip(held_out().images, held_out().labels, strict=True)
-}
 counts = {"requests": 0, "spoiled": 0, "tokens": 0, "connections": 0}
 counting = threading.Lock()
 
@@ -36,7 +30,6 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     mode = "right"
     delay_s = 0.0
-    key = "js-key"
 
     def setup(self) -> None:
         super().setup()
@@ -55,28 +48,19 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, "{}")
 
     def token(self, query: dict[str, str]) -> None:
-        if (query["consumer_key"], query["consumer_secret"]) != ("all-key", "all-secret"):
-            self.answer(
-                401, json.dumps({"error_id": 6, "error_msg": "Consumer secret not correct"})
-            )
-            return
-        number = count("tokens")
-        self.answer(200, json.dumps({"access_token": f"token-{number}", "expires_in": 6000}))
+        self.answer(*stub_answers.token(query, lambda: count("tokens")))
 
     def predict(self, query: dict[str, str]) -> None:
         time.sleep(self.delay_s)
-        if query["consumer_key"] != self.key:
-            self.error(3, "Consumer not Authorized", 200)
+        if query["consumer_key"] != stub_answers.JS_KEY:
+            self.answer(200, stub_answers.jsonp_error(3, "Consumer not Authorized"))
             return
         if self.mode == "no-model":
-            self.error(37, "Invalid or Null Strategy.", 200)
+            self.answer(200, stub_answers.jsonp_error(37, "Invalid or Null Strategy."))
             return
         number = count("requests")
-        values = json.loads(query["json"])["data"]
-        assert len(values) == 784
-        digit = LABELS.get(np.array(values, np.float32).tobytes(), 0)
-        scores, puid = [0.01] * 10, query["puid"]
-        scores[digit] = 0.91
+        digit = stub_answers.digit_in_json(query["json"])
+        scores, puid = stub_answers.scores_for(digit), query["puid"]
         # The first request is the preflight's, which has to pass.
         if self.mode != "right" and number > 1 and number % EVERY == 0:
             count("spoiled")
@@ -87,28 +71,18 @@ class Handler(BaseHTTPRequestHandler):
             elif self.mode == "puid":
                 puid = f"not-{puid}"
             elif self.mode == "status":
-                self.error(13, "A generic error occurred", 500)
+                self.answer(500, stub_answers.jsonp_error(13, "A generic error occurred"))
                 return
             elif self.mode == "close":
                 self.close_connection = True
                 return
-        predictions = [
-            {"prediction": score, "predictedClass": str(index), "confidence": score}
-            for index, score in enumerate(scores)
-        ]
-        meta = {"puid": puid, "modelName": "stub", "variation": "default"}
-        document = {"meta": meta, "predictions": predictions, "custom": None}
-        self.answer(200, f"{query['jsonpCallback']}({json.dumps(document)})")
-
-    def error(self, error_id: int, message: str, status: int) -> None:
-        document = {"error_id": error_id, "error_msg": message, "http_response": 400}
-        self.answer(status, f"j({json.dumps(document)})")
+        self.answer(200, stub_answers.jsonp(query["jsonpCallback"], puid, scores))
 
     def answer(self, status: int, text: str) -> None:
         body = text.encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/javascript; charset=utf-8")
-        self.send_header("Server-Timing", "queue;dur=0.250, compute;dur=1.500, total;dur=2.000")
+        self.send_header("Server-Timing", stub_answers.TIMING)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
