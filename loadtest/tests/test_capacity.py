@@ -254,6 +254,19 @@ def test_a_generator_that_cannot_do_anything() -> None:
     )
 
 
+def test_a_run_that_is_not_valid_by_accident_is_made_again() -> None:
+    made: list[float] = []
+
+    def probe(rate: float) -> Probe:
+        made.append(rate)
+        return probe_of(rate, cliff(rate), invalid_because=("sent late",) * (len(made) % 3 == 2))
+
+    found = find_capacity(probe, SLO, 50)
+    assert found.rate_per_s == pytest.approx(171, rel=0.05)
+    assert found.high_per_s is not None
+    assert "tell nothing" in found.confidence
+
+
 def test_a_generator_out_of_probes_says_so() -> None:
     assert find_capacity(limited, SLO, 100, max_probes=5).stop is Stop.GENERATOR
 

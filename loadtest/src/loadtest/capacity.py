@@ -199,7 +199,8 @@ class Capacity:
                 lowest = min(untold, key=lambda probe: probe.rate_per_s)
                 return (
                     f"at {said(lowest.rate_per_s)} requests per second the load generator itself "
-                    f"was the limit: {'; '.join(lowest.invalid_because)}"
+                    f"was the limit, so nothing is known of the server: "
+                    f"{'; '.join(lowest.invalid_because)}"
                 )
 
     def document(self) -> dict[str, Any]:
@@ -276,7 +277,9 @@ def next_step(
     if len(probes) >= max_probes:
         return seen.out_of_probes
     for one in seen.rates:
-        if one.at_odds and one.looks == 2:
+        if one.looks == 1 and not one.told:
+            return one.rate  # other work on the machine may have been in the way
+        if one.looks == 2 and one.at_odds:
             return one.rate
     low, high = seen.low, seen.high
     if high is None:
