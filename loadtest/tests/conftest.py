@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 
+from loadtest.attribution import Row
 from loadtest.run_folder import RunFolder
 from loadtest.series import Series
 
@@ -39,7 +40,15 @@ SETTINGS = {
     "interrupted": False,
 }
 LATENCIES_US = (1000.0, 2000.0, 3000.0, 4000.0)
-SERVER_SHARES = {"total": 0.5, "queue": 0.1, "compute": 0.25}  # of the client's time
+# Of the client's time.
+SHARES = {
+    "client": 1.0,
+    "gateway": 0.125,
+    "upstream": 0.625,
+    "server_total": 0.5,
+    "server_queue": 0.1,
+    "server_compute": 0.25,
+}
 
 
 @dataclass
@@ -204,12 +213,15 @@ def raw_result() -> Callable[..., dict[str, Any]]:
     def make(
         protocol: str = "rest", latencies_us: Sequence[float] = LATENCIES_US, **changes: Any
     ) -> dict[str, Any]:
-        shares = {"client": 1.0} | {f"server_{name}": s for name, s in SERVER_SHARES.items()}
-        series = {name: Series() for name in shares}
-        for name, share in shares.items():
+        series = {name: Series() for name in SHARES}
+        for name, share in SHARES.items():
             for us in latencies_us:
                 series[name].record(us * share)
         count = len(latencies_us)
+        rows = [
+            Row(us, 0.0, 0.125 * us, 0.625 * us, 0.5 * us, 0.1 * us, 0.25 * us)
+            for us in latencies_us
+        ]
         return {
             "process": "locust",
             "protocol": protocol,
@@ -222,6 +234,8 @@ def raw_result() -> Callable[..., dict[str, Any]]:
             "cpu_s": 2.5,
             "cpu_over_s": 10.0,
             "series": {name: one.encode() for name, one in series.items()},
+            "rows": rows,
+            "rows_of": count,
             **changes,
         }
 

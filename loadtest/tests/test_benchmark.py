@@ -36,7 +36,7 @@ def test_runs_both_alike_in_turns_and_compares(make_run: MakeRun, tmp_path: Path
     assert {(one.users, one.seed, one.client) for one in asked} == {(7, 3, "deep_mnist_client")}
     assert [len(one.blocks) for one in asked] == [4, 4]
     assert folder.parent == output
-    verdict = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["verdict"]
+    verdict = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["verdicts"][0]
     assert verdict["valid"]
     assert verdict["unfair"] == []
     assert show(folder) == 0
@@ -73,7 +73,7 @@ def test_an_odd_number_of_turns_is_refused(blocks: int) -> None:
 
 def test_failed_request_is_a_failed_benchmark(make_run: MakeRun, tmp_path: Path) -> None:
     rest = make_run("rest", requests=5, failures={"timed out": 1})
-    folder = comparison.compare(rest, make_run("grpc"), tmp_path / "out")
+    folder = comparison.compare(comparison.sources([rest, make_run("grpc")]), tmp_path / "out")
     assert show(folder) == 1
 
 

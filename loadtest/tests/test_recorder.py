@@ -129,9 +129,14 @@ def test_the_parts_of_a_request_stay_together() -> None:
     recorder.open(10)
     server, gateway = ServerTiming(0.25, 1.5, 2.0), GatewayTiming(300, 2400)
     recorder.record(outcome(101, took_s=0.004, server=server, gateway=gateway), 0)
-    recorder.record(outcome(102, server=server), 0)
+    due_ns = round(102.9 * NS_PER_S)
+    recorder.record(outcome(103, took_s=0.004, server=server, intended_ns=due_ns), 0)
     result = recorder.result()
-    assert [list(row) for row in result["rows"]] == [[4000, 300, 2400, 2000, 250, 1500]]
+    assert [list(row) for row in result["rows"]] == [
+        [4000, 0, 300, 2400, 2000, 250, 1500],
+        [104_000, 100_000, 0, 2000, 2000, 250, 1500],  # by way of no gateway
+    ]
+    assert result["rows_of"] == 2
     assert result["series"]["gateway"]["sum_us"] == 300
     assert result["series"]["upstream"]["sum_us"] == 2400
 

@@ -120,7 +120,7 @@ def test_the_benchmark_runs_both_and_compares(start_stub: Any, tmp_path: Path) -
     )
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "results" / "latest"
-    verdict = json.loads((folder / "summary.json").read_text())["verdict"]
+    verdict = json.loads((folder / "summary.json").read_text())["verdicts"][0]
     assert verdict["slower"] == "rest"
     assert 100 < verdict["percent"] < 210
     assert verdict["unfair"] == []
@@ -129,7 +129,8 @@ def test_the_benchmark_runs_both_and_compares(start_stub: Any, tmp_path: Path) -
     assert verdict["sentence"] in done.stdout
     assert done.stdout.splitlines()[-1].endswith("-rest-vs-grpc/report.html")
     assert {path.name for path in folder.iterdir()} == {
-        *("rest", "grpc", "summary.json", "percentiles.png", "report.html"),
+        *("rest", "grpc", "sides.json", "summary.json"),
+        *("percentiles.png", "summary.png", "report.html"),
     }
 
 

@@ -120,6 +120,21 @@ def test_unknown_accuracy_of_the_model_is_not_judged(make_run: MakeRun) -> None:
     ]
 
 
+def test_missing_times_of_server_and_gateway_are_told(
+    make_run: MakeRun, raw_result: RawResult
+) -> None:
+    nothing = raw_result("rest", [])["series"]
+    raw = raw_result("rest", [1000.0])
+    raw["series"] |= {"gateway": nothing["gateway"], "upstream": nothing["upstream"]}
+    (told,) = summary.summarise(make_run(raw=[raw]))["warnings"]
+    assert told.startswith("gateway times missing")
+    raw["series"] |= {name: one for name, one in nothing.items() if name.startswith("server")}
+    folder = make_run(raw=[raw | {"rows": [], "rows_of": 0}])
+    (told,) = summary.write_report(folder)["warnings"]
+    assert told.startswith("server metrics missing: no answer carried Server-Timing")
+    assert "server metrics missing" in (folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_warnings(make_run: MakeRun, raw_result: RawResult) -> None:
     raw = raw_result("rest", [1000.0, 2000.0], measured_s=10.0)
     raw["series"]["server_total"] = raw_result("rest", [1000.0])["series"]["server_total"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from loadtest import comparison, summary, tables
+from loadtest import attribution, comparison, summary, tables
 
 MakeRun = Callable[..., Path]
 
@@ -21,7 +21,10 @@ def test_comparison_fits_eighty_columns_and_ends_with_the_verdict(
 ) -> None:
     rest = make_run("rest", [1_250.0, 5_045_000.0])
     grpc = make_run("grpc", [1_000.0, 4_036_000.0])
-    text = printed(tables.print_comparison, comparison.compare(rest, grpc, tmp_path / "out"))
+    text = printed(
+        tables.print_comparison,
+        comparison.compare(comparison.sources([rest, grpc]), tmp_path / "out"),
+    )
     lines = text.splitlines()
     assert max(len(line) for line in lines) <= 80
     assert [line.split() for line in lines if line.startswith("  p50")] == [
@@ -41,7 +44,7 @@ def test_every_statistic_has_its_row(make_run: MakeRun) -> None:
     folder = make_run()
     summary.write_report(folder)
     rows = tables.of_run(summary.summarise(folder))[0].rows
-    assert [row[0] for row in rows] == ["requests", "failures", *tables.STATISTICS]
+    assert [row[0] for row in rows] == ["answers", "failures", *tables.STATISTICS]
     text = printed(tables.print_summary, folder)
     for row in rows:
         for cell in row:
@@ -60,18 +63,31 @@ def test_invalid_and_failures_are_printed_as_they_are(make_run: MakeRun) -> None
     assert "REST failure, 1 times: [bold]HTTP 503" in text
 
 
-def test_parts_add_up_to_the_clients_mean(make_run: MakeRun) -> None:
-    parts = tables.where_time_goes(summary.summarise(make_run("rest", [1000.0, 3000.0])))
-    assert [part.ms for part in parts] == pytest.approx([0.5, 0.2, 0.3, 1.0])
-    assert sum(part.share for part in parts) == pytest.approx(1.0)
+def test_the_parts_and_the_residual_add_up(make_run: MakeRun) -> None:
+    figures = summary.summarise(make_run("rest", [float(us) for us in range(1000, 3000, 10)]))
+    table = tables.of_attribution("REST", figures)
+    assert table is not None
+    assert table.columns == ("", "mean", "p50", "p90", "p99")
+    *parts, total = [[float(cell) for cell in row[1:]] for row in table.rows]
+    for column, whole in enumerate(total):
+        assert sum(part[column] for part in parts) == pytest.approx(whole, abs=0.005)
+    assert dict(figures["attribution"]["mean"]["parts"]) == pytest.approx(
+        {
+            attribution.MODEL: 0.499,
+            attribution.QUEUE: 0.2,
+            attribution.REST_OF_SERVER: 0.299,
+            attribution.GATEWAY_TO_SERVER: 0.249,
+            attribution.GATEWAY: 0.249,
+            attribution.CLIENT_AND_NETWORK: 0.499,
+            attribution.SENT_LATE: 0,
+        },
+        abs=0.001,
+    )
 
 
-def test_without_server_timing_there_are_no_parts(make_run: MakeRun) -> None:
-    folder = make_run("rest", [1000.0])
-    figures = summary.summarise(folder)
-    figures["latency_ms"]["server_queue"]["mean"] = None
-    assert tables.where_time_goes(figures) == []
-    assert tables.of_parts([figures]) is None
+def test_without_server_timing_there_are_no_parts_and_it_is_said(make_run: MakeRun) -> None:
+    figures = summary.summarise(make_run("rest", rows=[], rows_of=0))
+    assert tables.of_attribution("REST", figures) is None
 
 
 def test_the_guides_figures_are_the_published_ones() -> None:

@@ -4,6 +4,13 @@ import pytest
 
 from loadtest import verdict
 from loadtest.difference import Estimate, Interval
+from loadtest.verdict import Side
+
+
+def rest_vs_grpc(rest: dict[str, Any], grpc: dict[str, Any]) -> dict[str, Any]:
+    rest["settings"].setdefault("protocol", "rest")
+    grpc["settings"].setdefault("protocol", "grpc")
+    return verdict.compare(Side("rest", "REST", rest), Side("grpc", "gRPC", grpc))
 
 
 def a_summary(
@@ -15,6 +22,7 @@ def a_summary(
         "settings": {
             "users": 50,
             "wait_ms": [900, 1100],
+            "loop": "closed",
             "connections": "kept",
             "endpoint": "127.0.0.1:5000",
             "interrupted": False,
@@ -39,14 +47,14 @@ def a_summary(
 def test_wording(
     rest: float, grpc: float, sentence: str, slower: str | None, percent: float
 ) -> None:
-    found = verdict.compare(a_summary(rest), a_summary(grpc))
+    found = rest_vs_grpc(a_summary(rest), a_summary(grpc))
     assert found["sentence"] == sentence
     assert found["slower"] == slower
     assert found["percent"] == pytest.approx(percent, abs=1e-3)
 
 
 def test_median_and_p99_may_say_the_contrary() -> None:
-    found = verdict.compare(a_summary(2.0, 1.0, 9.0), a_summary(1.0, 1.5, 9.0))
+    found = rest_vs_grpc(a_summary(2.0, 1.0, 9.0), a_summary(1.0, 1.5, 9.0))
     assert found["sentences"] == {
         "mean": "REST is 100 % slower than gRPC on average",
         "p50": "gRPC is 50.0 % slower than REST at the median",
@@ -56,9 +64,7 @@ def test_median_and_p99_may_say_the_contrary() -> None:
 
 
 def test_without_a_latency_there_is_no_verdict() -> None:
-    found = verdict.compare(
-        a_summary(None, invalid_because=["no request succeeded"]), a_summary(1.0)
-    )
+    found = rest_vs_grpc(a_summary(None, invalid_because=["no request succeeded"]), a_summary(1.0))
     assert found["sentence"] == "REST and gRPC cannot be compared: one of them has no latency"
     assert found["slower"] is None
     assert found["percent"] is None
@@ -70,14 +76,14 @@ def test_equal_settings_are_fair() -> None:
     rest, grpc = a_summary(1.0), a_summary(1.0)
     rest["settings"] |= {"protocol": "rest", "test_type": "js-predict", "command": "a"}
     grpc["settings"] |= {"protocol": "grpc", "test_type": "grpc-predict", "command": "b"}
-    assert verdict.compare(rest, grpc)["unfair"] == []
+    assert rest_vs_grpc(rest, grpc)["unfair"] == []
 
 
 def test_differing_settings_and_machines_are_named() -> None:
     rest, grpc = a_summary(1.0), a_summary(1.0)
     rest["settings"] |= {"users": 60, "wait_ms": [0, 0], "interrupted": True, "seed": 3}
     grpc["machine"] = {"cpu": "Other CPU", "packages": {"locust": "3.0"}}
-    assert verdict.compare(rest, grpc)["unfair"] == [
+    assert rest_vs_grpc(rest, grpc)["unfair"] == [
         "interrupted: REST yes, gRPC no",
         "seed: REST 3, gRPC none",
         "users: REST 60, gRPC 50",
@@ -87,27 +93,43 @@ def test_differing_settings_and_machines_are_named() -> None:
     ]
 
 
+def test_what_is_varied_on_purpose_is_not_unfair_and_another_host_is() -> None:
+    a, b = a_summary(1.0), a_summary(1.0)
+    b["settings"] |= {"connections": "per-call", "endpoint": "10.0.0.1:5000"}
+    sides = Side("a", "kept", a), Side("b", "per call", b)
+    assert verdict.differences(*sides, ["connections"]) == [
+        "host: kept 127.0.0.1, per call 10.0.0.1"
+    ]
+
+
 def test_caveats_follow_the_runs() -> None:
-    text = " ".join(verdict.compare(a_summary(1.0), a_summary(1.0))["caveats"])
+    text = " ".join(rest_vs_grpc(a_summary(1.0), a_summary(1.0))["caveats"])
     assert "no confidence interval" in text
     assert "share this machine" in text
     assert "JSONP GET" in text
+    assert "closed loop" in text
     assert "per call" not in text
     assert "A few slow requests" not in text
-    slow = verdict.compare(a_summary(1.3), a_summary(1.0))
+    slow = rest_vs_grpc(a_summary(1.3), a_summary(1.0))
     assert "A few slow requests" in " ".join(slow["caveats"])
     far = a_summary(1.0)
-    far["settings"] |= {"endpoint": "https://gateway.example:443", "connections": "per-call"}
-    text = " ".join(verdict.compare(far, far)["caveats"])
+    far["settings"] |= {
+        "endpoint": "https://gateway.example:443",
+        "connections": "per-call",
+        "loop": "open",
+    }
+    text = " ".join(rest_vs_grpc(far, far)["caveats"])
     assert "share this machine" not in text
     assert "per call" in text
+    assert "closed loop" not in text
+    assert "JSONP" not in text  # both are REST, or both gRPC
 
 
 @pytest.mark.parametrize("endpoint", ["http://localhost:8080", "127.0.0.1:5000", "[::1]:5000"])
 def test_loopback_is_this_machine(endpoint: str) -> None:
     here = a_summary(1.0)
     here["settings"]["endpoint"] = endpoint
-    assert "share this machine" in " ".join(verdict.compare(here, here)["caveats"])
+    assert "share this machine" in " ".join(rest_vs_grpc(here, here)["caveats"])
 
 
 def estimate(ratio: float, low: float, high: float) -> Estimate:

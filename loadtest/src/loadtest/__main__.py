@@ -1,4 +1,4 @@
-"""`python -m loadtest benchmark`, `… compare REST_FOLDER GRPC_FOLDER`, `… report FOLDER`."""
+"""`python -m loadtest`: benchmark, capacity, calibrate; compare, gate, report from folders."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from loadtest.calibration import CALIBRATION, SECONDS, calibrate
 from loadtest.capacity import MAX_PROBES
 from loadtest.capacity_run import CAPACITY, START_RATE, measure_capacity
 from loadtest.cli import in_one_sentence, show
+from loadtest.errors import SettingInvalid
 from loadtest.options import given, load_options
 from loadtest.run_folder import read_json
 from loadtest.runner import run_load_test
@@ -103,8 +104,13 @@ def run_calibration(output: Path, seconds: float) -> None:
 
 
 @main.command()
-@click.argument("rest", type=FOLDER)
-@click.argument("grpc", type=FOLDER)
+@click.argument("folders", metavar="A B", type=FOLDER, nargs=-1, required=True)
+@click.option("--names", help="What to call them, such as before,after.")
+@click.option(
+    "--allow-differences",
+    is_flag=True,
+    help="Compare runs that differ in more than the protocol; the report says in what.",
+)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -112,10 +118,17 @@ def run_calibration(output: Path, seconds: float) -> None:
     show_default=True,
     help="Where the comparison's folder is made.",
 )
-def compare(rest: Path, grpc: Path, output: Path) -> None:
-    """Compare the run in the folder REST with the run in the folder GRPC."""
+def compare(
+    folders: tuple[Path, ...], names: str | None, allow_differences: bool, output: Path
+) -> None:
+    """Compare the run in folder A with the run in folder B."""
     with in_one_sentence():
-        sys.exit(show(comparison.compare(rest, grpc, output)))
+        if len(folders) < 2:
+            raise SettingInvalid("compare is given one folder, expected two or more")
+        called = [name.strip() for name in (names or "").split(",") if name.strip()]
+        runs = comparison.sources([folder.resolve() for folder in folders], called)
+        compared = comparison.compare(runs, output, allow_differences=allow_differences)
+        sys.exit(show(compared))
 
 
 @main.command()

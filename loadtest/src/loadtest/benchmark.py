@@ -59,8 +59,8 @@ def benchmark(
     turns = interleaved([s.protocol for s in plain], blocks, plain[0].duration_s, plain[0].seed)
     runs = [replace(settings, blocks=turns[settings.protocol]) for settings in plain]
     keys = credentials.load(client, environ=environ)
-    rest, grpc = run(runs, keys)
-    return comparison.compare(rest, grpc, plain[0].output)
+    folders = run(runs, keys)
+    return comparison.compare(comparison.sources(folders), plain[0].output)
 
 
 def interleaved(

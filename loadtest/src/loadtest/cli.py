@@ -72,8 +72,8 @@ def show(folder: Path, console: Console | None = None) -> int:
         document = read_json(folder / summary.SUMMARY)
         if comparison.is_comparison(folder):
             tables.print_comparison(folder, console)
-            valid = document["verdict"]["valid"]
-            failures = document["rest"]["failures"] + document["grpc"]["failures"]
+            valid = not tables.invalid_because(document)
+            failures = sum(run["failures"] for run in document["runs"].values())
         else:
             tables.print_summary(folder, console)
             valid, failures = document["valid"], document["failures"]

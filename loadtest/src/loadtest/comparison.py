@@ -1,81 +1,190 @@
-"""A REST run and a gRPC run side by side: figures, verdict and report."""
+"""Runs side by side in one folder: figures, verdicts and report."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loadtest import difference, plots, report, verdict
 from loadtest.difference import Difference
-from loadtest.run_folder import PROTOCOLS, SETTINGS, ResultUnreadable, RunFolder, write_json
-from loadtest.summary import MACHINE, PLOT, REPORT, SUMMARY, Run, keep_machine, read_run
+from loadtest.errors import LoadTestError
+from loadtest.run_folder import (
+    PROTOCOLS,
+    SETTINGS,
+    ResultUnreadable,
+    RunFolder,
+    read_json,
+    write_json,
+)
+from loadtest.summary import (
+    MACHINE,
+    PLOT,
+    REPORT,
+    SLIDE,
+    SUMMARY,
+    Run,
+    keep_machine,
+    read_run,
+)
+from loadtest.verdict import Side
+
+SIDES = "sides.json"
 
 
-def compare(rest: Path, grpc: Path, output: Path) -> Path:
-    """Compare two runs in a new folder `<time>-rest-vs-grpc` below `output`.
+class RunsUnlike(LoadTestError):
+    """The runs differ in more than what is compared: look at what, or allow it."""
 
-    The folder gets a copy of both runs, so that it can be read, moved and rebuilt by itself.
+
+@dataclass(frozen=True)
+class Source:
+    """One run that is to be compared.
+
+    Attributes:
+        folder: The run's.
+        key: Its folder's name in the comparison.
+        name: As people call it.
+    """
+
+    folder: Path
+    key: str
+    name: str
+
+
+def sources(folders: Sequence[Path], names: Sequence[str] = ()) -> list[Source]:
+    """Runs to compare: called by `names`, or by their protocols where these differ, or A and B.
 
     Raises:
-        ResultUnreadable: A folder holds no run, or that of the other protocol.
+        ResultUnreadable: A folder holds no run.
+        RunsUnlike: There are not as many names as runs, or two that are the same.
     """
-    for protocol, source in (("rest", rest), ("grpc", grpc)):
-        _expect(read_run(source), protocol, source)
-    folder = RunFolder.create(output, "rest-vs-grpc").path
-    for protocol, source in (("rest", rest), ("grpc", grpc)):
-        copy = folder / protocol
+    protocols = [str(read_run(folder).figures["protocol"]) for folder in folders]
+    if not names and len(set(protocols)) == len(protocols):
+        return [
+            Source(folder, protocol, PROTOCOLS[protocol])
+            for folder, protocol in zip(folders, protocols, strict=True)
+        ]
+    names = names or [chr(ord("A") + index) for index in range(len(folders))]
+    if len(names) != len(folders) or len({name.lower() for name in names}) != len(names):
+        raise RunsUnlike(f"--names has {', '.join(names)}, expected {len(folders)} different names")
+    return [Source(folder, _slug(name), name) for folder, name in zip(folders, names, strict=True)]
+
+
+def compare(
+    runs: Sequence[Source],
+    output: Path,
+    *,
+    allow_differences: bool = False,
+    varied: Collection[str] = (),
+    what: str | None = None,
+) -> Path:
+    """Compare every run with the first, in a new folder `<time>-<a>-vs-<b>` below `output`.
+
+    The folder gets a copy of the runs, so that it can be read, moved and rebuilt by itself.
+
+    Args:
+        runs: Two or more.
+        output: Where the folder is made.
+        allow_differences: Compare, and call it unfair, what differs in more than it should.
+        varied: Settings that differ on purpose.
+        what: The folder's name after the time, instead of that.
+
+    Raises:
+        ResultUnreadable: A folder holds no run.
+        RunsUnlike: They differ in more than the protocol and what is varied.
+    """
+    sides = [Side(one.key, one.name, read_run(one.folder).figures) for one in runs]
+    unlike = [text for side in sides[1:] for text in verdict.differences(sides[0], side, varied)]
+    if unlike and not allow_differences:
+        raise RunsUnlike(
+            "the runs differ in more than what is compared: "
+            + "; ".join(dict.fromkeys(unlike))
+            + ". --allow-differences compares them all the same"
+        )
+    name = what or "-vs-".join(one.key for one in runs)
+    folder = RunFolder.create(output, name).path
+    for one in runs:
+        copy = folder / one.key
         copied = RunFolder(copy)
         copy.mkdir()
-        for result in sorted(source.glob("raw/*.json")):
+        for result in sorted(one.folder.glob("raw/*.json")):
             shutil.copy(result, copied.raw / result.name)
-        for name in (SETTINGS, MACHINE):
-            if (source / name).exists():
-                shutil.copy(source / name, copy / name)
+        for file in (SETTINGS, MACHINE):
+            if (one.folder / file).exists():
+                shutil.copy(one.folder / file, copy / file)
         keep_machine(copy)
+    write_json(
+        folder / SIDES,
+        {
+            "sides": [{"key": one.key, "name": one.name} for one in runs],
+            "varied": sorted(varied),
+        },
+    )
     write_report(folder)
     return folder
 
 
 def is_comparison(folder: Path) -> bool:
-    return all((folder / protocol).is_dir() for protocol in PROTOCOLS)
+    return (folder / SIDES).is_file()
 
 
 def write_report(folder: Path) -> dict[str, Any]:
-    """Write the comparison's summary.json, percentiles.png and report.html; return the first.
+    """Write the comparison's summary.json, its pictures and report.html; return the first.
 
     Raises:
         ResultUnreadable: The folder holds no comparison.
     """
-    runs = {protocol: read_run(folder / protocol) for protocol in PROTOCOLS}
-    for protocol, run in runs.items():
-        _expect(run, protocol, folder / protocol)
-    rest, grpc = runs["rest"].figures, runs["grpc"].figures
-    between = _difference(runs["rest"], runs["grpc"])
-    document = {"verdict": verdict.compare(rest, grpc, between), "rest": rest, "grpc": grpc}
-    write_json(folder / SUMMARY, document)
-    curves = [
-        curve for protocol, run in runs.items() for curve in plots.curves_of(protocol, run.series)
+    described = read_json(folder / SIDES)
+    try:
+        varied = [str(name) for name in described["varied"]]
+        named = [(str(side["key"]), str(side["name"])) for side in described["sides"]]
+    except (KeyError, TypeError) as error:
+        raise ResultUnreadable(f"{folder.name}/{SIDES} is not what a comparison writes") from error
+    runs = {key: read_run(folder / key) for key, _ in named}
+    sides = [Side(key, name, runs[key].figures) for key, name in named]
+    verdicts = [
+        verdict.compare(sides[0], side, between(runs[sides[0].key], runs[side.key]), varied)
+        for side in sides[1:]
     ]
-    pictures = plots.draw_all(curves)
-    (folder / PLOT).write_bytes(pictures.light)
+    document: dict[str, Any] = {
+        "sides": described["sides"],
+        "varied": varied,
+        "verdicts": verdicts,
+        "runs": {key: run.figures for key, run in runs.items()},
+    }
+    write_json(folder / SUMMARY, document)
+    pictures = plots.Pictures.of(
+        [
+            curve
+            for index, (key, name) in enumerate(named)
+            for curve in plots.curves_of(name, runs[key].series, index)
+        ]
+    )
+    (folder / PLOT).write_bytes(pictures.png)
+    attributions = {side.name: side.figures["attribution"] for side in sides}
+    headline = verdicts[0]["sentence"] if len(verdicts) == 1 else ""
+    (folder / SLIDE).write_bytes(plots.slide(headline, pictures.curves, attributions))
     (folder / REPORT).write_text(report.of_comparison(document, pictures), encoding="utf-8")
     return document
 
 
-def _difference(rest: Run, grpc: Run) -> Difference | None:
-    """REST's difference from gRPC over pairs of neighbouring turns; None if there are too few."""
-    pairs = [
-        (a, b) for a, b in difference.neighbours(rest.blocks, grpc.blocks) if a.count and b.count
-    ]
-    if len(pairs) < difference.FEWEST_BLOCKS or rest.blocks.keys() & grpc.blocks.keys():
+def between(a: Run, b: Run) -> Difference | None:
+    """The difference of a from b: over pairs of turns, or stretches of each; None if too few."""
+    in_turns = not a.blocks.keys() & b.blocks.keys()
+    if in_turns:
+        pairs = list(zip(a.blocks.values(), b.blocks.values(), strict=False))
+        pairs = [(one, other) for one, other in pairs if one.count and other.count]
+        of_a, of_b = [one for one, _ in pairs], [other for _, other in pairs]
+    else:
+        of_a, of_b = ([one for one in run.blocks.values() if one.count] for run in (a, b))
+    if min(len(of_a), len(of_b)) < difference.FEWEST_BLOCKS:
         return None
-    return difference.between([a for a, _ in pairs], [b for _, b in pairs], paired=True)
+    return difference.between(of_a, of_b, paired=in_turns)
 
 
-def _expect(run: Run, protocol: str, folder: Path) -> None:
-    if run.figures["protocol"] != protocol:
-        raise ResultUnreadable(
-            f"{folder.name} is a run of {PROTOCOLS[run.figures['protocol']]}, "
-            f"expected one of {PROTOCOLS[protocol]}"
-        )
+def _slug(name: str) -> str:
+    """Fit for a folder's name."""
+    slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+    return slug or "run"

@@ -1,65 +1,60 @@
-"""Percentile curves as PNG: latency over the share of requests that were faster."""
+"""Pictures of a result: percentile curves for the report and as PNG, and a slide.
+
+In a report a picture is SVG whose colours are the page's, so that one serves light and dark; the
+page's script reads values off it (`Picture.reading`).
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from loadtest.run_folder import PROTOCOLS
+from loadtest.attribution import PARTS
 from loadtest.series import Series
 
-POINTS = 400
+POINTS = 300
 SIDES = {"client": ("client", "-"), "server_total": ("server", "--")}
 
-
-@dataclass(frozen=True)
-class Theme:
-    background: str
-    ink: str
-    grid: str
-    colours: Mapping[str, str]  # Okabe and Ito's, which colour-blind readers tell apart
-
-
-LIGHT = Theme("#ffffff", "#1f2328", "#d8dee4", {"rest": "#d55e00", "grpc": "#0072b2"})
-DARK = Theme("#161b22", "#e6edf3", "#353c45", {"rest": "#ff9e4a", "grpc": "#56b4e9"})
-
-
-@dataclass(frozen=True)
-class Size:
-    """Inches, and how many dots each is."""
-
-    width: float
-    height: float
-    dpi: int = 150
-
-
-WIDE = Size(9.6, 4.9)
-NARROW = Size(4.3, 4.6, 180)
+BACKGROUND, INK, GRID = "#ffffff", "#1f2328", "#d8dee4"
+# Okabe and Ito's, which colour-blind readers tell apart; in a report --c0, --c1, …
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c6d31")
+PART_COLOURS = dict(
+    zip(
+        PARTS,
+        ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0072b2", "#8b949e", "#f0e442"),
+        strict=True,
+    )
+)
+TICKS = (2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 
 @dataclass(frozen=True)
 class Curve:
     """One line: `ms[i]` is the latency at percentile `percentiles[i]`."""
 
-    protocol: str
+    name: str
     side: str  # a key of SIDES
+    colour: int  # place in COLOURS
     percentiles: tuple[float, ...]
     ms: tuple[float, ...]
 
     @property
     def label(self) -> str:
-        return f"{PROTOCOLS[self.protocol]}, {SIDES[self.side][0]}"
+        return f"{self.name}, {SIDES[self.side][0]}"
 
 
-def curves_of(protocol: str, series: Mapping[str, Series]) -> list[Curve]:
+def curves_of(name: str, series: Mapping[str, Series], colour: int) -> list[Curve]:
     """The client's and the server's curve of one run, up to the last percentile it can tell."""
     curves = []
     for side in SIDES:
@@ -71,77 +66,193 @@ def curves_of(protocol: str, series: Mapping[str, Series]) -> list[Curve]:
         percentiles = [float(percentile) for percentile in 100 * (1 - 1 / inverse)]
         found = [*one.percentiles_ms(percentiles[:-1]), one.max_ms]
         ms = [max(value or 0.0, 0.001) for value in found]  # the axis is logarithmic
-        curves.append(Curve(protocol, side, tuple(percentiles), tuple(ms)))
+        curves.append(Curve(name, side, colour % len(COLOURS), tuple(percentiles), tuple(ms)))
     return curves
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An SVG for a page, and how to read values off it.
+
+    `reading` has the plot area's `box` (left, top, right, bottom in the SVG's units), the largest
+    `inverse` (1 / (1 - p)) of the horizontal axis, the range of `ms`, and for each curve
+    `name`, `colour`, `inverse` and `ms`.
+    """
+
+    svg: str
+    reading: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Pictures:
-    """The same curves for each way a report is read."""
+    """The same curves for each way they are looked at."""
 
-    light: bytes
-    dark: bytes
-    light_narrow: bytes
-    dark_narrow: bytes
+    curves: tuple[Curve, ...]
+    png: bytes
+    wide: Picture
+    narrow: Picture
+
+    @classmethod
+    def of(cls, curves: Sequence[Curve]) -> Pictures:
+        return cls(
+            tuple(curves),
+            _png(_percentiles(curves, (9.6, 4.9)), 150),
+            _picture(curves, (9.6, 4.9), "wide"),
+            _picture(curves, (4.3, 4.6), "narrow"),
+        )
 
 
-def draw_all(curves: Sequence[Curve]) -> Pictures:
-    return Pictures(
-        draw(curves, LIGHT, WIDE),
-        draw(curves, DARK, WIDE),
-        draw(curves, LIGHT, NARROW),
-        draw(curves, DARK, NARROW),
+def slide(
+    headline: str,
+    curves: Sequence[Curve],
+    attributions: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> bytes:
+    """Curves on the left, what p50 and p99 are made of on the right: a PNG of 1920 x 1080.
+
+    Args:
+        headline: Above both; may be empty.
+        curves: Of every run.
+        attributions: By a run's name, its `attribution` as in summary.json.
+    """
+    with _style(13):
+        figure = Figure(figsize=(12.8, 7.2), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        known = {name: one for name, one in attributions.items() if one}
+        grid = figure.add_gridspec(1, 2 if known else 1, width_ratios=[3, 2] if known else [1])
+        _draw_curves(figure.add_subplot(grid[0]), curves)
+        if known:
+            _draw_parts(figure.add_subplot(grid[1]), known)
+        figure.suptitle(_wrapped(headline), fontsize=17, fontweight="bold", wrap=True)
+        return _png(figure, 150)
+
+
+def _wrapped(text: str) -> str:
+    """On two lines where it says how sure it is."""
+    return text.replace(" (95 %", "\n(95 %").replace(", but no difference", ",\nbut no difference")
+
+
+def _draw_parts(axes: Axes, attributions: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    bars = [
+        (f"{name}\n{statistic}", one[statistic]["parts"])
+        for statistic in ("p50", "p99")
+        for name, one in attributions.items()
+        if statistic in one
+    ]
+    left = np.zeros(len(bars))
+    for part in PARTS:
+        values = np.array([max(parts[part], 0.0) for _, parts in bars])
+        if values.any():
+            axes.barh(range(len(bars)), values, left=left, color=PART_COLOURS[part], label=part)
+        left += values
+    axes.set_yticks(range(len(bars)), [label for label, _ in bars])
+    axes.invert_yaxis()
+    axes.set_xlabel("ms, mean of the requests near that percentile")
+    axes.set_title("Where the time goes", loc="left")
+    axes.grid(visible=True, axis="x", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.legend(
+        frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.12), fontsize=11, ncols=2
     )
+    for edge in ("top", "right", "left"):
+        axes.spines[edge].set_visible(False)
 
 
-def draw(curves: Sequence[Curve], theme: Theme = LIGHT, size: Size = WIDE) -> bytes:
-    """The curves as a PNG; the same curves give the same bytes."""
+@contextmanager
+def _style(font_size: int = 10) -> Iterator[None]:
     style: dict[Any, Any] = {
         "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws alike
-        "font.size": 10,
-        "text.color": theme.ink,
-        "axes.labelcolor": theme.ink,
-        "axes.edgecolor": theme.grid,
-        "xtick.color": theme.ink,
-        "ytick.color": theme.ink,
+        "font.size": font_size,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": GRID,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "loadtest",  # the same picture has the same ids
     }
     with rc_context(style):
-        figure = Figure(figsize=(size.width, size.height), dpi=size.dpi, layout="constrained")
+        yield
+
+
+def _percentiles(curves: Sequence[Curve], inches: tuple[float, float], dpi: int = 150) -> Figure:
+    with _style():
+        figure = Figure(figsize=inches, dpi=dpi, layout="constrained")
         FigureCanvasAgg(figure)
-        figure.patch.set_facecolor(theme.background)
-        axes = figure.add_subplot()
-        axes.set_facecolor(theme.background)
-        for curve in curves:
-            inverse = 1 / (1 - np.array(curve.percentiles) / 100)
-            axes.plot(
-                inverse,
-                curve.ms,
-                linestyle=SIDES[curve.side][1],
-                color=theme.colours[curve.protocol],
-                linewidth=2,
-                label=curve.label,
-            )
-        longest = max((10.0, *(1 / (1 - curve.percentiles[-1] / 100) for curve in curves)))
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlim(1, longest * 1.03)
-        ticks = [tick for tick in (2, 10, 100, 1_000, 10_000, 100_000) if tick <= longest]
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (1 - 1 / x):g}"))
-        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        axes.set_xlabel("percentile of the requests")
-        axes.set_ylabel("latency, ms")
-        axes.grid(visible=True, which="major", color=theme.grid, linewidth=0.8)
-        axes.set_axisbelow(True)
-        for edge in ("top", "right"):
-            axes.spines[edge].set_visible(False)
-        if curves:
-            axes.legend(frameon=False, loc="upper left", labelcolor=theme.ink)
-        else:
-            axes.text(0.5, 0.5, "no request succeeded", transform=axes.transAxes, ha="center")
-        image = io.BytesIO()
-        figure.savefig(image, format="png", metadata={"Software": None})
+        _draw_curves(figure.add_subplot(), curves)
+        return figure
+
+
+def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
+    for index, curve in enumerate(curves):
+        inverse = 1 / (1 - np.array(curve.percentiles) / 100)
+        axes.plot(
+            inverse,
+            curve.ms,
+            linestyle=SIDES[curve.side][1],
+            color=COLOURS[curve.colour],
+            linewidth=2,
+            label=curve.label,
+            gid=f"curve-{index}",
+        )
+    longest = max((10.0, *(1 / (1 - curve.percentiles[-1] / 100) for curve in curves)))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(1, longest * 1.03)
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in TICKS if tick <= longest]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (1 - 1 / x):g}"))
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.set_xlabel("percentile of the requests")
+    axes.set_ylabel("latency, ms")
+    axes.grid(visible=True, which="major", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for edge in ("top", "right"):
+        axes.spines[edge].set_visible(False)
+    if curves:
+        axes.legend(frameon=False, loc="upper left")
+    else:
+        axes.text(0.5, 0.5, "no request succeeded", transform=axes.transAxes, ha="center")
+
+
+def _png(figure: Figure, dpi: int) -> bytes:
+    image = io.BytesIO()
+    with _style():
+        figure.savefig(image, format="png", dpi=dpi, metadata={"Software": None})
     return image.getvalue()
+
+
+def _picture(curves: Sequence[Curve], inches: tuple[float, float], name: str) -> Picture:
+    figure = _percentiles(curves, inches, 72)  # an SVG's units are 72 to the inch
+    image = io.StringIO()
+    with _style():
+        figure.savefig(image, format="svg", transparent=True, metadata={"Date": None})
+    svg = image.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "var(--ink)").replace(GRID, "var(--line)")
+    for index, colour in enumerate(COLOURS):
+        svg = svg.replace(colour, f"var(--c{index})")
+    # Two pictures stand on one page, and ids are the page's.
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+    axes = figure.axes[0]
+    height = inches[1] * 72
+    area = axes.get_window_extent()
+    return Picture(
+        svg,
+        {
+            "box": [round(n, 2) for n in (area.x0, height - area.y1, area.x1, height - area.y0)],
+            "inverse": round(float(axes.get_xlim()[1]), 4),
+            "ms": [float(f"{ms:.6g}") for ms in axes.get_ylim()],
+            "curves": [
+                {
+                    "id": f"{name}-curve-{index}",
+                    "name": curve.label,
+                    "colour": curve.colour,
+                    "inverse": [float(f"{1 / (1 - p / 100):.5g}") for p in curve.percentiles],
+                    "ms": [float(f"{ms:.4g}") for ms in curve.ms],
+                }
+                for index, curve in enumerate(curves)
+            ],
+        },
+    )

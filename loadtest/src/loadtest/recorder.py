@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from loadtest.answers import GatewayTiming, ServerTiming
+from loadtest.attribution import Row
 from loadtest.series import Series
 
 NS_PER_S = 1_000_000_000
@@ -116,7 +117,7 @@ class Recorder:
         self._closed = False
         self._started = _now()
         self._rng = random.Random(process)  # noqa: S311  # of a sample, not of a secret
-        self._rows: list[tuple[float, ...]] = []
+        self._rows: list[Row] = []
         self._timed = 0
         self.requests = 0
         self.warm_up_requests = 0
@@ -208,12 +209,22 @@ class Recorder:
             self.series["server_total"].record(server.total_ms * 1000)
             self.series["server_queue"].record(server.queue_ms * 1000)
             self.series["server_compute"].record(server.compute_ms * 1000)
-        if gateway is not None and server is not None:
-            times_ms = (server.total_ms, server.queue_ms, server.compute_ms)
-            parts = (gateway.in_us, gateway.upstream_us, *(round(ms * 1000, 3) for ms in times_ms))
-            self._sample((round(client_us, 3), *parts))
+        if server is not None:
+            total_us = round(server.total_ms * 1000, 3)
+            self._sample(
+                Row(
+                    client=round(client_us, 3),
+                    late=round(outcome.lag_us, 3),
+                    # Without a gateway that states its times they are the network's.
+                    gateway=gateway.in_us if gateway else 0.0,
+                    upstream=gateway.upstream_us if gateway else total_us,
+                    server_total=total_us,
+                    queue=round(server.queue_ms * 1000, 3),
+                    compute=round(server.compute_ms * 1000, 3),
+                )
+            )
 
-    def _sample(self, row: tuple[float, ...]) -> None:
+    def _sample(self, row: Row) -> None:
         """Keep a uniform sample of at most MAX_ROWS: each request is as likely to be in it."""
         self._timed += 1
         if len(self._rows) < MAX_ROWS:
@@ -259,6 +270,7 @@ class Recorder:
                 for number, series in self._blocks.items()
             ],
             "rows": self._rows,
+            "rows_of": self._timed,
         }
 
 

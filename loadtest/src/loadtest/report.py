@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from loadtest import tables
-from loadtest.plots import Pictures
+from loadtest.attribution import PARTS
+from loadtest.plots import COLOURS, PART_COLOURS, Pictures
 from loadtest.run_folder import PROTOCOLS
 from loadtest.verdict import words
 
@@ -23,19 +23,21 @@ SETTING_NAMES = {
 }
 
 
-def of_run(run: Mapping[str, Any], pictures: Pictures) -> str:
-    """The report of one run."""
+def headline_of_run(run: Mapping[str, Any]) -> str:
     mean = run["latency_ms"]["client"]["mean"]
     name = PROTOCOLS[run["protocol"]]
-    headline = (
-        f"{name}: no request succeeded"
-        if mean is None
-        else f"{name} answers in {mean:.3f} ms on average"
-    )
+    if mean is None:
+        return f"{name}: no request succeeded"
+    return f"{name} answers in {mean:.3f} ms on average"
+
+
+def of_run(run: Mapping[str, Any], pictures: Pictures) -> str:
+    """The report of one run."""
+    named = [(PROTOCOLS[run["protocol"]], run)]
     return _render(
-        headline=headline,
-        lead=_lead([run]),
-        runs=[run],
+        headline=headline_of_run(run),
+        lead=_lead(named),
+        named=named,
         figures=tables.of_run(run),
         pictures=pictures,
         invalid=run["invalid_because"],
@@ -46,21 +48,30 @@ def of_run(run: Mapping[str, Any], pictures: Pictures) -> str:
 
 def of_comparison(document: Mapping[str, Any], pictures: Pictures) -> str:
     """The report of a comparison; `document` is its summary.json."""
-    runs = [document["rest"], document["grpc"]]
-    verdict = document["verdict"]
+    named = [(side["name"], document["runs"][side["key"]]) for side in document["sides"]]
+    verdicts = document["verdicts"]
+    if len(verdicts) == 1:
+        said = [verdicts[0]["sentences"]["p50"], verdicts[0]["sentences"]["p99"]]
+        title = tables.headline(verdicts[0])
+    else:
+        said = [tables.headline(verdict) for verdict in verdicts]
+        title = f"{len(named)} ways to ask for the same prediction"
+    caveats = (text for verdict in verdicts for text in verdict["caveats"])
     return _render(
-        headline=tables.headline(verdict),
-        lead=[*_lead(runs), verdict["sentences"]["p50"], verdict["sentences"]["p99"]],
-        runs=runs,
-        figures=tables.of_comparison(*runs),
+        headline=title,
+        lead=[*_lead(named), *said],
+        named=named,
+        figures=tables.of_comparison(document),
         pictures=pictures,
-        invalid=verdict["invalid_because"],
-        unfair=verdict["unfair"],
-        caveats=verdict["caveats"],
+        invalid=tables.invalid_because(document),
+        unfair=tables.unfair(document),
+        caveats=list(dict.fromkeys(caveats)),
     )
 
 
-def _render(*, runs: list[Mapping[str, Any]], pictures: Pictures, **values: Any) -> str:
+def _render(
+    *, named: list[tuple[str, Mapping[str, Any]]], pictures: Pictures, **values: Any
+) -> str:
     environment = Environment(
         loader=PackageLoader("loadtest"),
         autoescape=True,
@@ -68,47 +79,54 @@ def _render(*, runs: list[Mapping[str, Any]], pictures: Pictures, **values: Any)
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    runs = [run for _, run in named]
     return environment.get_template("report.html.j2").render(
         **values,
-        names=[PROTOCOLS[run["protocol"]] for run in runs],
-        runs=runs,
-        conditions=tables.of_conditions(runs),
-        parts=[
-            (PROTOCOLS[run["protocol"]], run["latency_ms"]["client"]["mean"], parts)
-            for run in runs
-            if (parts := tables.where_time_goes(run))
+        names=[name for name, _ in named],
+        open_loop=any(run["settings"].get("loop") == "open" for run in runs),
+        conditions=tables.of_conditions(named),
+        attributions=[
+            (name, table, _bars(run["attribution"]))
+            for name, run in named
+            if (table := tables.of_attribution(name, run))
         ],
-        longest=max(run["latency_ms"]["client"]["mean"] or 0.0 for run in runs) or 1.0,
-        warnings=[
-            f"{PROTOCOLS[run['protocol']]}: {text}" for run in runs for text in run["warnings"]
-        ],
+        parts=[(part, PART_COLOURS[part]) for part in PARTS],
+        colours=COLOURS,
+        longest=_longest(runs),
+        warnings=[f"{name}: {text}" for name, run in named for text in run["warnings"]],
         failures=[
-            (PROTOCOLS[run["protocol"]], reason, number)
-            for run in runs
+            (name, reason, number)
+            for name, run in named
             for reason, number in run["failures_by_reason"].items()
         ],
         settings=_beside([_tabled(run["settings"]) for run in runs], SETTING_NAMES),
         machine=_beside([_flat(run["machine"]) for run in runs], {}),
         commands=[run["settings"]["command"] for run in runs if "command" in run["settings"]],
         started=[_time(run["started"]) for run in runs],
-        plots=[
-            (media, _data_url(png))
-            for media, png in (
-                ("(prefers-color-scheme: dark) and (max-width: 600px)", pictures.dark_narrow),
-                ("(prefers-color-scheme: dark)", pictures.dark),
-                ("(max-width: 600px)", pictures.light_narrow),
-                ("", pictures.light),
-            )
-        ],
+        wide=pictures.wide,
+        narrow=pictures.narrow,
     )
 
 
-def _lead(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _bars(attribution: Mapping[str, Any]) -> list[tuple[str, float, list[tuple[str, float]]]]:
+    """A bar for each statistic: its name, its length and its parts, in milliseconds."""
+    return [
+        (name, one["total"], [(part, max(one["parts"][part], 0.0)) for part in PARTS])
+        for name, one in attribution.items()
+    ]
+
+
+def _longest(runs: Sequence[Mapping[str, Any]]) -> float:
+    """The sum of the longest bar, milliseconds."""
+    sums = [sum(ms for _, ms in parts) for run in runs for _, _, parts in _bars(run["attribution"])]
+    return max(sums, default=0.0) or 1.0
+
+
+def _lead(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """What was done, in one sentence for each run."""
     found = []
-    for run in runs:
+    for name, run in named:
         client = run["latency_ms"]["client"]
-        name = PROTOCOLS[run["protocol"]]
         text = f"{name}: {run['requests']:,} requests, {run['failures']:,} failures"
         if client["mean"] is not None:
             text += (
@@ -144,7 +162,3 @@ def _flat(machine: Mapping[str, Any]) -> dict[str, Any]:
     labels = {"cpu": "processor", "memory_gib": "memory, GiB", "os": "system", "python": "Python"}
     facts = {labels.get(key, key): value for key, value in machine.items() if key != "packages"}
     return facts | dict(machine.get("packages", {}))
-
-
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

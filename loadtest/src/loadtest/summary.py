@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest import judgement, machine, plots, report
+from loadtest import attribution, judgement, machine, plots, report
 from loadtest.recorder import SERIES
 from loadtest.run_folder import PROTOCOLS, ResultUnreadable, RunFolder, read_json, write_json
 from loadtest.series import Series
@@ -21,6 +21,7 @@ ACCURACY_POINTS = 0.5  # how far a run's accuracy may be from the model's own on
 SUMMARY = "summary.json"
 MACHINE = "machine.json"
 PLOT = "percentiles.png"
+SLIDE = "summary.png"
 REPORT = "report.html"
 
 
@@ -69,15 +70,24 @@ def read_run(folder: Path) -> Run:
 
 
 def write_report(folder: Path) -> dict[str, Any]:
-    """Write the run's summary.json, percentiles.png and report.html; return its figures.
+    """Write the run's summary.json, its pictures and report.html; return its figures.
 
     The first call also writes machine.json, so that a later one, anywhere, gives the same files.
     """
     keep_machine(folder)
     run = read_run(folder)
     write_json(folder / SUMMARY, run.figures)
-    pictures = plots.draw_all(plots.curves_of(run.figures["protocol"], run.series))
-    (folder / PLOT).write_bytes(pictures.light)
+    protocol = run.figures["protocol"]
+    name = PROTOCOLS[protocol]
+    pictures = plots.Pictures.of(plots.curves_of(name, run.series, list(PROTOCOLS).index(protocol)))
+    (folder / PLOT).write_bytes(pictures.png)
+    (folder / SLIDE).write_bytes(
+        plots.slide(
+            report.headline_of_run(run.figures),
+            pictures.curves,
+            {name: run.figures["attribution"]},
+        )
+    )
     (folder / REPORT).write_text(report.of_run(run.figures, pictures), encoding="utf-8")
     return run.figures
 
@@ -149,6 +159,7 @@ def _figures(
         "failures_by_reason": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         "latency_ms": {name: latency(series[name]) for name in SERIES},
         "blocks": [_block(number, one) for number, one in blocks.items()],
+        "attribution": _attribution(raw, series["client"]),
         "digits": _digits(raw),
         "client_cpu": {
             "cores_used": round(sum(shares), 3),
@@ -162,6 +173,15 @@ def _figures(
     figures["valid"] = not figures["invalid_because"]
     figures["warnings"] = _warnings(figures)
     return figures
+
+
+def _attribution(raw: list[dict[str, Any]], client: Series) -> dict[str, Any]:
+    """What the client's mean, p50, p90 and p99 are made of; empty where too little is known."""
+    samples = [result.get("rows") or [] for result in raw]
+    counts = [int(result.get("rows_of") or 0) for result in raw]
+    rows = attribution.together(samples, counts)
+    found = attribution.attribute(rows, latency(client))
+    return {name: one.document() for name, one in found.items()}
 
 
 def _block(number: int, series: Series) -> dict[str, Any]:
@@ -237,10 +257,20 @@ def _warnings(figures: dict[str, Any]) -> list[str]:
         )
     succeeded = figures["latency_ms"]["client"]["count"]
     timed = figures["latency_ms"]["server_total"]["count"]
-    if timed < succeeded:
+    if succeeded and not timed:
+        warnings.append(
+            "server metrics missing: no answer carried Server-Timing, so there is no server side "
+            "and no telling where the time goes"
+        )
+    elif timed < succeeded:
         warnings.append(
             f"{succeeded - timed:,} of {succeeded:,} answers carried no server timing; "
             "the server side leaves them out"
+        )
+    if timed and figures["latency_ms"]["gateway"]["count"] < succeeded:
+        warnings.append(
+            "gateway times missing: not every answer carried x-gateway-timing; "
+            "what is not known of the gateway counts as client and network"
         )
     if figures["digits"] and figures["digits"]["expected_correct"] is None:
         warnings.append("the model's own accuracy is not known: that of the run is not judged")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from loadtest.attribution import PARTS
 from loadtest.capacity import Capacity
 from loadtest.run_folder import PROTOCOLS, read_json
 
@@ -52,7 +53,7 @@ class Table:
 
 
 def ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.3f}"
+    return "-" if value is None else f"{round(value, 3) + 0.0:,.3f}"  # no -0.000
 
 
 def count(value: int | None) -> str:
@@ -71,37 +72,44 @@ def of_run(run: Mapping[str, Any]) -> list[Table]:
             f"{PROTOCOLS[run['protocol']]}, milliseconds",
             ("", *SERIES.values()),
             (
-                ("requests", *(count(one["count"]) for one in latencies)),
+                ("answers", *(count(one["count"]) for one in latencies)),
                 ("failures", count(run["failures"]), "", "", ""),
                 *((name, *(ms(one[name]) for one in latencies)) for name in STATISTICS),
             ),
             "Client: from sending to the parsed answer. Server, queue, compute: as each answer "
-            "states. Requests: those that succeeded.",
+            "states. Answers: those of requests that succeeded.",
         )
     ]
 
 
-def of_comparison(rest: Mapping[str, Any], grpc: Mapping[str, Any]) -> list[Table]:
-    """The original guide's table turned on its side, once for the client and once for the server.
+def of_comparison(document: Mapping[str, Any]) -> list[Table]:
+    """The client's and the server's side of runs that are compared; of two, with their ratio.
 
-    A row per statistic and a column per protocol fit 80 columns; the guide's row per protocol with
-    fifteen columns does not.
+    A row per statistic and a column per run fit 80 columns, where the original guide's row per
+    protocol with fifteen columns does not. Its figures stand beside those of REST and gRPC.
     """
-    client = [run["latency_ms"]["client"] for run in (rest, grpc)]
-    server = [run["latency_ms"]["server_total"] for run in (rest, grpc)]
-    guide = [GUIDE["rest"], GUIDE["grpc"]]
+    named = _named(document)
+    if len(named) > 2:
+        return [_of_many(document)]
+    runs = [run for _, run in named]
+    names = [name for name, _ in named]
+    ratio = " / ".join(names)
+    guided = list(document["runs"]) == list(GUIDE)
+    guide = [GUIDE["rest"], GUIDE["grpc"]] if guided else []
+    client = [run["latency_ms"]["client"] for run in runs]
+    server = [run["latency_ms"]["server_total"] for run in runs]
     return [
         Table(
             "Client side, milliseconds",
-            ("", "REST", "gRPC", "REST / gRPC", "REST 2017", "gRPC 2017"),
+            ("", *names, ratio, *(("REST 2017", "gRPC 2017") if guided else ())),
             (
                 (
                     "requests",
-                    *(count(run["requests"]) for run in (rest, grpc)),
+                    *(count(run["requests"]) for run in runs),
                     "",
                     *(count(one["requests"]) for one in guide),
                 ),
-                ("failures", *(count(run["failures"]) for run in (rest, grpc)), "", "", ""),
+                ("failures", *(count(run["failures"]) for run in runs), "", *("" for _ in guide)),
                 *(
                     (
                         name,
@@ -112,13 +120,13 @@ def of_comparison(rest: Mapping[str, Any], grpc: Mapping[str, Any]) -> list[Tabl
                     for name in STATISTICS
                 ),
             ),
-            GUIDE_NOTE,
+            GUIDE_NOTE if guided else "",
         ),
         Table(
             "Server side, milliseconds",
-            ("", "REST", "gRPC", "REST / gRPC"),
+            ("", *names, ratio),
             (
-                ("requests", *(count(one["count"]) for one in server), ""),
+                ("answers", *(count(one["count"]) for one in server), ""),
                 *(
                     (
                         name,
@@ -133,61 +141,71 @@ def of_comparison(rest: Mapping[str, Any], grpc: Mapping[str, Any]) -> list[Tabl
     ]
 
 
-@dataclass(frozen=True)
-class Part:
-    """One of the parts that add up to the client's mean."""
-
-    name: str
-    ms: float
-    share: float  # of the client's mean, in [0, 1]
-
-
-def where_time_goes(run: Mapping[str, Any]) -> list[Part]:
-    """The client's mean in parts: computing, queueing, the rest of the server, all before it."""
-    means = {name: run["latency_ms"][name]["mean"] for name in SERIES}
-    if None in means.values():
-        return []
-    client, total = means["client"], means["server_total"]
-    compute, queue = means["server_compute"], means["server_queue"]
-    parts = {
-        "the model computes": compute,
-        "waiting for the model": queue,
-        "the rest of the server": total - queue - compute,
-        "network, gateway, client": client - total,
-    }
-    return [
-        Part(name, round(max(value, 0.0), 3), max(value, 0.0) / client if client else 0.0)
-        for name, value in parts.items()
-    ]
-
-
-def of_parts(runs: list[Mapping[str, Any]]) -> Table | None:
-    """Where a request's time goes on average; None where a run has no server timing."""
-    parts = [where_time_goes(run) for run in runs]
-    if not all(parts):
-        return None
+def _of_many(document: Mapping[str, Any]) -> Table:
+    (first, _), *_ = named = _named(document)
+    verdicts = {one["b"]: one for one in document["verdicts"]}
+    rows = []
+    for key, (name, run) in zip(document["runs"], named, strict=True):
+        client = run["latency_ms"]["client"]
+        times = (ms(client["mean"]), ms(client["p50"]), ms(client["p99"]))
+        rows.append((name, count(run["requests"]), *times, _times_as_long(verdicts.get(key))))
     return Table(
-        "Where the time goes, mean milliseconds",
-        ("", *(PROTOCOLS[run["protocol"]] for run in runs)),
-        (
-            *(
-                (first.name, *(ms(part[index].ms) for part in parts))
-                for index, first in enumerate(parts[0])
-            ),
-            ("client side in all", *(ms(run["latency_ms"]["client"]["mean"]) for run in runs)),
-        ),
+        "Client side, milliseconds",
+        ("", "requests", "mean", "p50", "p99", f"mean / {first}"),
+        tuple(rows),
+        "The ratio of the means with its 95 % interval; * where it does not hold 1.",
     )
 
 
-def of_conditions(runs: list[Mapping[str, Any]]) -> Table:
+def _times_as_long(verdict: Mapping[str, Any] | None) -> str:
+    """How much longer than the first: the verdict has it the other way round."""
+    if verdict is None or verdict["ratios"]["mean"] is None:
+        return "1" if verdict is None else "-"
+    ratio = f"{1 / verdict['ratios']['mean']:.2f}"
+    if verdict["intervals"] is None:
+        return ratio
+    low, high = verdict["intervals"]["mean"]
+    sure = "" if low <= 1 <= high else " *"
+    return f"{ratio} ({1 / high:.2f} to {1 / low:.2f}){sure}"
+
+
+def _named(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(side["name"], document["runs"][side["key"]]) for side in document["sides"]]
+
+
+def of_attribution(name: str, run: Mapping[str, Any]) -> Table | None:
+    """What the client's mean, p50, p90 and p99 are made of; None where too little is known."""
+    found = run["attribution"]
+    if not found:
+        return None
+    rows = [
+        (part, *(ms(one["parts"][part]) for one in found.values()))
+        for part in PARTS
+        if any(one["parts"][part] for one in found.values())
+    ]
+    return Table(
+        f"Where the time goes, {name}, milliseconds",
+        ("", *found),
+        (
+            *rows,
+            ("residual", *(ms(one["residual"]) for one in found.values())),
+            ("client side in all", *(ms(one["total"]) for one in found.values())),
+        ),
+        "At a percentile: the mean of the requests that took about as long; residual: how far that "
+        "is from the percentile itself.",
+    )
+
+
+def of_conditions(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     """What else was counted."""
+    runs = [run for _, run in named]
 
     def digits(run: Mapping[str, Any], key: str) -> str:
         return share(run["digits"][key]) if run["digits"] else "random numbers"
 
     return Table(
         "The runs",
-        ("", *(PROTOCOLS[run["protocol"]] for run in runs)),
+        ("", *(name for name, _ in named)),
         (
             ("measured requests", *(count(run["requests"]) for run in runs)),
             ("warm-up requests, left out", *(count(run["warm_up_requests"]) for run in runs)),
@@ -258,28 +276,44 @@ def print_summary(folder: Path, console: Console | None = None) -> None:
     """Print a run's table and what to know about it, from its summary.json."""
     console = console or Console()
     run = read_json(folder / "summary.json")
-    _print(console, [*of_run(run), of_conditions([run])])
-    _print_remarks(console, run["invalid_because"], run["warnings"], _reasons(run))
+    name = PROTOCOLS[run["protocol"]]
+    parts = of_attribution(name, run)
+    _print(console, [*of_run(run), *([parts] if parts else []), of_conditions([(name, run)])])
+    _print_remarks(console, run["invalid_because"], run["warnings"], _reasons(name, run))
 
 
 def print_comparison(folder: Path, console: Console | None = None) -> None:
-    """Print a comparison's two tables, then its verdict, from its summary.json."""
+    """Print a comparison's tables, then its verdicts, from its summary.json."""
     console = console or Console()
     document = read_json(folder / "summary.json")
-    rest, grpc, verdict = document["rest"], document["grpc"], document["verdict"]
-    tables = of_comparison(rest, grpc)
-    parts = of_parts([rest, grpc])
-    _print(console, [*tables, *([parts] if parts else []), of_conditions([rest, grpc])])
+    named = _named(document)
+    parts = [of_attribution(name, run) for name, run in named] if len(named) == 2 else []
+    conditions = [of_conditions(named)] if len(named) == 2 else []
+    _print(console, [*of_comparison(document), *(one for one in parts if one), *conditions])
     _print_remarks(
         console,
-        verdict["invalid_because"],
-        [f"unfair: {what}" for what in verdict["unfair"]]
-        + [f"{PROTOCOLS[r['protocol']]}: {what}" for r in (rest, grpc) for what in r["warnings"]],
-        _reasons(rest) + _reasons(grpc),
+        invalid_because(document),
+        [f"unfair: {what}" for what in unfair(document)]
+        + [f"{name}: {what}" for name, run in named for what in run["warnings"]],
+        [text for name, run in named for text in _reasons(name, run)],
     )
-    console.print(f"\n{headline(verdict)}", style="bold", markup=False, highlight=False)
-    others = [verdict["sentences"]["p50"], verdict["sentences"]["p99"]]
-    console.print("\n".join(others), markup=False, highlight=False)
+    for verdict in document["verdicts"]:
+        console.print(f"\n{headline(verdict)}", style="bold", markup=False, highlight=False)
+        if len(document["verdicts"]) == 1:
+            others = [verdict["sentences"]["p50"], verdict["sentences"]["p99"]]
+            console.print("\n".join(others), markup=False, highlight=False)
+
+
+def invalid_because(document: Mapping[str, Any]) -> list[str]:
+    """What makes a comparison invalid, each reason once."""
+    found = (text for verdict in document["verdicts"] for text in verdict["invalid_because"])
+    return list(dict.fromkeys(found))
+
+
+def unfair(document: Mapping[str, Any]) -> list[str]:
+    """What differed and should not have, each once."""
+    found = (text for verdict in document["verdicts"] for text in verdict["unfair"])
+    return list(dict.fromkeys(found))
 
 
 def headline(verdict: Mapping[str, Any]) -> str:
@@ -287,8 +321,7 @@ def headline(verdict: Mapping[str, Any]) -> str:
     return verdict["sentence"] if verdict["valid"] else f"Not valid: {verdict['sentence']}"
 
 
-def _reasons(run: Mapping[str, Any]) -> list[str]:
-    name = PROTOCOLS[run["protocol"]]
+def _reasons(name: str, run: Mapping[str, Any]) -> list[str]:
     return [f"{name} failure, {n:,} times: {why}" for why, n in run["failures_by_reason"].items()]
 
 

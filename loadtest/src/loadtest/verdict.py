@@ -1,8 +1,9 @@
-"""Which protocol was slower, by how much, and what the answer does not tell. Pure."""
+"""Which of two runs was slower, by how much, and what the answer does not tell. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from loadtest.difference import B_SLOWER, NO_DIFFERENCE, Difference, Estimate
@@ -13,71 +14,87 @@ TAIL_DECIDES = 1.2  # how far apart the ratios at the mean and at the median may
 
 STATISTICS = {"mean": "on average", "p50": "at the median", "p99": "at the 99th percentile"}
 
-# What makes a run a REST or a gRPC one, or has no part in its figures.
+# What makes a run a REST or a gRPC one, or has no part in its figures; the host is compared apart.
 BY_NATURE = {"protocol", "test_type", "endpoint", "command"}
 
 
+@dataclass(frozen=True)
+class Side:
+    """One of the two that are compared.
+
+    Attributes:
+        key: Its folder's name.
+        name: As people call it.
+        figures: Its run's.
+    """
+
+    key: str
+    name: str
+    figures: Mapping[str, Any]
+
+
 def compare(
-    rest: Mapping[str, Any], grpc: Mapping[str, Any], between: Difference | None = None
+    a: Side, b: Side, between: Difference | None = None, varied: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The verdict on two summaries, from the client side's latencies.
+    """The verdict on two runs, from the client side's latencies.
 
     Args:
-        rest: A REST run's figures.
-        grpc: A gRPC run's.
-        between: The difference of REST (a) from gRPC (b); None where they did not take turns.
+        a: One run.
+        b: The other.
+        between: The difference of a from b; None where too little is known for one.
+        varied: Settings that differ on purpose.
 
     Returns:
-        `sentence` (the verdict), `slower` ("rest", "grpc", or None of equals), `percent`,
-        `ratios` and `sentences` at the mean, p50 and p99 (REST over gRPC), `unfair` (what differed
-        between the runs and should not have), `invalid_because` and `caveats`. With a difference
-        `slower` is None where none is seen, and `intervals` gives those of the ratios.
+        `sentence` (the verdict), `slower` (a side's key, None of equals), `percent`, `ratios` and
+        `sentences` at the mean, p50 and p99 (a over b), `unfair` (what differed between the runs
+        and should not have), `invalid_because` and `caveats`. With a difference `slower` is None
+        where none is seen, and `intervals` gives those of the ratios.
     """
     ratios = {
-        name: between.estimates[name].ratio if between else _ratio(rest, grpc, name)
+        name: between.estimates[name].ratio if between else _ratio(a, b, name)
         for name in STATISTICS
     }
     sentences = {
-        statistic: sentence_of(between.estimates[statistic], STATISTICS[statistic])
+        statistic: sentence_of(between.estimates[statistic], where, a.name, b.name)
         if between
-        else sentence(ratio, STATISTICS[statistic])
-        for statistic, ratio in ratios.items()
+        else sentence(ratios[statistic], where, a.name, b.name)
+        for statistic, where in STATISTICS.items()
     }
     invalid = [
-        f"{name}: {reason}"
-        for name, run in (("REST", rest), ("gRPC", grpc))
-        for reason in run["invalid_because"]
+        f"{side.name}: {reason}" for side in (a, b) for reason in side.figures["invalid_because"]
     ]
     mean = ratios["mean"]
     equal = mean is not None and is_equal(mean)
     if between:
         equal = between.estimates["mean"].outcome == NO_DIFFERENCE
     return {
+        "a": a.key,
+        "b": b.key,
         "sentence": sentences["mean"],
-        "slower": None if mean is None or equal else "rest" if mean > 1 else "grpc",
+        "slower": None if mean is None or equal else a.key if mean > 1 else b.key,
         "percent": None if mean is None else 0.0 if equal else round(excess_percent(mean), 3),
         "intervals": _intervals(between),
         "ratios": {name: None if r is None else round(r, 5) for name, r in ratios.items()},
         "sentences": sentences,
         "valid": not invalid,
         "invalid_because": invalid,
-        "unfair": differences(rest, grpc),
-        "caveats": caveats(rest, grpc, between),
+        "unfair": differences(a, b, varied),
+        "caveats": caveats(a, b, between),
     }
 
 
-def sentence_of(estimate: Estimate, where: str) -> str:
-    """What is between REST (a) and gRPC (b), in words, with how sure that is."""
+def sentence_of(estimate: Estimate, where: str, a: str = "REST", b: str = "gRPC") -> str:
+    """What is between a and b, in words, with how sure that is."""
     low, high = estimate.ratio_interval.low, estimate.ratio_interval.high
     if estimate.outcome == NO_DIFFERENCE:
         if estimate.ratio < 1:
             low, high = 1 / high, 1 / low
         interval = f"(95 % interval {_signed(low)} to {_signed(high)} %)"
-        said = sentence(estimate.ratio, where)
+        said = sentence(estimate.ratio, where, a, b)
         if is_equal(estimate.ratio):
             return f"{said} {interval}"
         return f"{said}, but no difference is seen: chance alone makes as much {interval}"
-    slower, faster = "REST", "gRPC"
+    slower, faster = a, b
     if estimate.outcome == B_SLOWER:
         slower, faster = faster, slower
         low, high = 1 / high, 1 / low
@@ -101,13 +118,13 @@ def _intervals(found: Difference | None) -> dict[str, list[float]] | None:
     }
 
 
-def sentence(ratio: float | None, where: str) -> str:
-    """REST's latency over gRPC's, in words."""
+def sentence(ratio: float | None, where: str, a: str = "REST", b: str = "gRPC") -> str:
+    """The latency of a over that of b, in words."""
     if ratio is None:
-        return "REST and gRPC cannot be compared: one of them has no latency"
+        return f"{a} and {b} cannot be compared: one of them has no latency"
     if is_equal(ratio):
-        return f"REST and gRPC are equal {where}"
-    slower, faster = ("REST", "gRPC") if ratio > 1 else ("gRPC", "REST")
+        return f"{a} and {b} are equal {where}"
+    slower, faster = (a, b) if ratio > 1 else (b, a)
     return f"{slower} is {_percent(excess_percent(ratio))} % slower than {faster} {where}"
 
 
@@ -124,40 +141,35 @@ def is_equal(ratio: float) -> bool:
     return max(ratio, 1 / ratio) - 1 <= EQUAL_WITHIN
 
 
-def differences(rest: Mapping[str, Any], grpc: Mapping[str, Any]) -> list[str]:
-    """What differed between the two runs besides the protocol."""
-    found = _differing(rest["settings"], grpc["settings"], BY_NATURE)
-    found += _differing(rest["machine"], grpc["machine"], {"packages"}, "machine ")
-    return found + _differing(
-        rest["machine"].get("packages", {}),
-        grpc["machine"].get("packages", {}),
-        set(),
-        "version of ",
-    )
+def differences(a: Side, b: Side, varied: Collection[str] = ()) -> list[str]:
+    """What differed between the two runs besides the protocol and what is varied on purpose."""
+    one, other = a.figures, b.figures
+    names = (a.name, b.name)
+    hosts = [_host(str(run["settings"].get("endpoint", ""))) for run in (one, other)]
+    return [
+        *_differing(names, one["settings"], other["settings"], {*BY_NATURE, *varied}),
+        *_differing(names, {"host": hosts[0]}, {"host": hosts[1]}),
+        *_differing(names, one["machine"], other["machine"], {"packages"}, "machine "),
+        *_differing(
+            names,
+            one["machine"].get("packages", {}),
+            other["machine"].get("packages", {}),
+            what="version of ",
+        ),
+    ]
 
 
-def caveats(
-    rest: Mapping[str, Any], grpc: Mapping[str, Any], between: Difference | None = None
-) -> list[str]:
+def caveats(a: Side, b: Side, between: Difference | None = None) -> list[str]:
     """What a reader of the verdict should know, in plain sentences."""
-    if between:
-        found = [
-            f"REST and gRPC took turns, {between.blocks[0]} each. The intervals are from a "
-            "bootstrap over pairs of neighbouring turns, and hold together for the mean, the "
-            "median and the 99th percentile. A random REST request took longer than a random gRPC "
-            f"request in {between.slower_probability * 100:.0f} of 100 pairs: a "
-            f"{between.effect} effect."
-        ]
-    else:
-        found = ["The runs did not take turns: there is no confidence interval."]
-    mean, median = _ratio(rest, grpc, "mean"), _ratio(rest, grpc, "p50")
+    settings = [side.figures["settings"] for side in (a, b)]
+    found = [_about_turns(a, b, between)]
+    mean, median = _ratio(a, b, "mean"), _ratio(a, b, "p50")
     if mean and median and max(mean / median, median / mean) > TAIL_DECIDES:
         found.append(
             "A few slow requests weigh much in the means: the median tells what most requests see. "
             "Other work on the machine shows up in the same way; run it again when idle."
         )
-    here = [_is_loopback(str(run["settings"].get("endpoint", ""))) for run in (rest, grpc)]
-    if all(here):
+    if all(_is_loopback(str(one.get("endpoint", ""))) for one in settings):
         found.append(
             "The load generator and the servers share this machine: they take processor time from "
             "each other, and there is no network between them."
@@ -167,29 +179,50 @@ def caveats(
             "The servers may run elsewhere: the machine and the versions named here are the "
             "load generator's."
         )
-    found.append(
-        "REST is the original guide's request: a JSONP GET with the 784 numbers of a digit as text "
-        "in its URL. gRPC sends them packed. Other REST requests cost otherwise."
-    )
+    if {"rest", "grpc"} == {one.get("protocol") for one in settings} and any(
+        one.get("rest_form") in (None, "jsonp-get") for one in settings
+    ):
+        found.append(
+            "REST is the original guide's request: a JSONP GET with the 784 numbers of a digit as "
+            "text in its URL. gRPC sends them packed. Other REST requests cost otherwise."
+        )
     found.append(
         "What each client costs is part of its side. Both send and read in native threads, each "
         "with a connection of its own; `make calibrate` says how much that is."
     )
-    if "per-call" in (rest["settings"].get("connections"), grpc["settings"].get("connections")):
+    if any(one.get("connections") == "per-call" for one in settings):
         found.append(
             "Connections are made per call, as the original's gRPC test did: setting one up is "
             "part of the latency."
         )
-    if "random" in (rest["settings"].get("payload"), grpc["settings"].get("payload")):
+    if any(one.get("payload") == "random" for one in settings):
+        found.append("The payload is random numbers, as the original's.")
+    if any(one.get("loop", "closed") == "closed" for one in settings):
         found.append(
-            "The payload is random numbers, as the original's: two decimals each in REST, all "
-            "digits in gRPC."
+            "A user waits for an answer before the next request (closed loop): a server that "
+            "stalls gets fewer requests meanwhile, so the highest percentiles are rather too low."
         )
-    found.append(
-        "A user waits for an answer before the next request (closed loop): a server that stalls "
-        "gets fewer requests meanwhile, so the highest percentiles are rather too low."
-    )
     return found
+
+
+def _about_turns(a: Side, b: Side, between: Difference | None) -> str:
+    if between is None:
+        return "The runs are too short, or too old, to be cut in blocks: no confidence interval."
+    effect = (
+        f"A random request of {a.name} took longer than a random one of {b.name} in "
+        f"{between.slower_probability * 100:.0f} of 100 pairs: a {between.effect} effect."
+    )
+    together = "hold together for the mean, the median and the 99th percentile"
+    if between.paired:
+        return (
+            f"{a.name} and {b.name} took turns, {between.blocks[0]} each. The intervals are from a "
+            f"bootstrap over pairs of neighbouring turns, and {together}. {effect}"
+        )
+    return (
+        f"{a.name} and {b.name} did not take turns: the intervals are from a bootstrap over "
+        f"stretches of each run, {between.blocks[0]} and {between.blocks[1]} of them, and "
+        f"{together}. They know nothing of what changed between the runs. {effect}"
+    )
 
 
 def words(value: Any) -> str:
@@ -209,22 +242,29 @@ def words(value: Any) -> str:
             return str(value)
 
 
-def _ratio(rest: Mapping[str, Any], grpc: Mapping[str, Any], statistic: str) -> float | None:
-    above = rest["latency_ms"]["client"][statistic]
-    below = grpc["latency_ms"]["client"][statistic]
+def _ratio(a: Side, b: Side, statistic: str) -> float | None:
+    above = a.figures["latency_ms"]["client"][statistic]
+    below = b.figures["latency_ms"]["client"][statistic]
     return above / below if above and below else None
 
 
 def _differing(
-    rest: Mapping[str, Any], grpc: Mapping[str, Any], besides: set[str], what: str = ""
+    names: tuple[str, str],
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    besides: Collection[str] = (),
+    what: str = "",
 ) -> list[str]:
     return [
-        f"{what}{name}: REST {words(rest.get(name))}, gRPC {words(grpc.get(name))}"
-        for name in sorted({*rest, *grpc} - besides)
-        if rest.get(name) != grpc.get(name)
+        f"{what}{key}: {names[0]} {words(a.get(key))}, {names[1]} {words(b.get(key))}"
+        for key in sorted({*a, *b} - {*besides})
+        if a.get(key) != b.get(key)
     ]
 
 
+def _host(endpoint: str) -> str:
+    return endpoint.rpartition("//")[2].partition("/")[0].rpartition(":")[0]
+
+
 def _is_loopback(endpoint: str) -> bool:
-    host = endpoint.rpartition("//")[2].partition("/")[0]
-    return host.startswith(("127.", "localhost", "[::1]"))
+    return _host(endpoint).startswith(("127.", "localhost", "[::1]"))

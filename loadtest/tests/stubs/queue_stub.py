@@ -97,6 +97,7 @@ class Stub:
         self._queue = Queue(options.service_ms / 1000, options.servers, options.capacity)
         self._gateway_s = options.gateway_ms / 1000
         self._server_s = options.server_ms / 1000
+        self.network_s = options.network_ms / 1000
         self._lock = threading.Lock()
         self._late_s = 0.0
         self._visits: deque[Visit] = deque(maxlen=KEPT_VISITS)
@@ -243,7 +244,11 @@ class HttpConnection(asyncio.Protocol):
                 f"Server-Timing: {visit.server_timing}\r\n"
                 f"x-gateway-timing: {visit.gateway_timing}\r\n"
             )
-            self._send(200, before + puid + after, times, last)
+            send = functools.partial(self._send, 200, before + puid + after, times, last)
+            if self._stub.network_s:
+                asyncio.get_running_loop().call_later(self._stub.network_s, send)
+            else:
+                send()
 
         self._departures.add(visit.due, answer)
 
@@ -288,6 +293,7 @@ class GrpcSide(grpc.GenericRpcHandler):
         reply = stub_answers.reply(request.meta.puid, stub_answers.scores_for(digit))
         time.sleep(max(visit.due - time.monotonic(), 0))
         self._stub.leave(visit)
+        time.sleep(self._stub.network_s)
         context.send_initial_metadata((("x-gateway-timing", visit.gateway_timing),))
         context.set_trailing_metadata((("server-timing", visit.server_timing),))
         return reply
@@ -323,6 +329,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--capacity", type=float, help="requests per second at most; others queue")
     parser.add_argument("--gateway-ms", type=float, default=0.0, help="before the queue")
     parser.add_argument("--server-ms", type=float, default=0.0, help="after the service")
+    parser.add_argument("--network-ms", type=float, default=0.0, help="once the times are stated")
     return parser.parse_args()
 
 

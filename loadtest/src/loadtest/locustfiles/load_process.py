@@ -40,6 +40,7 @@ MASTER = "master"
 START = "start.json"  # when the common clock starts: written once every process is ready
 READY = "ready"
 
+STRETCHES = 10
 PROGRESS_S = 1.0
 WATCH_S = 0.05
 DRAIN_S = 0.02
@@ -139,8 +140,12 @@ class LoadProcess:
         return int(json.loads(path.read_text(encoding="utf-8"))["start_ns"])
 
     def _windows(self, measuring_ns: int) -> list[Window]:
-        if not self.settings.blocks:
-            return [Window(measuring_ns, measuring_ns + _ns(self.settings.duration_s))]
+        if not self.settings.blocks:  # one piece, in stretches that say how much it varied
+            ends = [
+                measuring_ns + _ns(self.settings.duration_s * n / STRETCHES)
+                for n in range(STRETCHES + 1)
+            ]
+            return [Window(*pair, number) for number, pair in enumerate(itertools.pairwise(ends))]
         return [
             Window(
                 measuring_ns + _ns(block.begin_s + block.settle_s),
