@@ -176,6 +176,7 @@ class LocalStack:
                 f"{waiting[0].name} is not ready after {limit_s:g} s "
                 f"(log: {self.home / waiting[0].log})"
             )
+        self.files.write_targets()
 
     # Going down
 
@@ -205,6 +206,7 @@ class LocalStack:
             # What a killed predecessor may have left.
             stack_processes.end(stack_processes.of_stack(self.home, name), _ORPHAN_GRACE_S)
             self.files.drop_program(name)
+        self.files.write_targets()
 
     def shut_down(self) -> int:
         """End every process of the stack, whatever is left of it.

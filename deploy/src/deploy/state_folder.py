@@ -5,6 +5,7 @@ run/                        each program's script, description and starts
 logs/                       each program's log
 microservices/              what start-microservice started
 stack.json                  the settings the stack was started with
+targets.json                where the servers' /metrics are, as Prometheus reads it (file_sd)
 lock                        held by the command that changes the stack
 seldon.db, secrets/, …      the gateway's data, which seldon-down leaves
 
@@ -23,11 +24,13 @@ from deploy import supervisor_conf
 from deploy.errors import MicroserviceRefused, StackNotRunning
 from deploy.microservices import Api, Microservice, from_json, to_json
 from deploy.programs import Program, script_text
+from deploy.targets import scrape_targets
 
 _SOCKET_NAME = "supervisor.sock"
 # Names the socket's folder when the home's own path is too long for a socket.
 _SOCKET_RECORD = "supervisor.socket"
 _SETTINGS = "stack.json"
+_TARGETS = "targets.json"
 _FOLDERS = ("conf.d", "logs", "run", "microservices", "metrics")
 
 
@@ -61,6 +64,7 @@ class StateFolder:
         """Forget every program of a stack that is gone."""
         for folder in ("conf.d", "run", "metrics"):
             shutil.rmtree(self.home / folder, ignore_errors=True)
+        (self.home / _TARGETS).unlink(missing_ok=True)
 
     # The supervisor's
 
@@ -154,6 +158,11 @@ class StateFolder:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise MicroserviceRefused(f"{path} is damaged ({error}): remove it") from error
+
+    def write_targets(self) -> None:
+        """Record where the /metrics of the programs that run now are."""
+        targets = scrape_targets(self.programs().values())
+        write(self.home / _TARGETS, json.dumps(targets, indent=2) + "\n")
 
     def write_variables(self, variables: Mapping[str, str]) -> None:
         """Record the variables that the stack is started with."""

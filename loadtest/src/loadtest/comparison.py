@@ -13,6 +13,7 @@ from loadtest.difference import Difference
 from loadtest.errors import LoadTestError
 from loadtest.run_folder import (
     PROTOCOLS,
+    SERVER_METRICS,
     SETTINGS,
     ResultUnreadable,
     RunFolder,
@@ -111,7 +112,7 @@ def compare(
         copy.mkdir()
         for result in sorted(one.folder.glob("raw/*.json")):
             shutil.copy(result, copied.raw / result.name)
-        for file in (SETTINGS, MACHINE):
+        for file in (SETTINGS, MACHINE, SERVER_METRICS):
             if (one.folder / file).exists():
                 shutil.copy(one.folder / file, copy / file)
         keep_machine(copy)

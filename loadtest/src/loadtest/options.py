@@ -99,6 +99,11 @@ OPTIONS = (
         help="Its model.json knows which digits the model tells wrong; models/deep_mnist/1 if any",
     ),
     click.option(
+        "--server-metrics",
+        help="URLs of the servers' /metrics, with commas between, or a file of Prometheus targets; "
+        "those of the stack deployed here, or LOADTEST_SERVER_METRICS.",
+    ),
+    click.option(
         "--output",
         type=click.Path(file_okay=False, path_type=Path),
         help="Where the run's folder is made; results, or LOADTEST_OUTPUT.",

@@ -25,6 +25,7 @@ SERIES = (
     "server_total",
     "server_queue",
     "server_compute",
+    "server_every",  # server_total of every answer, measured or not
 )
 # Requests kept with all their parts, for what a percentile is made of.
 MAX_ROWS = 20_000
@@ -172,6 +173,8 @@ class Recorder:
 
     def record(self, outcome: Outcome, instance: int) -> None:
         """Count a request for the instance of that index."""
+        if outcome.server is not None:
+            self.series["server_every"].record(outcome.server.total_ms * 1000)
         window = self._window_of(outcome.due_ns)
         if window is None:
             if not self._windows or outcome.due_ns < self._windows[-1].ends_ns:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.errors import LoadTestError
+from loadtest.server_metrics import Reading
 
 SETTINGS = "settings.json"
+SERVER_METRICS = "server_metrics.json"
 LATEST = "latest"
 PROTOCOLS = {"rest": "REST", "grpc": "gRPC"}  # as files spell them, as people do
 
@@ -88,6 +90,14 @@ class RunFolder:
     def raw_results(self) -> list[dict[str, Any]]:
         """What the load generators have written, by name."""
         return [read_json(path) for path in sorted(self.path.glob("raw/*.json"))]
+
+    def write_server_metrics(self, reading: Reading) -> None:
+        write_json(self.path / SERVER_METRICS, reading.document())
+
+    def server_metrics(self) -> Reading | None:
+        """What the servers' /metrics said; None of a run that did not ask."""
+        path = self.path / SERVER_METRICS
+        return Reading.from_document(read_json(path)) if path.exists() else None
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         write_json(self.path / SETTINGS, settings)

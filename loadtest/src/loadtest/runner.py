@@ -18,11 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from loadtest import arrivals, payloads, preflight, progress
+from loadtest import arrivals, payloads, preflight, progress, server_metrics
 from loadtest.credentials import Credentials
 from loadtest.errors import LoadGeneratorFailed, LoadTestInterrupted
 from loadtest.recorder import NS_PER_S
 from loadtest.run_folder import ResultUnreadable, RunFolder
+from loadtest.server_metrics import Reading, Scrape
 from loadtest.settings import REQUEST_TIMEOUT_S, LoadTestSettings
 from loadtest.summary import write_report
 
@@ -60,11 +61,13 @@ def run_together(runs: Sequence[LoadTestSettings], credentials: Credentials) -> 
     for settings in runs:
         check(settings)
         preflight.check(settings, credentials)
+    pages = [metrics_pages(settings) for settings in runs]
     fleets = []
     for settings in runs:
         folder = RunFolder.create(settings.output, settings.protocol)
         folder.write_settings(settings.document())
         fleets.append(Fleet(settings, credentials, folder))
+    before = [scraped(settings, urls) for settings, urls in zip(runs, pages, strict=True)]
     failure: LoadGeneratorFailed | None = None
     interrupted = False
     with _stop_signals() as stop_wanted, progress.Display(runs) as display:
@@ -79,8 +82,13 @@ def run_together(runs: Sequence[LoadTestSettings], credentials: Credentials) -> 
                 fleet.terminate()
             for fleet in fleets:
                 fleet.stop()
-    for fleet in fleets:
+    for fleet, urls, first in zip(fleets, pages, before, strict=True):
         fleet.clean_up()
+        if urls is not None:
+            last = scraped(fleet.settings, urls)
+            fleet.folder.write_server_metrics(
+                Reading(first.scrape, last.scrape, first.failure or last.failure)
+            )
         if interrupted:
             fleet.folder.write_settings(fleet.settings.document(interrupted=True))
         if interrupted or failure:
@@ -93,6 +101,31 @@ def run_together(runs: Sequence[LoadTestSettings], credentials: Credentials) -> 
     if interrupted:
         raise LoadTestInterrupted(fleets[-1].folder.path)
     return [fleet.folder.path for fleet in fleets]
+
+
+def metrics_pages(settings: LoadTestSettings) -> list[str] | None:
+    """Where the servers' metrics are; None if they are not to be read."""
+    if settings.server_metrics is None:
+        return None
+    return server_metrics.urls(settings.server_metrics, settings.protocol)
+
+
+@dataclass(frozen=True)
+class Scraped:
+    """What a scrape gave, or why it gave nothing."""
+
+    scrape: Scrape | None = None
+    failure: str | None = None
+
+
+def scraped(settings: LoadTestSettings, urls: list[str] | None) -> Scraped:
+    """Read the servers' metrics; what goes wrong is for the report, not the end of the run."""
+    if not urls:
+        return Scraped(failure=f"no target has the protocol {settings.protocol}")
+    try:
+        return Scraped(server_metrics.scrape(urls, settings.protocol))
+    except (OSError, ValueError) as error:
+        return Scraped(failure=f"a page of {', '.join(urls)} cannot be read: {error}")
 
 
 def check(settings: LoadTestSettings) -> None:

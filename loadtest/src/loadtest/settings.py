@@ -81,6 +81,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "LOADTEST_OUTPUT": ("output", Path),
     "LOADTEST_HOST": ("host", str),
     "LOADTEST_MODEL_FOLDER": ("model_folder", Path),
+    "LOADTEST_SERVER_METRICS": ("server_metrics", str),
 }
 
 
@@ -116,6 +117,7 @@ class LoadTestSettings:
         max_in_flight: Most requests without an answer in the open loop, all processes together.
         blocks: When to measure, in seconds from the common start, and each block's number; empty
             for one piece after the warm-up. Set by the benchmark, which interleaves two runs.
+        server_metrics: Where the servers' /metrics are, see server_metrics.urls; None: not read.
         model_folder: Whose model.json knows which digits the model tells wrong.
     """
 
@@ -146,6 +148,7 @@ class LoadTestSettings:
     seed: int = field(default=1, metadata={"option": "--seed"})
     output: Path = Path("results")
     model_folder: Path | None = None
+    server_metrics: str | None = None
     blocks: tuple[Block, ...] = ()
 
     def __post_init__(self) -> None:
@@ -214,10 +217,15 @@ class LoadTestSettings:
                 values[name] = parse(environ[variable])
         rest_port = environ.get("SELDON_REST_PORT") or "8080"
         grpc_port = environ.get("SELDON_GRPC_PORT") or "5000"
-        host = values.get("host", f"http://127.0.0.1:{rest_port}")
+        here = f"http://127.0.0.1:{rest_port}"
+        host = values.get("host", here)
         if "://" not in host:
             host = f"http://{host}"
         values["host"] = host.rstrip("/")
+        targets = Path(environ.get("SELDON_HOME") or ".seldon") / "targets.json"
+        # Those of the stack that was deployed here, if it is the one that is measured.
+        if values["host"] == here and "grpc_endpoint" not in values and targets.is_file():
+            values.setdefault("server_metrics", str(targets.resolve()))
         oauth = values.get("oauth_endpoint", values["host"])
         if "://" not in oauth:
             oauth = f"http://{oauth}"

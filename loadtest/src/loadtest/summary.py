@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest import attribution, judgement, machine, plots, report
+from loadtest import attribution, judgement, machine, plots, report, server_metrics
 from loadtest.recorder import SERIES
 from loadtest.run_folder import PROTOCOLS, ResultUnreadable, RunFolder, read_json, write_json
 from loadtest.series import Series
+from loadtest.server_metrics import Reading
 
 # Not of every run: of open loops, and of gateways that state their times.
-OPTIONAL_SERIES = {"sent", "lag", "gateway", "upstream"}
+OPTIONAL_SERIES = {"sent", "lag", "gateway", "upstream", "server_every"}
 PERCENTILES = (50, 66, 75, 80, 90, 95, 98, 99, 99.9)
 
 ACCURACY_POINTS = 0.5  # how far a run's accuracy may be from the model's own on the same digits
@@ -58,7 +59,7 @@ def read_run(folder: Path) -> Run:
         raw = run_folder.raw_results()
         series = {name: merged(raw, name) for name in SERIES}
         blocks = merged_blocks(raw)
-        figures = _figures(settings, raw, series, blocks)
+        figures = _figures(settings, raw, series, blocks, run_folder.server_metrics())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultUnreadable(
             f"{folder.name} is not what a load test writes: {error!r}"
@@ -132,6 +133,7 @@ def _figures(
     raw: list[dict[str, Any]],
     series: dict[str, Series],
     blocks: dict[int, Series],
+    reading: Reading | None,
 ) -> dict[str, Any]:
     protocol = settings["protocol"]
     if protocol not in PROTOCOLS:
@@ -160,6 +162,9 @@ def _figures(
         "latency_ms": {name: latency(series[name]) for name in SERIES},
         "blocks": [_block(number, one) for number, one in blocks.items()],
         "attribution": _attribution(raw, series["client"]),
+        "server_metrics": None
+        if reading is None
+        else server_metrics.figures(reading, series["server_every"]),
         "digits": _digits(raw),
         "client_cpu": {
             "cores_used": round(sum(shares), 3),
@@ -272,6 +277,8 @@ def _warnings(figures: dict[str, Any]) -> list[str]:
             "gateway times missing: not every answer carried x-gateway-timing; "
             "what is not known of the gateway counts as client and network"
         )
+    if figures["server_metrics"]:
+        warnings += server_metrics.disagreements(figures["server_metrics"])
     if figures["digits"] and figures["digits"]["expected_correct"] is None:
         warnings.append("the model's own accuracy is not known: that of the run is not judged")
     return warnings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,12 +216,31 @@ def of_conditions(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
             ),
             ("digits told right", *(digits(run, "accuracy") for run in runs)),
             ("… by the model itself", *(digits(run, "expected_accuracy") for run in runs)),
+            *_of_server_metrics(runs),
             (
                 "load generator, of one core",
                 *(share(run["client_cpu"]["busiest_share_of_a_core"]) for run in runs),
             ),
         ),
     )
+
+
+def _of_server_metrics(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """What the servers say of themselves, beside what their answers say."""
+    found = [run["server_metrics"] or {} for run in runs]
+    if not any(found):
+        return [("server metrics", *("not read" for _ in runs))]
+
+    def row(name: str, key: str, show: Callable[[Any], str]) -> tuple[str, ...]:
+        return (name, *(show(one.get(key)) for one in found))
+
+    return [
+        row("predictions, by the servers", "count", count),
+        row("… by their answers", "answers", count),
+        row("server p99 ms, by histograms", "p99_ms", ms),
+        row("… by answers, warm-up included", "answers_p99_ms", ms),
+        row("server CPU, ms a prediction", "cpu_ms", ms),
+    ]
 
 
 def of_calibration(document: Mapping[str, Any]) -> Table:

@@ -17,6 +17,8 @@ BATCH_SIZE = "seldon_batch_size"
 IN_FLIGHT = "seldon_requests_in_flight"
 MODEL_INFO = "seldon_model_info"
 START_TIME = "seldon_start_time_seconds"
+PROCESS_CPU = "seldon_process_cpu_seconds"
+RESIDENT_MEMORY = "seldon_resident_memory_bytes"
 
 LARGEST_BUCKET_S = 10.0
 
@@ -29,8 +31,9 @@ def exponential_buckets(first: float, last: float, factor: float) -> tuple[float
     return (*(float(f"{bound:.4g}") for bound in bounds), last)
 
 
-# 50 us to 10 s: fine enough for a service that answers in half a millisecond.
-DURATION_BUCKETS = exponential_buckets(50e-6, LARGEST_BUCKET_S, 1.24)
+# 50 us to 10 s, so close that a p99 of few requests in its bucket is within some per cent. Twice as
+# many as with a factor of 1.24 cost 0.4 us more for each request, of 12.
+DURATION_BUCKETS = exponential_buckets(50e-6, LARGEST_BUCKET_S, 1.1)
 BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from model_runtime import ModelFolderInvalid, read_model_folder
+from monitoring.process_tree import ProcessTree
 from serving_grpc import logs
 from serving_grpc.pool import WorkerPool, WorkersFailed
 from serving_grpc.ports import PortUnavailable, reserve_port
@@ -45,6 +46,7 @@ def serve(settings: Settings) -> None:
         port: int = reserved.getsockname()[1]
         registry = CollectorRegistry()
         MultiProcessCollector(registry, metrics_dir)  # type: ignore[no-untyped-call]
+        ProcessTree(os.getpid(), "grpc", registry)
         pool = WorkerPool(
             settings.workers,
             # PROMETHEUS_MULTIPROC_DIR must stand before a worker imports prometheus_client.

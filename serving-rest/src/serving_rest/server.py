@@ -27,6 +27,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from model_runtime import MicroBatcher, ModelFolderInvalid, load_predictor
 from monitoring.metrics import ServingMetrics
+from monitoring.process_tree import ProcessTree
 from serving_rest import wire
 from serving_rest.app import JSON, create_app
 from serving_rest.settings import Settings
@@ -108,6 +109,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         metrics = ServingMetrics(CollectorRegistry(), "rest", info.name, info.version)
         every_worker = CollectorRegistry()
         MultiProcessCollector(every_worker, str(self.metrics_dir))  # type: ignore[no-untyped-call]
+        ProcessTree(os.getppid(), "rest", every_worker)
         app = create_app(batcher, metrics, every_worker, settings, lambda: self.draining)
         # What is loaded stays: no collection looks at it again, in the middle of a request.
         gc.collect()

@@ -1,0 +1,217 @@
+"""What the servers count themselves, read from their /metrics before a run and after it.
+
+The answers' own Server-Timing says more, but it is the load test that collects it: two independent
+counts that agree are a reason to believe both.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from loadtest.errors import SettingInvalid
+from loadtest.series import Series
+from monitoring.metrics import PROCESS_CPU, REQUEST_DURATION
+
+TIMEOUT_S = 5.0
+P99_WITHIN = 0.05
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """All servers of one protocol, added up.
+
+    Attributes:
+        count: Predictions that have ended.
+        buckets: How many of them took no longer than so many seconds.
+        cpu_s: CPU time of their processes; None where a server does not tell.
+    """
+
+    count: float = 0.0
+    buckets: dict[str, float] = field(default_factory=dict)
+    cpu_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Both scrapes of a run; or why there are none."""
+
+    before: Scrape | None = None
+    after: Scrape | None = None
+    missing_because: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Reading:
+        """Read back what `document` gave."""
+        before, after = (
+            None if document[name] is None else Scrape(**document[name])
+            for name in ("before", "after")
+        )
+        return cls(before, after, document["missing_because"])
+
+
+def urls(source: str, protocol: str) -> list[str]:
+    """The /metrics pages of the servers of `protocol`.
+
+    Args:
+        source: URLs with commas between, or a file of targets as Prometheus reads it (file_sd).
+        protocol: Of a file, only targets that have this label, or none.
+
+    Raises:
+        SettingInvalid: Neither.
+    """
+    if source.startswith(("http://", "https://")):
+        return [url.strip() for url in source.split(",") if url.strip()]
+    try:
+        groups = json.loads(Path(source).read_text(encoding="utf-8"))
+        return [
+            f"http://{target}/metrics"
+            for group in groups
+            if group.get("labels", {}).get("protocol", protocol) == protocol
+            for target in group["targets"]
+        ]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SettingInvalid(
+            f'--server-metrics is "{source}", expected URLs with commas between, or a JSON file of '
+            f"Prometheus targets: {error!r}"
+        ) from None
+
+
+def scrape(pages: Iterable[str], protocol: str) -> Scrape:
+    """Read the pages once and add them up.
+
+    Raises:
+        OSError: A page cannot be read.
+        ValueError: A page is no metrics text.
+    """
+    texts = []
+    with requests.Session() as session:
+        session.trust_env = False
+        for url in pages:
+            response = session.get(url, timeout=TIMEOUT_S)
+            response.raise_for_status()
+            texts.append(response.text)
+    return added_up(texts, protocol)
+
+
+def added_up(texts: Iterable[str], protocol: str) -> Scrape:
+    """The sums over the metrics of several servers."""
+    count = 0.0
+    buckets: dict[str, float] = {}
+    cpu: list[float] = []
+    for text in texts:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.labels.get("protocol") != protocol:
+                    continue
+                if sample.name == f"{REQUEST_DURATION}_count":
+                    count += sample.value
+                elif sample.name == f"{REQUEST_DURATION}_bucket":
+                    bound = sample.labels["le"]
+                    buckets[bound] = buckets.get(bound, 0.0) + sample.value
+                elif sample.name == f"{PROCESS_CPU}_total":
+                    cpu.append(sample.value)
+    return Scrape(count, buckets, sum(cpu) if cpu else None)
+
+
+def figures(reading: Reading, answers: Series) -> dict[str, Any]:
+    """What the servers say of a run, beside what its answers say.
+
+    Args:
+        reading: The run's.
+        answers: The server's total of every answer of the run, warm-up included.
+
+    Returns:
+        `count` and `answers` (of predictions), `p99_ms` and the `p99_bucket_ms` that holds it,
+        `answers_p99_ms`, `cpu_ms` (of all processes of the servers for each prediction), and
+        `missing_because`, with which all of these are None.
+    """
+    found: dict[str, Any] = dict.fromkeys(
+        (
+            *("count", "answers", "p99_ms", "p99_bucket_ms", "answers_p99_ms", "cpu_ms"),
+            "missing_because",
+        )
+    )
+    before, after = reading.before, reading.after
+    if before is None or after is None:
+        return {**found, "missing_because": reading.missing_because}
+    count = after.count - before.count
+    buckets = {le: n - before.buckets.get(le, 0.0) for le, n in after.buckets.items()}
+    if count < 0 or min(buckets.values(), default=0) < 0:
+        return {**found, "missing_because": "a server was started anew during the run"}
+    cpu_s = None
+    if after.cpu_s is not None and before.cpu_s is not None:
+        cpu_s = after.cpu_s - before.cpu_s
+    p99 = quantile(buckets, 0.99)
+    found["count"], found["answers"] = int(count), answers.count
+    found["p99_ms"] = None if p99 is None else round(p99.s * 1000, 3)
+    found["p99_bucket_ms"] = None if p99 is None else [round(s * 1000, 3) for s in p99.bucket_s]
+    found["answers_p99_ms"] = answers.percentile_ms(99)
+    found["cpu_ms"] = round(cpu_s / count * 1000, 4) if count and cpu_s is not None else None
+    return found
+
+
+def disagreements(found: Mapping[str, Any]) -> list[str]:
+    """Where the servers' figures and those of their answers are apart; see `figures`."""
+    if found["missing_because"]:
+        return [f"server metrics missing: {found['missing_because']}"]
+    if found["count"] is None:
+        return []
+    texts = []
+    if found["count"] != found["answers"]:
+        texts.append(
+            f"the servers count {found['count']:,} predictions, the load test has "
+            f"{found['answers']:,} answers: others asked as well, or answers got lost"
+        )
+    ours, theirs = found["answers_p99_ms"], found["p99_ms"]
+    # Within the bucket that holds it a histogram cannot tell where it is.
+    low, high = found["p99_bucket_ms"] or (0, math.inf)
+    if ours and theirs and abs(theirs / ours - 1) > P99_WITHIN and not low <= ours <= high:
+        texts.append(
+            f"the servers' p99 is {theirs:.3f} ms by their histograms and {ours:.3f} ms by their "
+            f"answers: more than {P99_WITHIN * 100:g} % apart"
+        )
+    return texts
+
+
+class Quantile(NamedTuple):
+    """Seconds, and the bounds of the bucket that it was found in."""
+
+    s: float
+    bucket_s: tuple[float, float]
+
+
+def quantile(buckets: Mapping[str, float], q: float) -> Quantile | None:
+    """As Prometheus's histogram_quantile: linear within the bucket that holds the rank.
+
+    Args:
+        buckets: Cumulative counts by upper bound in seconds, with "+Inf".
+        q: In [0, 1].
+
+    Returns:
+        The largest finite bound where the rank lies beyond it; None of no durations.
+    """
+    ordered = sorted((float(bound), count) for bound, count in buckets.items())
+    if not ordered or not ordered[-1][1]:
+        return None
+    rank = q * ordered[-1][1]
+    low = below = 0.0
+    for bound, count in ordered:
+        if count >= rank and count > below:
+            if math.isinf(bound):
+                break
+            within = (bound - low) * (rank - below) / (count - below)
+            return Quantile(low + within, (low, bound))
+        if not math.isinf(bound):
+            low, below = bound, count
+    return Quantile(low, (low, math.inf))
