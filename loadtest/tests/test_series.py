@@ -57,7 +57,7 @@ def test_mean_and_maximum_are_exact() -> None:
 
 def test_merge_is_the_union() -> None:
     values = drawn(3_000)
-    parts = [series_of(*values[index::3]) for index in range(3)]
+    parts = [series_of(*values[index::4]) for index in range(4)]
     merged = Series()
     for part in parts:
         merged.merge(Series.decode(part.encode()))

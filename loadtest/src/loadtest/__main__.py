@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from loadtest import comparison, credentials, summary, tables
+from loadtest import comparison, credentials, gate, gate_folders, summary, tables
 from loadtest.benchmark import BLOCKS, benchmark
 from loadtest.calibration import CALIBRATION, SECONDS, calibrate
 from loadtest.capacity import MAX_PROBES
@@ -129,6 +130,35 @@ def compare(
         runs = comparison.sources([folder.resolve() for folder in folders], called)
         compared = comparison.compare(runs, output, allow_differences=allow_differences)
         sys.exit(show(compared))
+
+
+@main.command("gate")
+@click.argument("before", type=FOLDER)
+@click.argument("after", type=FOLDER)
+@click.option("--max-regression", required=True, help="How much slower is allowed, such as 10%.")
+@click.option("--strict", is_flag=True, help="Fail where it cannot be told as well.")
+@click.option("--allow-differences", is_flag=True, help="Judge runs that were made differently.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def run_gate(
+    before: Path,
+    after: Path,
+    max_regression: str,
+    strict: bool,
+    allow_differences: bool,
+    as_json: bool,
+) -> None:
+    """Fail if the run in AFTER is slower than that in BEFORE by more than is allowed."""
+    with in_one_sentence():
+        limit = gate.max_ratio(max_regression)
+        found = gate_folders.judge(
+            before.resolve(), after.resolve(), limit, allow_differences=allow_differences
+        )
+        passes = found.passes(strict=strict)
+        if as_json:
+            click.echo(json.dumps({"passes": passes, **found.document()}, indent=2))
+        else:
+            tables.print_gate(found, passes)
+        sys.exit(0 if passes else 1)
 
 
 @main.command()

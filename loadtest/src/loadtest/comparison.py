@@ -96,8 +96,8 @@ def compare(
         ResultUnreadable: A folder holds no run.
         RunsUnlike: They differ in more than the protocol and what is varied.
     """
-    sides = [Side(one.key, one.name, read_run(one.folder).figures) for one in runs]
-    unlike = [text for side in sides[1:] for text in verdict.differences(sides[0], side, varied)]
+    first, *others = [Side(one.key, one.name, read_run(one.folder).figures) for one in runs]
+    unlike = [text for side in others for text in verdict.differences(first, side, varied)]
     if unlike and not allow_differences:
         raise RunsUnlike(
             "the runs differ in more than what is compared: "
@@ -138,16 +138,13 @@ def write_report(folder: Path) -> dict[str, Any]:
         ResultUnreadable: The folder holds no comparison.
     """
     described = read_json(folder / SIDES)
-    try:
-        varied = [str(name) for name in described["varied"]]
-        named = [(str(side["key"]), str(side["name"])) for side in described["sides"]]
-    except (KeyError, TypeError) as error:
-        raise ResultUnreadable(f"{folder.name}/{SIDES} is not what a comparison writes") from error
+    named = sides(folder)
+    varied = [str(name) for name in described.get("varied", ())]
     runs = {key: read_run(folder / key) for key, _ in named}
-    sides = [Side(key, name, runs[key].figures) for key, name in named]
+    compared = [Side(key, name, runs[key].figures) for key, name in named]
     verdicts = [
-        verdict.compare(sides[0], side, between(runs[sides[0].key], runs[side.key]), varied)
-        for side in sides[1:]
+        verdict.compare(compared[0], side, between(runs[named[0][0]], runs[side.key]), varied)
+        for side in compared[1:]
     ]
     document: dict[str, Any] = {
         "sides": described["sides"],
@@ -164,11 +161,24 @@ def write_report(folder: Path) -> dict[str, Any]:
         ]
     )
     (folder / PLOT).write_bytes(pictures.png)
-    attributions = {side.name: side.figures["attribution"] for side in sides}
+    attributions = {side.name: side.figures["attribution"] for side in compared}
     headline = verdicts[0]["sentence"] if len(verdicts) == 1 else ""
     (folder / SLIDE).write_bytes(plots.slide(headline, pictures.curves, attributions))
     (folder / REPORT).write_text(report.of_comparison(document, pictures), encoding="utf-8")
     return document
+
+
+def sides(folder: Path) -> list[tuple[str, str]]:
+    """Key and name of every run of a comparison.
+
+    Raises:
+        ResultUnreadable: The folder holds no comparison.
+    """
+    described = read_json(folder / SIDES)
+    try:
+        return [(str(side["key"]), str(side["name"])) for side in described["sides"]]
+    except (KeyError, TypeError) as error:
+        raise ResultUnreadable(f"{folder.name}/{SIDES} is not what a comparison writes") from error
 
 
 def between(a: Run, b: Run) -> Difference | None:

@@ -249,6 +249,7 @@ class Recorder:
 
     def result(self) -> dict[str, Any]:
         """The raw result of this process, once the windows are closed."""
+        first_ns = self._windows[0].begins_ns if self._windows else 0
         digits = None
         if self._labels is not None:
             digits = {
@@ -269,8 +270,14 @@ class Recorder:
             "cpu_over_s": round(self._cpu_over_s, 6),
             "series": {name: series.encode() for name, series in self.series.items()},
             "blocks": [
-                {"number": number, "series": series.encode()}
-                for number, series in self._blocks.items()
+                {
+                    "number": number,
+                    "begin_s": round((window.begins_ns - first_ns) / NS_PER_S, 6),
+                    "length_s": round((window.ends_ns - window.begins_ns) / NS_PER_S, 6),
+                    "series": self._blocks[number].encode(),
+                }
+                for window in self._windows
+                if (number := window.number) is not None
             ],
             "rows": self._rows,
             "rows_of": self._timed,

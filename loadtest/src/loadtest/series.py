@@ -46,6 +46,11 @@ class Series:
         self.max_us = 0.0
         self._histogram = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
 
+    @property
+    def histogram(self) -> HdrHistogram:
+        """For HdrHistogram's own writers; not to be changed."""
+        return self._histogram
+
     def record(self, us: float) -> None:
         """Add one duration.
 

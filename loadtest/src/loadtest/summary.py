@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest import attribution, judgement, machine, plots, report, server_metrics
+from loadtest import attribution, histogram_files, judgement, machine, plots, report, server_metrics
+from loadtest.histogram_files import Stretch
 from loadtest.recorder import SERIES
 from loadtest.run_folder import PROTOCOLS, ResultUnreadable, RunFolder, read_json, write_json
 from loadtest.series import Series
@@ -37,6 +38,7 @@ class Run:
     figures: dict[str, Any]
     series: dict[str, Series]
     blocks: dict[int, Series]
+    stretches: list[Stretch]
 
 
 def summarise(folder: Path) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def read_run(folder: Path) -> Run:
         raw = run_folder.raw_results()
         series = {name: merged(raw, name) for name in SERIES}
         blocks = merged_blocks(raw)
+        stretches = _stretches(raw, blocks)
         figures = _figures(settings, raw, series, blocks, run_folder.server_metrics())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultUnreadable(
@@ -67,7 +70,7 @@ def read_run(folder: Path) -> Run:
     figures["machine"] = (
         read_json(folder / MACHINE) if (folder / MACHINE).exists() else machine.describe()
     )
-    return Run(figures, series, blocks)
+    return Run(figures, series, blocks, stretches)
 
 
 def write_report(folder: Path) -> dict[str, Any]:
@@ -78,6 +81,9 @@ def write_report(folder: Path) -> dict[str, Any]:
     keep_machine(folder)
     run = read_run(folder)
     write_json(folder / SUMMARY, run.figures)
+    histogram_files.write(
+        folder, run.series, run.stretches, run.figures["started"], run.figures["measured_s"]
+    )
     protocol = run.figures["protocol"]
     name = PROTOCOLS[protocol]
     pictures = plots.Pictures.of(plots.curves_of(name, run.series, list(PROTOCOLS).index(protocol)))
@@ -115,6 +121,17 @@ def merged_blocks(raw: list[dict[str, Any]]) -> dict[int, Series]:
             series = found.setdefault(int(block["number"]), Series())
             series.merge(Series.decode(block["series"]))
     return dict(sorted(found.items()))
+
+
+def _stretches(raw: list[dict[str, Any]], blocks: dict[int, Series]) -> list[Stretch]:
+    """The turns with their times, which are the same in every process."""
+    times = {
+        int(block["number"]): (float(block["begin_s"]), float(block["length_s"]))
+        for result in raw
+        for block in result.get("blocks") or []
+        if "begin_s" in block
+    }
+    return [Stretch(*times[number], one) for number, one in blocks.items() if number in times]
 
 
 def latency(series: Series) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 
 from loadtest.attribution import PARTS
 from loadtest.capacity import Capacity
+from loadtest.gate import Gate
 from loadtest.run_folder import PROTOCOLS, read_json
 
 STATISTICS = ("mean", "p50", "p66", "p75", "p80", "p90", "p95", "p98", "p99", "p99.9", "max")
@@ -289,6 +290,34 @@ def print_capacity(found: Capacity, console: Console | None = None) -> None:
     _print(console, [Table(f"Probes for {found.slo.text}", columns, tuple(rows))])
     console.print(found.sentence, style="bold", markup=False, highlight=False)
     console.print(f"{found.confidence}; {found.because}.", markup=False, highlight=False)
+
+
+def print_gate(found: Gate, passes: bool, console: Console | None = None) -> None:
+    """Print every statistic that was judged, and the end of it."""
+    console = console or Console()
+    rows = []
+    for one in found.judged:
+        interval = "-" if one.low is None else f"{one.low:.2f} to {one.high:.2f}"
+        figures = (ms(one.before_ms), ms(one.after_ms), f"{one.ratio:.2f}", interval)
+        rows.append((f"{one.run} {one.statistic}", *figures, str(one.outcome)))
+    title = f"After against before, at most {found.limit - 1:.0%} slower".replace("%", " %")
+    _print(
+        console,
+        [
+            Table(
+                title,
+                ("", "before ms", "after ms", "ratio", "95 % interval", "outcome"),
+                tuple(rows),
+                "Regressed: the ratio is over the limit and its whole interval above 1. Within the "
+                "limit: the whole interval is. Cannot tell: neither, or there is no interval.",
+            )
+        ],
+    )
+    for text in found.broken:
+        console.print(f"BROKEN: {text}", style="bold red", markup=False, highlight=False)
+    console.print(
+        "The gate is passed." if passes else "The gate is not passed.", style="bold", markup=False
+    )
 
 
 def print_summary(folder: Path, console: Console | None = None) -> None:
