@@ -10,11 +10,11 @@ TEST_TYPE_rest := js-predict
 TEST_TYPE_grpc := grpc-predict
 
 # Read by the load test; give them on the command line: make loadtest PROTO=grpc USERS=100
-LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS SEED WORKERS LOOP RATE ARRIVALS MAX_IN_FLIGHT
+LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS REST_FORM DECIMALS IMAGES SEED WORKERS LOOP RATE ARRIVALS MAX_IN_FLIGHT
 # Not what the shell happens to have: many export a HOST of their own.
 $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval export LOADTEST_$(v) := $($(v)))))
 
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity calibrate undeploy train protos check test clean
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix calibrate undeploy train protos check test clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,9 +53,13 @@ loadtest: setup  ## Load-test one protocol: PROTO=rest|grpc USERS= DURATION= WAI
 	@test -n "$(TEST_TYPE_$(PROTO))" || { echo "PROTO is '$(PROTO)', expected rest or grpc" >&2; exit 1; }
 	@$(BIN)/launch-locust-load-test --seldon-client $(CLIENT) --test-type $(TEST_TYPE_$(PROTO))
 
-capacity: setup  ## The highest rate that keeps an objective: PROTO=rest|grpc SLO='p99<20ms'
+capacity: setup  ## The highest rate that keeps an objective: SLO='p99<20ms', PROTO=rest|grpc for one
 	@test -n "$(TEST_TYPE_$(PROTO))" || { echo "PROTO is '$(PROTO)', expected rest or grpc" >&2; exit 1; }
-	@$(BIN)/python -m loadtest capacity --seldon-client $(CLIENT) --test-type $(TEST_TYPE_$(PROTO)) --slo '$(SLO)'
+	@$(BIN)/python -m loadtest capacity --seldon-client $(CLIENT) --slo '$(SLO)' \
+	    $(if $(filter command,$(origin PROTO)),--test-type $(TEST_TYPE_$(PROTO)))
+
+matrix: setup  ## Ways to ask, in turns: JSONP, JSON, gRPC, kept and per-call connections, …
+	@$(BIN)/python -m loadtest matrix --seldon-client $(CLIENT)
 
 calibrate: setup  ## What the load test itself costs, on a server that answers at once
 	@$(BIN)/python -m loadtest calibrate

@@ -13,7 +13,18 @@ RIGHT = Answer("p1", tuple("0123456789"), (0.01, 0.01, 0.91, *[0.01] * 7))
 
 
 def test_a_right_answer_tells_a_digit() -> None:
-    assert answers.judge(RIGHT, "p1") == 2
+    assert answers.judge(RIGHT, "p1") == (2,)
+
+
+def test_every_image_has_its_own_ten() -> None:
+    three = replace(RIGHT, scores=(*RIGHT.scores[1:], 0.01))
+    both = Answer("p1", RIGHT.classes * 2, RIGHT.scores + three.scores)
+    assert answers.judge(both, "p1", 2) == (2, 1)
+    with pytest.raises(WrongAnswer, match="20 predictions, expected 10"):
+        answers.judge(both, "p1")
+    halves = replace(both, scores=(0.05,) * 10 + (0.15,) * 10)
+    with pytest.raises(WrongAnswer, match="do not sum to 1"):
+        answers.judge(halves, "p1", 2)
 
 
 @pytest.mark.parametrize(

@@ -40,24 +40,49 @@ def test_a_digit_fits_the_request_line_of_the_original() -> None:
     assert max(map(len, payloads.digits().url_json)) < 8192
 
 
-def test_random_numbers_have_two_decimals_in_json_and_all_in_grpc() -> None:
-    sent = payloads.random_numbers(784, seed=1)
+def test_two_decimals_are_those_of_both_protocols() -> None:
+    sent = payloads.build("random", 784, 1, "2")
     assert sent.labels is None
-    for text, data in zip(sent.url_json[:5], sent.request_data[:5], strict=True):
-        in_json, in_grpc = json_values(text), grpc_values(data)
+    for text, data in zip(sent.documents[:5], sent.request_data[:5], strict=True):
+        in_json, in_grpc = json.loads(text)["data"], grpc_values(data)
         assert len(in_json) == len(in_grpc) == 784
         assert in_json == [round(value, 2) for value in in_json]
-        np.testing.assert_allclose(in_json, in_grpc, atol=0.0051)
-        assert any(value != round(value, 2) for value in in_grpc)
+        np.testing.assert_array_equal(np.array(in_json, np.float32), np.array(in_grpc, np.float32))
+    full = payloads.build("random", 784, 1, "full")
+    assert any(value != round(value, 2) for value in json.loads(full.documents[0])["data"])
+    assert len(full.documents[0]) > 1.5 * len(sent.documents[0])
+
+
+def test_several_images_in_a_request_are_neighbours() -> None:
+    sent = payloads.build("digits", 784, 0, "full", images=3)
+    images = held_out().images
+    for index in (0, 7, 199):
+        expected = np.array([images[(index + place) % 200] for place in range(3)])
+        rows = np.array(json.loads(sent.documents[index])["data"], np.float32)
+        np.testing.assert_array_equal(rows, expected)
+        np.testing.assert_array_equal(
+            np.array(grpc_values(sent.request_data[index]), np.float32), expected.ravel()
+        )
 
 
 def test_random_numbers_follow_the_seed() -> None:
-    assert payloads.random_numbers(10, 1) == payloads.random_numbers(10, 1)
-    assert payloads.random_numbers(10, 1) != payloads.random_numbers(10, 2)
+    assert payloads.build("random", 10, 1) == payloads.build("random", 10, 1)
+    assert payloads.build("random", 10, 1) != payloads.build("random", 10, 2)
+
+
+def test_rest_asks_in_two_forms() -> None:
+    sent = payloads.digits()
+    method, target, body = wire.rest_request("jsonp-get", "a key", sent, 3)
+    assert (method, body) == ("GET", b"")
+    assert target.startswith("/js/predict?consumer_key=a%20key&json=%7B%22data%22:[")
+    assert target.endswith("&jsonpCallback=j&puid=")
+    method, target, body = wire.rest_request("json-post", "a key", sent, 3)
+    assert (method, target) == ("POST", "/js/predict?consumer_key=a%20key&puid=")
+    assert body.decode() == sent.documents[3]
 
 
 def test_a_url_holds_no_character_that_needs_an_escape() -> None:
-    for text in (payloads.digits().url_json[0], payloads.random_numbers(784, 1).url_json[0]):
+    for text in (payloads.digits().url_json[0], payloads.build("random", 784, 1).url_json[0]):
         assert not set(text) & set(' "{}\\')
 
 

@@ -72,7 +72,7 @@ def rest(sent: payloads.Payloads, stub: Any) -> Send:
             ended,
             response.headers[answers.SERVER_TIMING],
             response.headers[answers.GATEWAY_TIMING],
-            answers.judge(answers.of_document(response.status, document), str(index)),
+            *answers.judge(answers.of_document(response.status, document), str(index)),
         )
 
     return send
@@ -94,7 +94,7 @@ def over_grpc(sent: payloads.Payloads, stub: Any, channels: ExitStack) -> Send:
             ended,
             answers.in_metadata(call.trailing_metadata(), answers.SERVER_TIMING),
             answers.in_metadata(call.initial_metadata(), answers.GATEWAY_TIMING),
-            answers.judge(answers.of_reply(reply), str(index)),
+            *answers.judge(answers.of_reply(reply), str(index)),
         )
 
     return send

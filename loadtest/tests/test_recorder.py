@@ -80,9 +80,9 @@ def test_failures_are_counted_by_reason_and_are_in_no_series() -> None:
 def test_digits_are_scored_against_the_model() -> None:
     recorder = Recorder("locust", "rest", (7, 8, 9), frozenset({1}), Clock())
     recorder.open(10)
-    recorder.record(outcome(100, told=7), 0)
-    recorder.record(outcome(101, told=3), 1)  # the model tells this one wrong
-    recorder.record(outcome(102, told=9), 2)
+    recorder.record(outcome(100, told=(7,)), 0)
+    recorder.record(outcome(101, told=(3,)), 1)  # the model tells this one wrong
+    recorder.record(outcome(102, told=(9,)), 2)
     recorder.record(outcome(103, failure="closed"), 2)
     assert recorder.result()["digits"] == {"scored": 3, "correct": 2, "expected_correct": 2}
 
@@ -90,7 +90,7 @@ def test_digits_are_scored_against_the_model() -> None:
 def test_without_a_model_nothing_is_expected() -> None:
     recorder = Recorder("locust", "rest", (7,), None, Clock())
     recorder.open(10)
-    recorder.record(outcome(100, told=7), 0)
+    recorder.record(outcome(100, told=(7,)), 0)
     assert recorder.result()["digits"] == {"scored": 1, "correct": 1, "expected_correct": None}
 
 

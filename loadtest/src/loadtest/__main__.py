@@ -10,13 +10,15 @@ from typing import Any
 
 import click
 
-from loadtest import comparison, credentials, gate, gate_folders, summary, tables
+from loadtest import capacity_report, comparison, credentials, gate, gate_folders, summary, tables
 from loadtest.benchmark import BLOCKS, benchmark
 from loadtest.calibration import CALIBRATION, SECONDS, calibrate
 from loadtest.capacity import MAX_PROBES
-from loadtest.capacity_run import CAPACITY, START_RATE, measure_capacity
-from loadtest.cli import in_one_sentence, show
+from loadtest.capacity_run import START_RATE, measure_capacities
+from loadtest.cli import in_one_sentence, show, show_capacities
 from loadtest.errors import SettingInvalid
+from loadtest.matrix import BLOCKS as MATRIX_BLOCKS
+from loadtest.matrix import WAYS, matrix
 from loadtest.options import given, load_options
 from loadtest.run_folder import read_json
 from loadtest.runner import run_load_test
@@ -25,6 +27,9 @@ from loadtest.slo import Slo
 
 # Of one probe, unless the user says otherwise.
 PROBES = {"LOADTEST_DURATION": "15", "LOADTEST_WARMUP": "2"}
+
+# Of each way.
+MATRIX = {"LOADTEST_DURATION": "30"}
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -52,37 +57,72 @@ def run_benchmark(client: str, blocks: int, **flags: Any) -> None:
         sys.exit(show(benchmark(client, given(flags), blocks=blocks)))
 
 
+@main.command("matrix")
+@click.option(
+    "--client", "--seldon-client", "client", required=True, help="Whose keys and servers to use."
+)
+@click.option(
+    "--ways",
+    default=",".join(WAYS),
+    show_default=True,
+    help="Ways to ask; each is compared with the first.",
+)
+@click.option(
+    "--blocks", type=int, default=MATRIX_BLOCKS, show_default=True, help="Turns of each way."
+)
+@load_options
+def run_matrix(client: str, ways: str, blocks: int, **flags: Any) -> None:
+    """Load-test a running stack in several ways, in turns: what people argue about."""
+    with in_one_sentence():
+        keys = [key.strip() for key in ways.split(",") if key.strip()]
+        environ = {**MATRIX, **os.environ}
+        sys.exit(show(matrix(client, keys, given(flags), environ, blocks=blocks)))
+
+
 @main.command("capacity")
 @click.option(
     "--client", "--seldon-client", "client", required=True, help="Whose keys and servers to use."
 )
-@click.option("--test-type", required=True, type=click.Choice(list(TEST_TYPES)))
+@click.option(
+    "--test-type",
+    "test_types",
+    multiple=True,
+    type=click.Choice(list(TEST_TYPES)),
+    default=list(TEST_TYPES),
+    help="One of them only; both if not given.",
+)
 @click.option("--slo", required=True, help="What to keep, such as 'p99<20ms' or 'p50<5ms'.")
 @click.option("--start-rate", type=float, default=START_RATE, show_default=True)
 @click.option("--probes", type=int, default=MAX_PROBES, show_default=True, help="Most load tests.")
 @load_options
 def run_capacity(
-    client: str, test_type: str, slo: str, start_rate: float, probes: int, **flags: Any
+    client: str,
+    test_types: tuple[str, ...],
+    slo: str,
+    start_rate: float,
+    probes: int,
+    **flags: Any,
 ) -> None:
     """Search the highest arrival rate at which a running stack keeps an objective."""
     with in_one_sentence():
         objective = Slo.parse(slo)
         options = {**given(flags), "rate": start_rate}
-        settings = LoadTestSettings.from_env(
-            {**PROBES, **os.environ}, client=client, test_type=test_type, **options
-        )
-        found, folder = measure_capacity(
-            settings,
-            credentials.load(client, settings.protocol),
+        wanted = [
+            LoadTestSettings.from_env(
+                {**PROBES, **os.environ}, client=client, test_type=test_type, **options
+            )
+            for test_type in dict.fromkeys(test_types)
+        ]
+        folder = measure_capacities(
+            wanted,
+            lambda settings: credentials.load(client, settings.protocol),
             objective,
             run_load_test,
             start_rate=start_rate,
             max_probes=probes,
             told=lambda text: click.echo(text, err=True),
         )
-        tables.print_capacity(found)
-        click.echo(f"\nResult: {folder / CAPACITY}")
-        sys.exit(0 if found.rate_per_s is not None else 1)
+        sys.exit(show_capacities(folder))
 
 
 @main.command("calibrate")
@@ -164,9 +204,12 @@ def run_gate(
 @main.command()
 @click.argument("folder", type=FOLDER)
 def report(folder: Path) -> None:
-    """Write the summary, the plot and the report of FOLDER, a run or a comparison, anew."""
+    """Write the figures, the pictures and the report of FOLDER anew, whatever it is a result of."""
     folder = folder.resolve()  # `latest` is a link
     with in_one_sentence():
+        if capacity_report.is_capacity(folder):
+            capacity_report.write(folder)
+            sys.exit(show_capacities(folder))
         if comparison.is_comparison(folder):
             comparison.write_report(folder)
         else:

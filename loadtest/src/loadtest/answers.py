@@ -105,24 +105,29 @@ def of_reply(reply: ClassificationReply) -> Answer:
     )
 
 
-def judge(answer: Answer, puid: str) -> int:
-    """The digit that a right answer to the request `puid` tells.
+def judge(answer: Answer, puid: str, images: int = 1) -> tuple[int, ...]:
+    """The digits that a right answer to the request `puid`, of so many images, tells.
 
     Raises:
-        WrongAnswer: Not ten probabilities of the classes 0 to 9 that sum to 1, or the answer to
-            another request.
+        WrongAnswer: Not ten probabilities of the classes 0 to 9 that sum to 1 for each image, or
+            the answer to another request.
     """
-    if len(answer.scores) != len(CLASSES):
-        raise WrongAnswer(f"{len(answer.scores)} predictions, expected {len(CLASSES)}")
-    if answer.classes != CLASSES:
+    width = len(CLASSES)
+    if len(answer.scores) != width * images:
+        raise WrongAnswer(f"{len(answer.scores)} predictions, expected {width * images}")
+    if answer.classes != CLASSES * images:
         raise WrongAnswer("the classes are not 0 to 9 in order")
     if not all(0 <= score <= 1 for score in answer.scores):
         raise WrongAnswer("a prediction is outside [0, 1]")
-    if not abs(sum(answer.scores) - 1) <= SUM_TOLERANCE:
-        raise WrongAnswer("the predictions do not sum to 1")
+    told = []
+    for start in range(0, width * images, width):
+        scores = answer.scores[start : start + width]
+        if not abs(sum(scores) - 1) <= SUM_TOLERANCE:
+            raise WrongAnswer("the predictions do not sum to 1")
+        told.append(max(range(width), key=scores.__getitem__))
     if answer.puid != puid:
         raise WrongAnswer("the answer has another puid")
-    return max(range(len(CLASSES)), key=answer.scores.__getitem__)
+    return tuple(told)
 
 
 def server_timing(text: str | None) -> ServerTiming | None:

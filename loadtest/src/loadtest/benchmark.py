@@ -25,14 +25,14 @@ SETTLE_S = 1.2
 # Between turns, for the last answers.
 PAUSE_S = 0.1
 
-Run = Callable[[Sequence[LoadTestSettings], Credentials], list[Path]]
+RunTogether = Callable[[Sequence[LoadTestSettings], Credentials], list[Path]]
 
 
 def benchmark(
     client: str,
     options: Mapping[str, Any],
     environ: Mapping[str, str] = os.environ,
-    run: Run = run_together,
+    run: RunTogether = run_together,
     blocks: int = BLOCKS,
 ) -> Path:
     """Load-test `client` over both protocols and compare.
@@ -50,8 +50,7 @@ def benchmark(
     Raises:
         LoadTestError: A run failed or was interrupted: there is nothing to compare.
     """
-    if blocks < 2 or blocks % 2:
-        raise SettingInvalid(f"--blocks is {blocks}, expected an even number from 2")
+    check_blocks(blocks)
     plain = [
         LoadTestSettings.from_env(environ, **{**options, "client": client, "test_type": test_type})
         for test_type in (JS_PREDICT, GRPC_PREDICT)
@@ -63,29 +62,37 @@ def benchmark(
     return comparison.compare(comparison.sources(folders), plain[0].output)
 
 
+def check_blocks(blocks: int) -> None:
+    """Refuse a number of turns that gives no balanced order."""
+    if blocks < 2 or blocks % 2:
+        raise SettingInvalid(f"--blocks is {blocks}, expected an even number from 2")
+
+
 def interleaved(
-    protocols: Sequence[str], blocks: int, duration_s: float, seed: int
+    keys: Sequence[str], blocks: int, duration_s: float, seed: int
 ) -> dict[str, tuple[Block, ...]]:
-    """Who measures when: ABBA or BAAB, four turns at a time, as the seed decides.
+    """Who measures when: each once in an order that the seed draws, then in the reverse; and again.
+
+    Of two that is ABBA or BAAB: what drifts in a straight line falls on all alike.
 
     Args:
-        protocols: The two.
+        keys: Of the runs.
         blocks: Turns of each, even.
         duration_s: Seconds measured of each, over all its turns.
         seed: Of the order.
 
     Returns:
-        Each protocol's turns, in order; numbers count the turns of both.
+        Each run's turns, in order; numbers count the turns of all.
     """
     rng = random.Random(seed)  # noqa: S311  # of an order, not of a secret
-    a, b = protocols
-    order = []
+    order: list[str] = []
     for _ in range(blocks // 2):
-        order += [a, b, b, a] if rng.random() < 0.5 else [b, a, a, b]
-    turns: dict[str, list[Block]] = {a: [], b: []}
+        there = rng.sample(keys, len(keys))
+        order += [*there, *reversed(there)]
+    turns: dict[str, list[Block]] = {key: [] for key in keys}
     begin_s = 0.0
-    for number, protocol in enumerate(order):
+    for number, key in enumerate(order):
         end_s = begin_s + SETTLE_S + duration_s / blocks
-        turns[protocol].append(Block(number, begin_s, end_s, SETTLE_S))
+        turns[key].append(Block(number, begin_s, end_s, SETTLE_S))
         begin_s = end_s + PAUSE_S
-    return {protocol: tuple(found) for protocol, found in turns.items()}
+    return {key: tuple(found) for key, found in turns.items()}

@@ -1,12 +1,14 @@
-"""Capacity of a running stack: a load test at each rate that the search asks for."""
+"""Capacity of a running stack, over one protocol or both: a load test at each rate asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from loadtest.capacity import MAX_PROBES, Capacity, Probe, find_capacity
+from loadtest import capacity_report
+from loadtest.capacity import MAX_PROBES, Probe, find_capacity
 from loadtest.credentials import Credentials
 from loadtest.run_folder import RunFolder, read_json, write_json
 from loadtest.settings import OPEN, LoadTestSettings
@@ -14,46 +16,64 @@ from loadtest.slo import Slo
 from loadtest.summary import SUMMARY, keep_machine
 
 START_RATE = 50.0
-CAPACITY = "capacity.json"
 
 Run = Callable[[LoadTestSettings, Credentials], Path]
 
 
-def measure_capacity(
-    settings: LoadTestSettings,
-    credentials: Credentials,
+def measure_capacities(
+    wanted: Sequence[LoadTestSettings],
+    credentials: Callable[[LoadTestSettings], Credentials],
     slo: Slo,
     run: Run,
     *,
     start_rate: float = START_RATE,
     max_probes: int = MAX_PROBES,
     told: Callable[[str], None] = lambda text: None,
-) -> tuple[Capacity, Path]:
-    """Search the highest arrival rate at which the stack keeps `slo`.
+) -> Path:
+    """Search the highest arrival rate at which the stack keeps `slo`, one protocol after the other.
 
     Args:
-        settings: Of each probe, but for its rate; `duration_s` is one probe's.
-        credentials: The client's.
+        wanted: Of each protocol the settings of a probe, but for its rate; `duration_s` is one
+            probe's.
+        credentials: The client's, for these settings.
         slo: What has to be kept.
         run: Runs one load test and returns its folder.
         start_rate: Arrivals per second of the first probe.
-        max_probes: Most load tests.
+        max_probes: Most load tests over each protocol.
         told: Hears what is being done.
 
     Returns:
-        What was found, and the folder `<time>-<protocol>-capacity`: capacity.json, every run.
+        The folder `<time>-capacity`: capacity.json, its page and picture, every run.
 
     Raises:
-        LoadTestError: A load test could not be made.
+        LoadTestError: A load test could not be made; what was found over another protocol is there.
     """
-    folder = RunFolder.create(settings.output, f"{settings.protocol}-capacity").path
+    folder = RunFolder.create(wanted[0].output, "capacity").path
+    keep_machine(folder)
+    document: dict[str, Any] = {}
+    for settings in wanted:
+        measured = _probe(settings, credentials(settings), run, folder / settings.protocol, told)
+        found = find_capacity(measured, slo, start_rate, max_probes)
+        document[settings.protocol] = found.document()
+        write_json(folder / capacity_report.CAPACITY, document)
+        capacity_report.write(folder)
+    return folder
+
+
+def _probe(
+    settings: LoadTestSettings,
+    credentials: Credentials,
+    run: Run,
+    output: Path,
+    told: Callable[[str], None],
+) -> Callable[[float], Probe]:
+    """A load test at a rate, as the search wants it."""
 
     def probe(rate: float) -> Probe:
         told(f"{settings.protocol}: {rate:,.0f} arrivals per second")
-        at_rate = replace(settings, loop=OPEN, rate=rate, output=folder)
-        return Probe.of_run(rate, read_json(run(at_rate, credentials) / SUMMARY))
+        at_rate = replace(settings, loop=OPEN, rate=rate, output=output)
+        figures = read_json(run(at_rate, credentials) / SUMMARY)
+        cpu_ms = (figures["server_metrics"] or {}).get("cpu_ms")
+        return Probe.of_run(rate, figures, cpu_ms)
 
-    found = find_capacity(probe, slo, start_rate, max_probes)
-    keep_machine(folder)
-    write_json(folder / CAPACITY, {"protocol": settings.protocol, **found.document()})
-    return found, folder
+    return probe

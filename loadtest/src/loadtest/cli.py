@@ -12,10 +12,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from loadtest import comparison, credentials, summary, tables
+from loadtest import capacity_report, comparison, credentials, summary, tables
 from loadtest.errors import LoadTestError, LoadTestInterrupted
 from loadtest.options import given, load_options
-from loadtest.run_folder import read_json
+from loadtest.run_folder import PROTOCOLS, read_json
 from loadtest.runner import run_load_test
 from loadtest.settings import TEST_TYPES, LoadTestSettings
 
@@ -82,6 +82,18 @@ def show(folder: Path, console: Console | None = None) -> int:
     where = os.path.relpath(report if report.exists() else folder)
     console.print(f"\nReport: {where}", soft_wrap=True, markup=False, highlight=False)
     return status
+
+
+def show_capacities(folder: Path, console: Console | None = None) -> int:
+    """Print a capacity's tables and where its report is; 0 if one was found over each protocol."""
+    console = console or Console()
+    found = capacity_report.read(folder)
+    tables.print_capacities(
+        [(PROTOCOLS[protocol], one) for protocol, one in found.items()], console
+    )
+    where = os.path.relpath(folder / capacity_report.PAGE)
+    console.print(f"\nReport: {where}", soft_wrap=True, markup=False, highlight=False)
+    return 0 if all(one.rate_per_s is not None for one in found.values()) else 1
 
 
 if __name__ == "__main__":

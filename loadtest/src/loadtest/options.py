@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from loadtest.errors import SettingInvalid
-from loadtest.payloads import PAYLOADS
+from loadtest.payloads import DECIMALS, PAYLOADS
 from loadtest.settings import CONNECTIONS, LOOPS, wait_range
+from loadtest.wire import REST_FORMS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -75,6 +76,19 @@ OPTIONS = (
         help="kept: one per user; per-call: a new one each time, as the original's gRPC test; "
         "kept, or LOADTEST_CONNECTIONS.",
     ),
+    click.option(
+        "--rest-form",
+        type=click.Choice(REST_FORMS),
+        help="How REST asks: the original's JSONP GET, or a POST of JSON; jsonp-get, or "
+        "LOADTEST_REST_FORM.",
+    ),
+    click.option(
+        "--decimals",
+        type=click.Choice(DECIMALS),
+        help="Of every number, over both protocols; full for digits, 2 for random numbers, or "
+        "LOADTEST_DECIMALS.",
+    ),
+    click.option("--images", type=int, help="In one request, at most 16; 1, or LOADTEST_IMAGES."),
     click.option(
         "--loop",
         type=click.Choice(LOOPS),

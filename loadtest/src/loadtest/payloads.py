@@ -1,6 +1,7 @@
 """What the users send: real digits, or random numbers as the original's load test did.
 
-Every text is built once, before any clock runs; both protocols send the same instances.
+Every text is built once, before any clock runs; both protocols send the same instances, to the
+same decimals.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,6 +25,8 @@ from seldon_pb2 import ClassificationRequest, DefaultCustomPredictRequest
 DIGITS = "digits"
 RANDOM = "random"
 PAYLOADS = (DIGITS, RANDOM)
+FULL = "full"
+DECIMALS = ("2", FULL)
 
 DIGIT_SIZE = 784
 RANDOM_INSTANCES = 200  # as many as there are digits; enough that no cache helps
@@ -33,52 +37,73 @@ _UNESCAPED = ",:[]"
 
 @dataclass(frozen=True)
 class Payloads:
-    """The instances to send, each in both protocols' forms, in the same order.
+    """What to send, in both protocols' forms, in the same order.
 
     Attributes:
-        url_json: The `json` parameter of /js/predict, percent-encoded.
+        documents: The JSON of REST.
         request_data: A serialised ClassificationRequest that holds `data` only.
-        labels: The digit each instance shows; None where it shows none.
+        labels: The digit each image shows; None where it shows none.
+        images: How many a request carries: that of index i has images i, i + 1, …
     """
 
-    url_json: tuple[str, ...]
+    documents: tuple[str, ...]
     request_data: tuple[bytes, ...]
     labels: tuple[int, ...] | None
+    images: int = 1
 
     def __len__(self) -> int:
-        return len(self.url_json)
+        return len(self.documents)
+
+    @cached_property
+    def url_json(self) -> tuple[str, ...]:
+        """The documents as the `json` parameter of /js/predict, percent-encoded."""
+        return tuple(_escaped(document) for document in self.documents)
 
 
-def build(payload: str, data_size: int, seed: int) -> Payloads:
-    return digits() if payload == DIGITS else random_numbers(data_size, seed)
+def build(
+    payload: str, data_size: int, seed: int, decimals: str = FULL, images: int = 1
+) -> Payloads:
+    """The instances of a run.
+
+    Args:
+        payload: One of PAYLOADS.
+        data_size: Numbers of an instance; 784 of digits.
+        seed: Of random numbers.
+        decimals: FULL, or as many as every number is rounded to, in both protocols.
+        images: Instances in a request.
+    """
+    if payload == DIGITS:
+        held = held_out()
+        return _payloads(held.images, tuple(int(label) for label in held.labels), decimals, images)
+    numbers = np.random.default_rng(seed).random((RANDOM_INSTANCES, data_size))
+    return _payloads(numbers.astype(np.float32), None, decimals, images)
 
 
 def digits() -> Payloads:
-    """The held-out digits: in JSON the shortest text that reads back as the same float32."""
-    held = held_out()
+    """The held-out digits, one a request, with all their decimals."""
+    return build(DIGITS, DIGIT_SIZE, 0)
+
+
+def _payloads(
+    rows: NDArray[np.float32], labels: tuple[int, ...] | None, decimals: str, images: int
+) -> Payloads:
+    """JSON has the shortest text that reads back as the same float32."""
+    if decimals != FULL:
+        rows = np.round(rows, int(decimals))
+    batches = [
+        rows[np.arange(index, index + images) % len(rows)].reshape(images, -1)
+        for index in range(len(rows))
+    ]
     return Payloads(
         tuple(
-            _escaped(orjson.dumps({"data": image}, option=orjson.OPT_SERIALIZE_NUMPY).decode())
-            for image in held.images
+            orjson.dumps(
+                {"data": batch[0] if images == 1 else batch}, option=orjson.OPT_SERIALIZE_NUMPY
+            ).decode()
+            for batch in batches
         ),
-        tuple(_request_data(image.tolist()) for image in held.images),
-        tuple(int(label) for label in held.labels),
-    )
-
-
-def random_numbers(data_size: int, seed: int) -> Payloads:
-    """Uniform numbers in [0, 1): two decimals in JSON, all of float32's in gRPC.
-
-    Source: the original's seldon_js_predict_locust.py and seldon_grpc_predict_locust.py.
-    """
-    numbers = np.random.default_rng(seed).random((RANDOM_INSTANCES, data_size))
-    return Payloads(
-        tuple(
-            _escaped(json.dumps({"data": [round(number, 2) for number in row]}))
-            for row in numbers.tolist()
-        ),
-        tuple(_request_data(row) for row in numbers.tolist()),
-        None,
+        tuple(_request_data(batch.ravel().tolist()) for batch in batches),
+        labels,
+        images,
     )
 
 

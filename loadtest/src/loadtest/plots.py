@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from loadtest.attribution import PARTS
 from loadtest.series import Series
 
 POINTS = 300
+UNITS_PER_INCH = 72  # of an SVG
 SIDES = {"client": ("client", "-"), "server_total": ("server", "--")}
 
 BACKGROUND, INK, GRID = "#ffffff", "#1f2328", "#d8dee4"
@@ -96,7 +97,7 @@ class Pictures:
     def of(cls, curves: Sequence[Curve]) -> Pictures:
         return cls(
             tuple(curves),
-            _png(_percentiles(curves, (9.6, 4.9)), 150),
+            png((9.6, 4.9), lambda axes: _draw_curves(axes, curves)),
             _picture(curves, (9.6, 4.9), "wide"),
             _picture(curves, (4.3, 4.6), "narrow"),
         )
@@ -174,14 +175,6 @@ def _style(font_size: int = 10) -> Iterator[None]:
         yield
 
 
-def _percentiles(curves: Sequence[Curve], inches: tuple[float, float], dpi: int = 150) -> Figure:
-    with _style():
-        figure = Figure(figsize=inches, dpi=dpi, layout="constrained")
-        FigureCanvasAgg(figure)
-        _draw_curves(figure.add_subplot(), curves)
-        return figure
-
-
 def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
     for index, curve in enumerate(curves):
         inverse = 1 / (1 - np.array(curve.percentiles) / 100)
@@ -216,6 +209,27 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         axes.text(0.5, 0.5, "no request succeeded", transform=axes.transAxes, ha="center")
 
 
+Draw = Callable[[Axes], None]
+
+
+def png(inches: tuple[float, float], draw: Draw) -> bytes:
+    """What `draw` draws, as a PNG."""
+    return _png(_figure(inches, 150, draw), 150)
+
+
+def svg(inches: tuple[float, float], draw: Draw, name: str) -> str:
+    """The same in the colours of a page on which no other has this `name`."""
+    return _svg(_figure(inches, UNITS_PER_INCH, draw), name)
+
+
+def _figure(inches: tuple[float, float], dpi: int, draw: Draw) -> Figure:
+    with _style():
+        figure = Figure(figsize=inches, dpi=dpi, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure.add_subplot())
+        return figure
+
+
 def _png(figure: Figure, dpi: int) -> bytes:
     image = io.BytesIO()
     with _style():
@@ -223,23 +237,27 @@ def _png(figure: Figure, dpi: int) -> bytes:
     return image.getvalue()
 
 
-def _picture(curves: Sequence[Curve], inches: tuple[float, float], name: str) -> Picture:
-    figure = _percentiles(curves, inches, 72)  # an SVG's units are 72 to the inch
+def _svg(figure: Figure, name: str) -> str:
     image = io.StringIO()
     with _style():
         figure.savefig(image, format="svg", transparent=True, metadata={"Date": None})
-    svg = image.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "var(--ink)").replace(GRID, "var(--line)")
+    text = image.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "var(--ink)").replace(GRID, "var(--line)")
     for index, colour in enumerate(COLOURS):
-        svg = svg.replace(colour, f"var(--c{index})")
-    # Two pictures stand on one page, and ids are the page's.
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+        text = text.replace(colour, f"var(--c{index})")
+    # Several pictures stand on one page, and ids are the page's.
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    return re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
+
+
+def _picture(curves: Sequence[Curve], inches: tuple[float, float], name: str) -> Picture:
+    figure = _figure(inches, UNITS_PER_INCH, lambda axes: _draw_curves(axes, curves))
+    text = _svg(figure, name)
     axes = figure.axes[0]
-    height = inches[1] * 72
+    height = inches[1] * UNITS_PER_INCH
     area = axes.get_window_extent()
     return Picture(
-        svg,
+        text,
         {
             "box": [round(n, 2) for n in (area.x0, height - area.y1, area.x1, height - area.y0)],
             "inverse": round(float(axes.get_xlim()[1]), 4),

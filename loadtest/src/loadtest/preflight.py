@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import requests
 
-from loadtest import answers, payloads, wire
+from loadtest import answers, wire
 from loadtest.answers import WrongAnswer
 from loadtest.credentials import Credentials, TokenRefused, TokenUnreachable, fetch_token
 from loadtest.errors import PreflightFailed
@@ -30,7 +30,7 @@ def check(settings: LoadTestSettings, credentials: Credentials) -> None:
         raise PreflightFailed(f'there is no JS key for client "{settings.client}"')
     if settings.protocol == "grpc" and not (credentials.oauth_key and credentials.oauth_secret):
         raise PreflightFailed(f'there is no OAuth key and secret for client "{settings.client}"')
-    sent = payloads.build(settings.payload, settings.data_size, settings.seed)
+    sent = settings.build_payloads()
     try:
         if settings.protocol == "rest":
             _check_rest(settings, credentials, sent)
@@ -43,12 +43,15 @@ def check(settings: LoadTestSettings, credentials: Credentials) -> None:
 
 
 def _check_rest(settings: LoadTestSettings, credentials: Credentials, sent: Payloads) -> None:
-    before, after = wire.rest_path(credentials.js_key)
-    url = f"{settings.host}{before}{sent.url_json[0]}{after}{PUID}"
+    method, target, body = wire.rest_request(settings.rest_form, credentials.js_key, sent, 0)
+    url = f"{settings.host}{target}{PUID}"
+    headers = {"Content-Type": "application/json"} if body else {}
     with requests.Session() as session:
         session.trust_env = False  # a proxy would be measured too
         try:
-            answer = session.get(url, timeout=TIMEOUT_S, allow_redirects=False)
+            answer = session.request(
+                method, url, data=body, headers=headers, timeout=TIMEOUT_S, allow_redirects=False
+            )
         except requests.Timeout:
             raise PreflightFailed(
                 f"{settings.host} does not answer within {TIMEOUT_S:g} s: {_START}"
@@ -60,7 +63,7 @@ def _check_rest(settings: LoadTestSettings, credentials: Credentials, sent: Payl
     document = answers.from_jsonp(answer.status_code, answer.content)
     if isinstance(document, dict) and "error_id" in document:
         _explain(settings, int(document["error_id"]), str(document.get("error_msg")))
-    answers.judge(answers.of_document(answer.status_code, document), PUID)
+    answers.judge(answers.of_document(answer.status_code, document), PUID, sent.images)
 
 
 def _explain(settings: LoadTestSettings, error_id: int, message: str) -> None:
@@ -88,7 +91,7 @@ def _check_grpc(settings: LoadTestSettings, credentials: Credentials, sent: Payl
             )
         except grpc.RpcError as error:
             raise _explained(settings, error) from None
-    answers.judge(answers.of_reply(reply), PUID)
+    answers.judge(answers.of_reply(reply), PUID, sent.images)
 
 
 def _explained(settings: LoadTestSettings, error: grpc.RpcError) -> PreflightFailed:

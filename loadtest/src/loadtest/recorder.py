@@ -40,7 +40,7 @@ class Outcome:
         ended_ns: When the answer had been read and parsed.
         failure: A short reason; None of a right answer.
         server: What the server says it spent.
-        told: The digit that the answer tells.
+        told: The digits that the answer tells, one for each image of the request.
         gateway: What the gateway says it spent.
         intended_ns: When the schedule wanted it sent; None without a schedule.
     """
@@ -49,7 +49,7 @@ class Outcome:
     ended_ns: int
     failure: str | None = None
     server: ServerTiming | None = None
-    told: int | None = None
+    told: tuple[int, ...] | None = None
     gateway: GatewayTiming | None = None
     intended_ns: int | None = None
 
@@ -101,7 +101,7 @@ class Recorder:
         Args:
             process: The name of this process in the run.
             protocol: `rest` or `grpc`.
-            labels: The digit that each instance shows; None where it shows none.
+            labels: The digit that each image shows; None where it shows none.
             wrong: The instances that the model is known to tell wrong; None if that is not known.
             clock: Nanoseconds, as Outcome's.
         """
@@ -172,7 +172,7 @@ class Recorder:
         return self._clock() >= self._windows[-1].ends_ns
 
     def record(self, outcome: Outcome, instance: int) -> None:
-        """Count a request for the instance of that index."""
+        """Count a request whose first image has that index."""
         if outcome.server is not None:
             self.series["server_every"].record(outcome.server.total_ms * 1000)
         window = self._window_of(outcome.due_ns)
@@ -186,9 +186,11 @@ class Recorder:
             return
         self._measure(outcome, window)
         if self._labels is not None and outcome.told is not None:
-            self._scored += 1
-            self._correct += outcome.told == self._labels[instance]
-            self._expected_correct += self._wrong is None or instance not in self._wrong
+            for place, digit in enumerate(outcome.told):
+                image = (instance + place) % len(self._labels)
+                self._scored += 1
+                self._correct += digit == self._labels[image]
+                self._expected_correct += self._wrong is None or image not in self._wrong
 
     def _window_of(self, due_ns: int) -> Window | None:
         index = bisect_right(self._windows, due_ns, key=lambda window: window.begins_ns) - 1

@@ -69,42 +69,55 @@ def of_comparison(document: Mapping[str, Any], pictures: Pictures) -> str:
     )
 
 
-def _render(
-    *, named: list[tuple[str, Mapping[str, Any]]], pictures: Pictures, **values: Any
-) -> str:
-    environment = Environment(
+def environment() -> Environment:
+    """Of every page."""
+    return Environment(
         loader=PackageLoader("loadtest"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def beside(machines: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Rows of facts about machines."""
+    return _beside([_flat(machine) for machine in machines], {})
+
+
+def _render(
+    *, named: list[tuple[str, Mapping[str, Any]]], pictures: Pictures, **values: Any
+) -> str:
     runs = [run for _, run in named]
-    return environment.get_template("report.html.j2").render(
-        **values,
-        names=[name for name, _ in named],
-        open_loop=any(run["settings"].get("loop") == "open" for run in runs),
-        conditions=tables.of_conditions(named),
-        attributions=[
-            (name, table, _bars(run["attribution"]))
-            for name, run in named
-            if (table := tables.of_attribution(name, run))
-        ],
-        parts=[(part, PART_COLOURS[part]) for part in PARTS],
-        colours=COLOURS,
-        longest=_longest(runs),
-        warnings=[f"{name}: {text}" for name, run in named for text in run["warnings"]],
-        failures=[
-            (name, reason, number)
-            for name, run in named
-            for reason, number in run["failures_by_reason"].items()
-        ],
-        settings=_beside([_tabled(run["settings"]) for run in runs], SETTING_NAMES),
-        machine=_beside([_flat(run["machine"]) for run in runs], {}),
-        commands=[run["settings"]["command"] for run in runs if "command" in run["settings"]],
-        started=[_time(run["started"]) for run in runs],
-        wide=pictures.wide,
-        narrow=pictures.narrow,
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            **values,
+            names=[name for name, _ in named],
+            open_loop=any(run["settings"].get("loop") == "open" for run in runs),
+            conditions=tables.of_conditions(named),
+            attributions=[
+                (name, table, _bars(run["attribution"]))
+                for name, run in named
+                if (table := tables.of_attribution(name, run))
+            ],
+            parts=[(part, PART_COLOURS[part]) for part in PARTS],
+            colours=COLOURS,
+            longest=_longest(runs),
+            warnings=[f"{name}: {text}" for name, run in named for text in run["warnings"]],
+            failures=[
+                (name, reason, number)
+                for name, run in named
+                for reason, number in run["failures_by_reason"].items()
+            ],
+            settings=_beside([_tabled(run["settings"]) for run in runs], SETTING_NAMES),
+            machine=beside([run["machine"] for run in runs]),
+            commands=[run["settings"]["command"] for run in runs if "command" in run["settings"]],
+            started=[_time(run["started"]) for run in runs],
+            wide=pictures.wide,
+            narrow=pictures.narrow,
+        )
     )
 
 

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from loadtest.arrivals import CONSTANT, POISSON, TRACE
 from loadtest.errors import SettingInvalid
-from loadtest.payloads import DIGIT_SIZE, DIGITS, PAYLOADS
+from loadtest.payloads import DECIMALS, DIGIT_SIZE, DIGITS, FULL, PAYLOADS, Payloads, build
+from loadtest.wire import JSON_POST, JSONP_GET, REST_FORMS
 
 JS_PREDICT = "js-predict"
 GRPC_PREDICT = "grpc-predict"
@@ -28,6 +29,7 @@ OPEN = "open"
 LOOPS = (CLOSED, OPEN)
 
 MAX_PROCESSES = 64
+MAX_IMAGES = 16  # what the servers take
 MAX_USERS_PER_PROCESS = 2_000  # gRPC calls run in one thread per user
 REQUEST_TIMEOUT_S = 10.0  # longer than the gateway waits for a model
 MODEL_FOLDER = Path("models/deep_mnist/1")
@@ -72,6 +74,9 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "LOADTEST_WAIT": ("wait_ms", wait_range),
     "LOADTEST_PAYLOAD": ("payload", str),
     "LOADTEST_CONNECTIONS": ("connections", str),
+    "LOADTEST_REST_FORM": ("rest_form", str),
+    "LOADTEST_DECIMALS": ("decimals", str),
+    "LOADTEST_IMAGES": ("images", _whole("LOADTEST_IMAGES")),
     "LOADTEST_LOOP": ("loop", str),
     "LOADTEST_RATE": ("rate", _number("LOADTEST_RATE", "arrivals per second")),
     "LOADTEST_ARRIVALS": ("arrivals", str),
@@ -107,6 +112,10 @@ class LoadTestSettings:
         hatch_rate: Users started per second.
         host: Where REST is answered, as a URL without a path.
         oauth_endpoint: Where tokens are fetched, as a URL without a path; `host` if not given.
+        rest_form: How REST asks, see wire.REST_FORMS; of no meaning to gRPC.
+        decimals: How many every number is rounded to, in both protocols, or "full"; None for the
+            two of the original's random numbers, and full digits.
+        images: How many are in one request.
         wait_ms: Each user waits a uniform time between these two after each answer.
         processes: Locust processes that share the users, or the schedule.
         loop: "closed": `users` each wait for an answer, then pause. "open": requests are sent at
@@ -141,6 +150,9 @@ class LoadTestSettings:
     wait_ms: tuple[float, float] = field(default=(900.0, 1100.0), metadata={"option": "--wait"})
     payload: str = field(default=DIGITS, metadata={"option": "--payload"})
     connections: str = field(default=KEPT, metadata={"option": "--connections"})
+    rest_form: str = field(default=JSONP_GET, metadata={"option": "--rest-form"})
+    decimals: str | None = field(default=None, metadata={"option": "--decimals"})
+    images: int = field(default=1, metadata={"option": "--images"})
     loop: str = CLOSED
     rate: float | None = field(default=None, metadata={"option": "--rate"})
     arrivals: str = field(default=POISSON, metadata={"option": "--arrivals"})
@@ -162,6 +174,14 @@ class LoadTestSettings:
         _one_of("--test-type", self.test_type, tuple(TEST_TYPES))
         _one_of("--payload", self.payload, PAYLOADS)
         _one_of("--connections", self.connections, CONNECTIONS)
+        _one_of("--rest-form", self.rest_form, REST_FORMS)
+        if self.decimals is not None:
+            _one_of("--decimals", self.decimals, DECIMALS)
+        _within("--images", self.images, 1, MAX_IMAGES)
+        if self.images > 1 and self.protocol == "rest" and self.rest_form == JSONP_GET:
+            raise SettingInvalid(
+                f"--images is {self.images}, more than a URL holds: add --rest-form {JSON_POST}"
+            )
         _within("--locust-slaves", self.processes, 1, MAX_PROCESSES)
         _within("--locust-clients", self.users, 1, self.processes * MAX_USERS_PER_PROCESS)
         if self.users < self.processes:
@@ -247,6 +267,15 @@ class LoadTestSettings:
         return self.grpc_endpoint if self.protocol == "grpc" else urlsplit(self.host).netloc
 
     @property
+    def number_decimals(self) -> str:
+        """How many decimals are sent, whether that was said or not."""
+        return self.decimals or (FULL if self.payload == DIGITS else "2")
+
+    def build_payloads(self) -> Payloads:
+        """What is sent."""
+        return build(self.payload, self.data_size, self.seed, self.number_decimals, self.images)
+
+    @property
     def wait_text(self) -> str:
         return f"{self.wait_ms[0]:g}-{self.wait_ms[1]:g}"
 
@@ -301,6 +330,9 @@ class LoadTestSettings:
             "warmup_s": self.warmup_s,
             "payload": self.payload,
             "connections": self.connections,
+            "rest_form": self.rest_form if self.protocol == "rest" else None,
+            "decimals": self.number_decimals,
+            "images": self.images,
             "seed": self.seed,
             "processes": self.processes,
             "endpoint": self.endpoint,

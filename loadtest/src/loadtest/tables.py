@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from loadtest.attribution import PARTS
-from loadtest.capacity import Capacity
+from loadtest.capacity import Capacity, said
 from loadtest.gate import Gate
 from loadtest.run_folder import PROTOCOLS, read_json
 
@@ -276,20 +276,61 @@ def print_calibration(document: Mapping[str, Any], console: Console | None = Non
         console.print(f"{name}, what ended the search: {why}", markup=False, highlight=False)
 
 
-def print_capacity(found: Capacity, console: Console | None = None) -> None:
-    """Print every probe of a search in the order of their rates, and what they say."""
-    console = console or Console()
+def of_probes(name: str, found: Capacity) -> Table:
+    """Every probe of a search, in the order of their rates."""
     rows = []
     for probe in sorted(found.probes, key=lambda one: one.rate_per_s):
         margin = probe.margin(found.slo)
         kept = "cannot tell" if margin is None else "yes" if margin > 0 else "no"
-        figures = (ms(probe.latency_ms["p50"]), ms(probe.latency_ms["p99"]), f"{probe.failures:,}")
+        times = (ms(probe.latency_ms["p50"]), ms(probe.latency_ms["p99"]))
         rates = (f"{probe.rate_per_s:,.1f}", f"{probe.achieved_per_s:,.1f}")
-        rows.append((*rates, *figures, kept))
-    columns = ("asked for, /s", "ended, /s", "p50 ms", "p99 ms", "failures", "kept")
-    _print(console, [Table(f"Probes for {found.slo.text}", columns, tuple(rows))])
-    console.print(found.sentence, style="bold", markup=False, highlight=False)
-    console.print(f"{found.confidence}; {found.because}.", markup=False, highlight=False)
+        rows.append((*rates, *times, count(probe.failures), ms(probe.server_cpu_ms), kept))
+    columns = ("asked for, /s", "ended, /s", "p50 ms", "p99 ms", "failures", "CPU ms", "kept")
+    return Table(
+        f"{name}, probes for {found.slo.text}",
+        columns,
+        tuple(rows),
+        "CPU: of all processes of the model's servers, for each prediction.",
+    )
+
+
+def of_capacities(named: Sequence[tuple[str, Capacity]]) -> Table:
+    """What was found, a column for each protocol."""
+    ranges = [
+        "-"
+        if one.low_per_s is None or one.high_per_s is None
+        else f"{said(one.low_per_s)} to {said(one.high_per_s)}"
+        for _, one in named
+    ]
+    return Table(
+        "Capacity",
+        ("", *(name for name, _ in named)),
+        (
+            ("highest rate that keeps it, /s", *(rate_of(one) for _, one in named)),
+            ("likely between", *ranges),
+            ("server CPU there, ms a prediction", *(ms(one.server_cpu_ms) for _, one in named)),
+            ("load tests made", *(count(len(one.probes)) for _, one in named)),
+            ("ended because", *(str(one.stop) for _, one in named)),
+        ),
+    )
+
+
+def rate_of(found: Capacity) -> str:
+    """The capacity in a cell."""
+    if found.rate_per_s is None:
+        return "none found"
+    sure = found.low_per_s is not None and found.high_per_s is not None
+    return f"{said(found.rate_per_s)}/s" if sure else f"{said(found.rate_per_s)}/s or more"
+
+
+def print_capacities(named: Sequence[tuple[str, Capacity]], console: Console | None = None) -> None:
+    """Print every search's probes, then what they say."""
+    console = console or Console()
+    _print(console, [*(of_probes(name, found) for name, found in named), of_capacities(named)])
+    for name, found in named:
+        text = f"{name}: {found.sentence}"
+        console.print(text, style="bold", markup=False, highlight=False)
+        console.print(f"{found.confidence}; {found.because}.", markup=False, highlight=False)
 
 
 def print_gate(found: Gate, passes: bool, console: Console | None = None) -> None:

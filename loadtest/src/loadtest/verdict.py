@@ -144,10 +144,13 @@ def is_equal(ratio: float) -> bool:
 def differences(a: Side, b: Side, varied: Collection[str] = ()) -> list[str]:
     """What differed between the two runs besides the protocol and what is varied on purpose."""
     one, other = a.figures, b.figures
+    apart = {*BY_NATURE, *varied}
+    if one["settings"].get("protocol") != other["settings"].get("protocol"):
+        apart.add("rest_form")
     names = (a.name, b.name)
     hosts = [_host(str(run["settings"].get("endpoint", ""))) for run in (one, other)]
     return [
-        *_differing(names, one["settings"], other["settings"], {*BY_NATURE, *varied}),
+        *_differing(names, one["settings"], other["settings"], apart),
         *_differing(names, {"host": hosts[0]}, {"host": hosts[1]}),
         *_differing(names, one["machine"], other["machine"], {"packages"}, "machine "),
         *_differing(
@@ -179,9 +182,8 @@ def caveats(a: Side, b: Side, between: Difference | None = None) -> list[str]:
             "The servers may run elsewhere: the machine and the versions named here are the "
             "load generator's."
         )
-    if {"rest", "grpc"} == {one.get("protocol") for one in settings} and any(
-        one.get("rest_form") in (None, "jsonp-get") for one in settings
-    ):
+    rest = [one for one in settings if one.get("protocol") == "rest"]
+    if len(rest) == 1 and rest[0].get("rest_form") in (None, "jsonp-get"):
         found.append(
             "REST is the original guide's request: a JSONP GET with the 784 numbers of a digit as "
             "text in its URL. gRPC sends them packed. Other REST requests cost otherwise."

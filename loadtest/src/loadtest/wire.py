@@ -8,6 +8,7 @@ from urllib.parse import quote
 import grpc
 
 from loadtest.answers import CALLBACK
+from loadtest.payloads import Payloads
 from seldon_pb2 import ClassificationReply, ClassificationRequest
 
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"
@@ -46,6 +47,32 @@ def with_puid(puid: str, request_data: bytes) -> bytes:
     request = ClassificationRequest()
     request.meta.puid = puid
     return request.SerializeToString() + request_data
+
+
+JSONP_GET = "jsonp-get"
+JSON_POST = "json-post"
+REST_FORMS = (JSONP_GET, JSON_POST)
+
+
+def rest_request(
+    form: str, js_key: str, payloads: Payloads, instance: int
+) -> tuple[str, str, bytes]:
+    """One REST request but for its puid, which ends the target.
+
+    Args:
+        form: One of REST_FORMS.
+        js_key: The client's.
+        payloads: What is sent.
+        instance: Which of them.
+
+    Returns:
+        Method, target and body.
+    """
+    before, after = rest_path(js_key)
+    if form == JSONP_GET:
+        return "GET", before + payloads.url_json[instance] + after, b""
+    target = before.removesuffix("&json=") + "&puid="
+    return "POST", target, payloads.documents[instance].encode()
 
 
 def rest_path(js_key: str) -> tuple[str, str]:

@@ -45,13 +45,14 @@ class Servicer(SeldonServicer):
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "Could not determine client")
         if self.mode == "no-model":
             context.abort(grpc.StatusCode.UNAVAILABLE, "Invalid or Null Strategy.")
-        told = stub_answers.digit_in_request(request)
-        scores, puid = stub_answers.scores_for(told), request.meta.puid
+        told = stub_answers.digits_in_request(request)
+        scores = [score for digit in told for score in stub_answers.scores_for(digit)]
+        puid = request.meta.puid
         if self.mode in ("sum", "puid", "status") and number > 1 and number % EVERY == 0:
             with counting:
                 counts["spoiled"] += 1
             if self.mode == "sum":
-                scores[told] = 0.5
+                scores[told[0]] = 0.5
             elif self.mode == "puid":
                 puid = f"not-{puid}"
             else:

@@ -43,14 +43,23 @@ class Handler(BaseHTTPRequestHandler):
         elif url.path == "/token":
             self.token(query)
         elif url.path == "/js/predict":
-            self.predict(query)
+            self.predict([query["json"]], query)
         else:
             self.answer(404, "{}")
+
+    def do_POST(self) -> None:
+        url = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        assert url.path == "/js/predict"
+        assert self.headers["Content-Type"] == "application/json"
+        data = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["data"]
+        images = data if isinstance(data[0], list) else [data]
+        self.predict([json.dumps({"data": image}) for image in images], query)
 
     def token(self, query: dict[str, str]) -> None:
         self.answer(*stub_answers.token(query, lambda: count("tokens")))
 
-    def predict(self, query: dict[str, str]) -> None:
+    def predict(self, documents: list[str], query: dict[str, str]) -> None:
         time.sleep(self.delay_s)
         if query["consumer_key"] != stub_answers.JS_KEY:
             self.answer(200, stub_answers.jsonp_error(3, "Consumer not Authorized"))
@@ -59,13 +68,14 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, stub_answers.jsonp_error(37, "Invalid or Null Strategy."))
             return
         number = count("requests")
-        digit = stub_answers.digit_in_json(query["json"])
-        scores, puid = stub_answers.scores_for(digit), query["puid"]
+        digits = [stub_answers.digit_in_json(document) for document in documents]
+        scores = [score for digit in digits for score in stub_answers.scores_for(digit)]
+        puid = query["puid"]
         # The first request is the preflight's, which has to pass.
         if self.mode != "right" and number > 1 and number % EVERY == 0:
             count("spoiled")
             if self.mode == "sum":
-                scores[digit] = 0.5
+                scores[digits[0]] = 0.5
             elif self.mode == "digit":
                 scores = scores[1:] + scores[:1]
             elif self.mode == "puid":
@@ -76,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
             elif self.mode == "close":
                 self.close_connection = True
                 return
-        self.answer(200, stub_answers.jsonp(query["jsonpCallback"], puid, scores))
+        self.answer(200, stub_answers.jsonp(query.get("jsonpCallback", ""), puid, scores))
 
     def answer(self, status: int, text: str) -> None:
         body = text.encode()

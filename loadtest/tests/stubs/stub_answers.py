@@ -30,9 +30,16 @@ def digit_in_json(text: str) -> int:
 
 def digit_in_request(request: ClassificationRequest) -> int:
     """What a request of Classify shows."""
+    (digit,) = digits_in_request(request)
+    return digit
+
+
+def digits_in_request(request: ClassificationRequest) -> list[int]:
+    """The same of a request of one image or several."""
     instance = DefaultCustomPredictRequest()
     assert request.data.Unpack(instance)
-    return digit_of(list(instance.values))
+    values = list(instance.values)
+    return [digit_of(values[start : start + SIZE]) for start in range(0, len(values), SIZE)]
 
 
 def scores_for(digit: int) -> list[float]:
@@ -44,12 +51,12 @@ def scores_for(digit: int) -> list[float]:
 def jsonp(callback: str, puid: str, scores: list[float]) -> str:
     """The answer of /js/predict."""
     predictions = [
-        {"prediction": score, "predictedClass": str(index), "confidence": score}
+        {"prediction": score, "predictedClass": str(index % 10), "confidence": score}
         for index, score in enumerate(scores)
     ]
     meta = {"puid": puid, "modelName": "stub", "variation": "default"}
     document = {"meta": meta, "predictions": predictions, "custom": None}
-    return f"{callback}({json.dumps(document)})"
+    return f"{callback}({json.dumps(document)})" if callback else json.dumps(document)
 
 
 def jsonp_error(error_id: int, message: str) -> str:
@@ -61,7 +68,7 @@ def reply(puid: str, scores: list[float]) -> ClassificationReply:
     answer = ClassificationReply()
     answer.meta.puid = puid
     for digit, score in enumerate(scores):
-        answer.predictions.add(prediction=score, predictedClass=str(digit), confidence=score)
+        answer.predictions.add(prediction=score, predictedClass=str(digit % 10), confidence=score)
     return answer
 
 

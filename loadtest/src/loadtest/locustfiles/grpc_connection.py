@@ -66,7 +66,7 @@ class GrpcConnection:
             return Outcome(started, call.ended, reason(call.error), intended_ns=intended_ns)
         try:
             assert call.reply is not None  # noqa: S101
-            told = answers.judge(answers.of_reply(call.reply), puid)
+            told = answers.judge(answers.of_reply(call.reply), puid, self._payloads.images)
         except WrongAnswer as error:
             return Outcome(started, call.ended, str(error), intended_ns=intended_ns)
         return Outcome(started, call.ended, None, call.server, told, call.gateway, intended_ns)

@@ -70,7 +70,7 @@ class LoadProcess:
         self._folder = RunFolder(Path(environ[FOLDER]))
         self._parent = int(environ[PARENT])
         settings = self.settings
-        self.payloads = payloads.build(settings.payload, settings.data_size, settings.seed)
+        self.payloads = settings.build_payloads()
         self.recorder = Recorder(
             self.name,
             settings.protocol,

@@ -1,4 +1,4 @@
-"""One connection over which GET /js/predict is asked, and how an answer becomes an outcome.
+"""One connection over which /js/predict is asked, and how an answer becomes an outcome.
 
 Locust's FastHttpUser keeps books within the time it measures (0.4 ms a request). What it stands
 on, geventhttpclient's parser, is used here as it is, on a socket that blocks its thread.
@@ -34,16 +34,20 @@ class RestRequests:
         target = urlsplit(settings.host)
         self.address = (target.hostname or "127.0.0.1", target.port or 80)
         self.per_call = settings.connections == PER_CALL
-        start, end = wire.rest_path(js_key)
-        self._heads = [f"GET {start}{text}{end}".encode() for text in payloads.url_json]
-        self._end = (
-            f" HTTP/1.1\r\nHost: {target.netloc}\r\nUser-Agent: loadtest\r\nAccept: */*\r\n"
-            + ("Connection: close\r\n" if self.per_call else "")
-            + "\r\n"
-        ).encode()
+        self.images = payloads.images
+        self._parts = []  # before the puid, and after it
+        headers = f" HTTP/1.1\r\nHost: {target.netloc}\r\nUser-Agent: loadtest\r\nAccept: */*\r\n"
+        if self.per_call:
+            headers += "Connection: close\r\n"
+        for instance in range(len(payloads)):
+            method, path, body = wire.rest_request(settings.rest_form, js_key, payloads, instance)
+            of_body = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            rest = (headers + (of_body if body else "") + "\r\n").encode() + body
+            self._parts.append((f"{method} {path}".encode(), rest))
 
     def request(self, instance: int, puid: str) -> bytes:
-        return self._heads[instance] + puid.encode() + self._end
+        before, after = self._parts[instance]
+        return before + puid.encode() + after
 
 
 class RestConnection:
@@ -74,7 +78,8 @@ class RestConnection:
             response = self._exchange(request)
             document = answers.from_jsonp(response.status_code, response.body)
             ended = time.perf_counter_ns()
-            told = answers.judge(answers.of_document(response.status_code, document), puid)
+            answer = answers.of_document(response.status_code, document)
+            told = answers.judge(answer, puid, self._requests.images)
             server = answers.server_timing(response.text_of(answers.SERVER_TIMING))
             gateway = answers.gateway_timing(response.text_of(answers.GATEWAY_TIMING))
         except Exception as error:
