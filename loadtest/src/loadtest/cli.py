@@ -13,11 +13,11 @@ import click
 from rich.console import Console
 
 from loadtest import capacity_report, comparison, credentials, summary, tables
-from loadtest.errors import LoadTestError, LoadTestInterrupted
+from loadtest.errors import LoadTestError, LoadTestInterrupted, SettingInvalid
 from loadtest.options import given, load_options
 from loadtest.run_folder import PROTOCOLS, read_json
-from loadtest.runner import run_load_test
-from loadtest.settings import TEST_TYPES, LoadTestSettings
+from loadtest.runner import run_load_test, run_worker
+from loadtest.settings import TEST_TYPES, LoadTestSettings, host_and_port
 
 INTERRUPTED = 130  # as a shell says of Ctrl-C
 
@@ -25,8 +25,20 @@ INTERRUPTED = 130  # as a shell says of Ctrl-C
 @click.command("launch-locust-load-test")
 @click.option("--seldon-client", "client", required=True, help="Whose keys are used.")
 @click.option("--test-type", required=True, type=click.Choice(list(TEST_TYPES)))
+@click.option(
+    "--bind",
+    metavar="HOST:PORT",
+    help="Start no load generator here: wait at this address for --locust-slaves of them.",
+)
+@click.option(
+    "--worker-of",
+    metavar="HOST:PORT",
+    help="Be a load generator of the run that waits there, with the same flags.",
+)
 @load_options
-def launch(client: str, test_type: str, **flags: Any) -> None:
+def launch(
+    client: str, test_type: str, bind: str | None, worker_of: str | None, **flags: Any
+) -> None:
     """Load one protocol with Locust's users; print the figures, write the report.
 
     A flag wins over the environment, that over the default. Ends with 0 if every request of the
@@ -36,8 +48,21 @@ def launch(client: str, test_type: str, **flags: Any) -> None:
         settings = LoadTestSettings.from_env(
             os.environ, client=client, test_type=test_type, **given(flags)
         )
-        folder = run_load_test(settings, credentials.load(settings.client, settings.protocol))
-        sys.exit(show(folder))
+        keys = credentials.load(settings.client, settings.protocol)
+        if worker_of is not None:
+            if bind is not None:
+                raise SettingInvalid("--bind and --worker-of are of two machines: give one of them")
+            run_worker(settings, keys, host_and_port("--worker-of", worker_of))
+            click.echo("this load generator has done its part")
+            return
+        address = None if bind is None else host_and_port("--bind", bind)
+        if address is not None:
+            click.echo(
+                f"waiting for {settings.processes} load generators: start on each machine this "
+                f"command with --worker-of and this machine's address instead of --bind {bind}",
+                err=True,
+            )
+        sys.exit(show(run_load_test(settings, keys, address)))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from loadtest import arrivals, payloads, preflight, progress, server_metrics
 from loadtest.credentials import Credentials
@@ -30,19 +31,31 @@ from loadtest.summary import write_report
 LOCUSTFILES = Path(__file__).parent / "locustfiles"
 LOG = "locust.log"
 MASTER = "master"
+REMOTE_WORKER = "remote"
+
+Address: TypeAlias = tuple[str, int]  # host and port
 
 START = "start.json"  # as the Locust processes look for it
 READY = "ready"  # as they say it
 
 POLL_S = 0.1
 START_AFTER_S = 0.3
+OTHERS_S = 600.0  # for someone to start the load generators elsewhere
 START_UP_S = 60.0  # Locust's imports on a slow machine, and its workers finding their master
 STOP_S = 10.0
 LOG_LINES = 15
 
 
-def run_load_test(settings: LoadTestSettings, credentials: Credentials) -> Path:
+def run_load_test(
+    settings: LoadTestSettings, credentials: Credentials, bind: Address | None = None
+) -> Path:
     """Measure, and write the report.
+
+    Args:
+        settings: What is done.
+        credentials: The client's.
+        bind: Where load generators on other machines are waited for, as many as `processes`; None
+            to start them here.
 
     Returns:
         The run's folder below `settings.output`: settings, raw results, summary, plot, report.
@@ -53,10 +66,42 @@ def run_load_test(settings: LoadTestSettings, credentials: Credentials) -> Path:
         LoadGeneratorFailed: A Locust process died or did not finish.
         LoadTestInterrupted: SIGINT or SIGTERM; the folder holds what was measured until then.
     """
-    return run_together([settings], credentials)[0]
+    return run_together([settings], credentials, bind)[0]
 
 
-def run_together(runs: Sequence[LoadTestSettings], credentials: Credentials) -> list[Path]:
+def run_worker(settings: LoadTestSettings, credentials: Credentials, master: Address) -> None:
+    """Be a load generator of a run that waits for it at `master`, until that has ended.
+
+    Raises:
+        SettingInvalid: As run_load_test.
+        PreflightFailed: From here the first request is not answered rightly.
+        LoadGeneratorFailed: The run did not end as it should, or never was there.
+        LoadTestInterrupted: SIGINT or SIGTERM.
+    """
+    check(settings)
+    preflight.check(settings, credentials)
+    with (
+        tempfile.TemporaryDirectory(prefix="loadtest-") as folder,
+        _stop_signals() as stop_wanted,
+    ):
+        fleet = Fleet(settings, credentials, RunFolder(Path(folder)))
+        try:
+            fleet.start_worker(master)
+            while (status := fleet.worker_status()) is None:
+                if stop_wanted.wait(POLL_S):
+                    raise LoadGeneratorFailed("stopped by hand; the run is not valid without it")
+            if status != 0:
+                raise LoadGeneratorFailed(
+                    f"Locust ended with status {status} before the test was over"
+                    f"{fleet.end_of_log()}"
+                )
+        finally:
+            fleet.stop()
+
+
+def run_together(
+    runs: Sequence[LoadTestSettings], credentials: Credentials, bind: Address | None = None
+) -> list[Path]:
     """Measure several runs that start at one moment, as interleaved ones do; see run_load_test."""
     for settings in runs:
         check(settings)
@@ -73,8 +118,9 @@ def run_together(runs: Sequence[LoadTestSettings], credentials: Credentials) -> 
     with _stop_signals() as stop_wanted, progress.Display(runs) as display:
         try:
             for fleet in fleets:
-                fleet.start()
-            interrupted = _wait(fleets, stop_wanted, display)
+                fleet.start(bind)
+            arrive_s = START_UP_S if bind is None else OTHERS_S
+            interrupted = _wait(fleets, stop_wanted, display, arrive_s)
         except LoadGeneratorFailed as error:
             failure = error
         finally:
@@ -140,10 +186,15 @@ def check(settings: LoadTestSettings) -> None:
         arrivals.schedule(settings.arrivals, settings.rate, seconds, settings.seed)
 
 
-def _wait(fleets: Sequence[Fleet], stop_wanted: threading.Event, display: progress.Display) -> bool:
+def _wait(
+    fleets: Sequence[Fleet],
+    stop_wanted: threading.Event,
+    display: progress.Display,
+    arrive_s: float,
+) -> bool:
     """Until every result is there; True if a signal came first."""
     total_s = max(fleet.settings.total_s for fleet in fleets)
-    limit_s = START_UP_S + total_s + 2 * REQUEST_TIMEOUT_S
+    limit_s = arrive_s + total_s + 2 * REQUEST_TIMEOUT_S
     deadline = time.monotonic() + limit_s
     started = False
     while not all(fleet.finished for fleet in fleets):
@@ -193,29 +244,39 @@ class Fleet:
     folder: RunFolder
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self) -> None:
-        several = self.settings.processes > 1
+    def start(self, bind: Address | None = None) -> None:
+        """Start the load generators, or with `bind` only the master of those elsewhere."""
+        several = self.settings.processes > 1 or bind is not None
         (self.folder.path / "progress").mkdir()
         _ = self.folder.raw
         with (self.folder.path / LOG).open("ab") as log:
             if not several:
                 self._start("locust", ["--headless", *self._load()], log)
                 return
-            port = str(_free_port())
+            host, port = ("127.0.0.1", _free_port()) if bind is None else bind
+            arrive_s = int(START_UP_S if bind is None else OTHERS_S)
             self._start(
                 MASTER,
                 [
                     *("--headless", "--master", *self._load()),
                     *("--expect-workers", str(self.settings.processes)),
-                    *("--expect-workers-max-wait", str(int(START_UP_S))),
-                    *("--master-bind-host", "127.0.0.1", "--master-bind-port", port),
+                    *("--expect-workers-max-wait", str(arrive_s)),
+                    *("--master-bind-host", host, "--master-bind-port", str(port)),
                 ],
                 log,
+                remote=bind is not None,
             )
-            for name in self._load_generators():
-                self._start(
-                    name, ["--worker", "--master-host", "127.0.0.1", "--master-port", port], log
-                )
+            for name in self._load_generators() if bind is None else ():
+                self._start(name, _of_master(host, port), log)
+
+    def start_worker(self, master: Address) -> None:
+        """Start one load generator of the run that waits at `master`."""
+        with (self.folder.path / LOG).open("ab") as log:
+            self._start(REMOTE_WORKER, _of_master(*master), log, remote=True)
+
+    def worker_status(self) -> int | None:
+        """How that one has ended; None while it runs."""
+        return self._running[REMOTE_WORKER].poll()
 
     @property
     def progress(self) -> list[dict[str, Any]]:
@@ -304,7 +365,9 @@ class Fleet:
             *("--exit-code-on-error", "0"),  # failures are counted, not a crash
         ]
 
-    def _start(self, name: str, options: list[str], log: IO[bytes]) -> None:
+    def _start(
+        self, name: str, options: list[str], log: IO[bytes], *, remote: bool = False
+    ) -> None:
         environment = {
             variable: value
             for variable, value in os.environ.items()
@@ -316,6 +379,7 @@ class Fleet:
             "LOADTEST_RUN_FOLDER": str(self.folder.path.resolve()),
             "LOADTEST_RUN_PROCESS": name,
             "LOADTEST_RUN_PARENT": str(os.getpid()),
+            "LOADTEST_RUN_REMOTE": "1" if remote else "",
             # Requests are sent in native threads, whose locks and sockets must be Python's own.
             "LOCUST_SKIP_MONKEY_PATCH": "1",
             "PYTHONSAFEPATH": "1",
@@ -332,6 +396,10 @@ class Fleet:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is ours to pass on
         )
+
+
+def _of_master(host: str, port: int) -> list[str]:
+    return ["--worker", "--master-host", host, "--master-port", str(port)]
 
 
 def _free_port() -> int:

@@ -208,7 +208,7 @@ class LoadTestSettings:
             )
         _base_url("--host", self.host)
         _base_url("--seldon-oauth-endpoint", self.oauth_endpoint)
-        _host_and_port("--seldon-grpc-endpoint", self.grpc_endpoint)
+        host_and_port("--seldon-grpc-endpoint", self.grpc_endpoint)
 
     def _check_schedule(self) -> None:
         traced = self.arrivals.startswith(TRACE)
@@ -389,7 +389,13 @@ def _base_url(option: str, url: str) -> None:
         raise SettingInvalid(f'{option} is "{url}", {expected} and nothing more')
 
 
-def _host_and_port(option: str, endpoint: str) -> None:
+def host_and_port(option: str, endpoint: str) -> tuple[str, int]:
+    """The two parts of HOST:PORT.
+
+    Raises:
+        SettingInvalid: Names the option.
+    """
     host, _, port = endpoint.rpartition(":")
     if not host or "/" in host or not port.isdecimal() or not 1 <= int(port) <= 65_535:
         raise SettingInvalid(f'{option} is "{endpoint}", expected HOST:PORT')
+    return host.strip("[]"), int(port)

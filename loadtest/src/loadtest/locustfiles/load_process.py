@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import logging
 import os
 import random
@@ -28,8 +27,15 @@ from locust.exception import StopUser
 from loadtest import arrivals, payloads
 from loadtest.credentials import Credentials
 from loadtest.dispatch import Connection, Dispatcher, Request
+from loadtest.locustfiles.coordination import (
+    READY,
+    WATCH_S,
+    InFolder,
+    MasterOfRemotes,
+    Meeting,
+    OverLocust,
+)
 from loadtest.recorder import NS_PER_S, Outcome, Recorder, Window
-from loadtest.run_folder import RunFolder
 from loadtest.settings import REQUEST_TIMEOUT_S, LoadTestSettings
 
 SETTINGS = "LOADTEST_RUN_SETTINGS"
@@ -37,12 +43,10 @@ FOLDER = "LOADTEST_RUN_FOLDER"
 PROCESS = "LOADTEST_RUN_PROCESS"
 PARENT = "LOADTEST_RUN_PARENT"
 MASTER = "master"
-START = "start.json"  # when the common clock starts: written once every process is ready
-READY = "ready"
+REMOTE = "LOADTEST_RUN_REMOTE"  # its load generators are on other machines
 
 STRETCHES = 10
 PROGRESS_S = 1.0
-WATCH_S = 0.05
 DRAIN_S = 0.02
 # So often may a thread that computes keep the others from sending on time.
 SWITCH_INTERVAL_S = 0.0005
@@ -66,13 +70,18 @@ class LoadProcess:
     def __init__(self, environ: dict[str, str]) -> None:
         self.settings = LoadTestSettings.from_json(environ[SETTINGS])
         self.credentials = Credentials.from_environment(environ)
-        self.name = environ[PROCESS]
-        self._folder = RunFolder(Path(environ[FOLDER]))
-        self._parent = int(environ[PARENT])
         settings = self.settings
+        name, folder, remote = environ[PROCESS], Path(environ[FOLDER]), bool(environ.get(REMOTE))
+        self._is_master = name == MASTER
+        self._parent = int(environ[PARENT])
+        if remote and self._is_master:
+            MasterOfRemotes(folder, settings)
+        self.meeting: Meeting = (
+            OverLocust(settings, name) if remote and not self._is_master else InFolder(folder, name)
+        )
         self.payloads = settings.build_payloads()
         self.recorder = Recorder(
-            self.name,
+            name,
             settings.protocol,
             self.payloads.labels,
             payloads.model_wrong(settings.model_folder) if self.payloads.labels else None,
@@ -89,14 +98,14 @@ class LoadProcess:
     @property
     def number(self) -> int:
         """Its place among the load generators, from 0."""
-        _, _, number = self.name.rpartition("-")
+        _, _, number = self.meeting.name.rpartition("-")
         return int(number) if number.isdecimal() else 0
 
     def listen(self) -> None:
         """Take part in Locust's events. The master of several has no users, and no part."""
         # At once: a worker whose master is gone waits for it without any event.
         gevent.spawn(self._watch_parent)
-        if self.name == MASTER:
+        if self._is_master:
             return
 
         def warm_up(**_: Any) -> None:
@@ -112,7 +121,7 @@ class LoadProcess:
         events.quitting.add_listener(end)  # type: ignore[no-untyped-call]
 
     def _measure(self) -> None:
-        start_ns = self._common_start_ns()
+        start_ns = self.meeting.start_ns()
         self._phase = "warming up"
         measuring_ns = start_ns + round(self.settings.warmup_s * NS_PER_S)
         self._turns = self._own_turns(measuring_ns)
@@ -131,13 +140,6 @@ class LoadProcess:
         while not self.answered and time.monotonic() < last_s:
             gevent.sleep(WATCH_S)
         self._write()
-
-    def _common_start_ns(self) -> int:
-        """When all processes of the run begin, by the clock that they share."""
-        path = self._folder.path / START
-        while not path.exists():
-            gevent.sleep(WATCH_S)
-        return int(json.loads(path.read_text(encoding="utf-8"))["start_ns"])
 
     def _windows(self, measuring_ns: int) -> list[Window]:
         if not self.settings.blocks:  # one piece, in stretches that say how much it varied
@@ -256,26 +258,13 @@ class LoadProcess:
                 "unanswered": self.dispatcher.in_flight,
                 "late_for_want_of_a_thread": self.dispatcher.late_for_want_of_a_thread,
             }
-        target = self._folder.raw_file(self.name)
-        partial = target.with_suffix(".partial")
-        partial.write_text(json.dumps(result, indent=2), encoding="utf-8")
-        partial.replace(target)
+        self.meeting.hand_in(result)
         self._phase = "done"
 
     def _report_progress(self) -> None:
-        folder = self._folder.path / "progress"
-        folder.mkdir(exist_ok=True)
-        partial = folder / f"{self.name}.partial"
         while True:
-            text = json.dumps(
-                {
-                    "protocol": self.settings.protocol,
-                    "phase": self._phase,
-                    **self.recorder.progress(),
-                }
-            )
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(folder / f"{self.name}.json")
+            said = {"protocol": self.settings.protocol, "phase": self._phase}
+            self.meeting.say(said | self.recorder.progress())
             # Before the start everybody waits for this.
             waiting = self._phase in (READY, "starting users")
             gevent.sleep(WATCH_S if waiting else PROGRESS_S)
@@ -285,7 +274,7 @@ class LoadProcess:
         while os.getppid() == self._parent:
             gevent.sleep(PROGRESS_S)
         log.error("the process that started the load test is gone")
-        if self.name != MASTER:
+        if not self._is_master:
             self._write()
         os._exit(1)
 
@@ -337,7 +326,7 @@ class ClosedLoopUser(PredictionUser):
         super().__init__(environment)
         number = next(process.user_numbers)
         settings = process.settings
-        self._rng = random.Random(f"{settings.seed}-{process.name}-{number}")  # noqa: S311
+        self._rng = random.Random(f"{settings.seed}-{process.meeting.name}-{number}")  # noqa: S311
         self._instances: Iterator[int] = payloads.in_own_order(len(process.payloads), self._rng)
 
     def on_start(self) -> None:

@@ -1,0 +1,105 @@
+"""Load generators that are not beside the master: they share nothing with it but a socket.
+
+Each runs in a folder of its own and meets the master by Locust's messages alone, as on another
+machine.
+"""
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+LOST_WITHIN_S = 5.0
+SLACK_S = 3.0  # for processes to end and the report to be written
+OPTIONS = ("--test-type", "js-predict", "--duration", "4", "--rate", "80")
+
+
+@pytest.fixture
+def address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def locust_of(process: "subprocess.Popen[str]") -> psutil.Process:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for child in psutil.Process(process.pid).children():
+            if "--worker" in child.cmdline():
+                return child
+        time.sleep(0.05)
+    raise AssertionError("no Locust process was started")
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_two_load_generators_elsewhere_are_one_run(
+    protocol: str, address: str, start_queue: Any, begin_launch: Any, finish_launch: Any
+) -> None:
+    stub = start_queue("--service-ms", "1", "--servers", "4")
+    test_type = {"rest": "js-predict", "grpc": "grpc-predict"}[protocol]
+    options = ("--test-type", test_type, *OPTIONS[2:], "--locust-slaves", "2")
+    ports = {"host": stub.port, "grpc": stub.grpc_port}
+    master = begin_launch("master", *options, "--bind", address, **ports)
+    workers = [
+        begin_launch(f"elsewhere-{n}", *options, "--worker-of", address, **ports) for n in range(2)
+    ]
+    done = finish_launch("master", master)
+    for number, worker in enumerate(workers):
+        part = finish_launch(f"elsewhere-{number}", worker)
+        assert part.status == 0, part.err
+        assert "has done its part" in part.out
+        assert not part.results.exists()
+    figures = done.summary
+    # On a machine that is busy with other work requests are sent late, and that is said.
+    assert all("sent over" in reason for reason in figures["invalid_because"])
+    assert (figures["processes"], figures["failures"]) == (2, 0)
+    # Every arrival of the schedule once, each by one of the two.
+    assert figures["requests"] == figures["offered"]["arrivals"]
+    measured = [one for one in stub.visits() if one["protocol"] == protocol]
+    everything = figures["requests"] + figures["warm_up_requests"] + 3  # three first requests
+    assert len(measured) == everything
+    assert figures["latency_ms"]["server_every"]["count"] == everything - 3
+
+
+def test_a_lost_load_generator_makes_the_run_invalid_at_once(
+    address: str, start_queue: Any, begin_launch: Any, finish_launch: Any
+) -> None:
+    stub = start_queue("--service-ms", "1")
+    options = ("--test-type", "js-predict", "--rate", "50", "--duration", "60")
+    options = (*options, "--locust-slaves", "2")
+    master = begin_launch("master", *options, "--bind", address, host=stub.port)
+    workers = [
+        begin_launch(f"elsewhere-{n}", *options, "--worker-of", address, host=stub.port)
+        for n in range(2)
+    ]
+    deadline = time.monotonic() + 60
+    while len(stub.visits()) < 100 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    lost = locust_of(workers[0])
+    lost.suspend()  # as a machine that has lost its network: it says nothing more
+    begun = time.monotonic()
+    done = finish_launch("master", master)
+    took_s = time.monotonic() - begun
+    lost.resume()
+    assert done.status == 1
+    assert "is lost: it has quit or does not answer" in done.err
+    assert not done.summary["valid"]
+    assert "of 2 load generators left a result" in done.summary["invalid_because"][0]
+    assert took_s < LOST_WITHIN_S + SLACK_S
+
+
+def test_other_settings_elsewhere_are_refused(
+    address: str, start_queue: Any, begin_launch: Callable[..., Any], finish_launch: Any
+) -> None:
+    stub = start_queue("--service-ms", "1")
+    master = begin_launch(
+        "master", *OPTIONS, "--bind", address, "--locust-slaves", "1", host=stub.port
+    )
+    begin_launch("elsewhere", *OPTIONS, "--seed", "2", "--worker-of", address, host=stub.port)
+    done = finish_launch("master", master)
+    assert done.status == 1
+    assert "was started with other settings: seed 2, here 1" in done.err
