@@ -202,3 +202,44 @@ def test_close_answers_what_waits_and_refuses_the_rest(predictor: FakePredictor)
         assert all(future.result(10).batch_size for future in [first, *waiting])
     assert batcher.close()
     assert batcher.close()
+
+
+def test_several_instances_of_a_request_stay_together(
+    batcher: MicroBatcher, predictor: FakePredictor
+) -> None:
+    predictor.gate.clear()
+    sizes = (1, 1, 3, 2, 1, 1, 1)
+    with ThreadPoolExecutor(len(sizes) + 1) as callers:
+        first = callers.submit(batcher.submit, instances(1)[0])
+        wait_until(lambda: batcher.waiting == 0 and not first.done())
+        waiting = []
+        for place, size in enumerate(sizes):
+            rows = instances(size, seed=place)
+            waiting.append(callers.submit(batcher.submit, rows[0] if size == 1 else rows))
+            wait_until(lambda: batcher.waiting == len(waiting))  # asked at once
+        predictor.gate.set()
+        answers = [one.result(10) for one in waiting]
+    # Alone ones share a call, in order; those that came together have one of their own.
+    assert predictor.batches == [1, 2, 3, 2, 2, 1]
+    assert [one.batch_size for one in answers] == [2, 2, 3, 2, 2, 2, 1]
+
+
+def test_no_answer_of_several_instances_goes_astray(batcher: MicroBatcher) -> None:
+    rng = np.random.default_rng(3)
+    asked = [instances(int(size), seed=n) for n, size in enumerate(rng.integers(1, 6, 1000))]
+    asked = [rows[0] if len(rows) == 1 else rows for rows in asked]
+    with ThreadPoolExecutor(16) as callers:
+        answers = list(callers.map(batcher.submit, asked))
+    for rows, answer in zip(asked, answers, strict=True):
+        expected = np.apply_along_axis(expected_scores, -1, rows)
+        assert np.array_equal(answer.scores, expected)
+
+
+def test_one_of_several_that_the_model_cannot_score_refuses_the_request() -> None:
+    batcher = MicroBatcher(load_predictor(RELEASED))
+    batcher.start()
+    rows = np.stack([*held_out().images[:2], np.full(784, 3e38, np.float32)])
+    with pytest.raises(InvalidInstances, match="too large for the model"):
+        batcher.submit(rows)
+    assert batcher.submit(rows[:2]).scores.shape == (2, 10)
+    assert batcher.close()

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from model_runtime import InvalidInstances, check_instance, parse_instance
+from model_runtime import (
+    InvalidInstances,
+    check_instance,
+    check_instances,
+    parse_instance,
+    parse_instances,
+)
 from model_runtime.digits import held_out
 
 DIGIT = held_out().images[0]
@@ -71,3 +77,59 @@ def test_an_array_with_nan_names_the_position() -> None:
     row[5] = np.nan
     with pytest.raises(InvalidInstances, match=r"data\.values\[5\] is nan"):
         check_instance(row, 784, "data.values")
+
+
+IMAGE = DIGIT.reshape(28, 28).tolist()
+
+
+@pytest.mark.parametrize("data", [FLAT, IMAGE, [FLAT], [IMAGE], COLUMNS])
+def test_one_instance_is_one_row_however_it_is_nested(data: object) -> None:
+    assert np.array_equal(parse_instances(data, 784), DIGIT)
+
+
+@pytest.mark.parametrize("data", [[FLAT, FLAT], [IMAGE, FLAT], [FLAT, COLUMNS], [IMAGE] * 16])
+def test_several_instances_are_as_many_rows(data: list[object]) -> None:
+    rows = parse_instances(data, 784)
+    assert rows.dtype == np.float32
+    assert np.array_equal(rows, np.stack([DIGIT] * len(data)))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([FLAT] * 17, "data has 17 instances, the limit is 16"),
+        ([FLAT, FLAT[:-1]], "of data[1]: data has 783 values, expected 784"),
+        ([FLAT, None], "of data[1]: data is null, expected a list of 784 numbers"),
+        ([FLAT, [*FLAT[:-1], "7"]], "of data[1]: data[783] is a string, expected a number"),
+        ([FLAT[:-1], FLAT[:-1]], "data has 1566 values, expected 784"),
+        (FLAT * 2, "data has 1568 values, expected 784"),
+    ],
+)
+def test_what_is_no_list_of_instances_is_named(data: list[object], message: str) -> None:
+    with pytest.raises(InvalidInstances) as refused:
+        parse_instances(data, 784)
+    assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize("count", [1, 2, 16])
+def test_instances_one_after_the_other(count: int) -> None:
+    rows = check_instances(np.tile(DIGIT, count), 784)
+    assert rows.shape == ((784,) if count == 1 else (count, 784))
+    assert np.array_equal(rows.ravel(), np.tile(DIGIT, count))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.tile(DIGIT, 17), "v has 17 instances, the limit is 16"),
+        (np.tile(DIGIT, 2)[:-1], "v has 1567 values, expected 784"),
+        (np.append(np.tile(DIGIT, 2)[:-1], np.float32("nan")), "v[1567] is nan, expected a finit"),
+        (DIGIT[:0], "v has 0 values, expected 784"),
+    ],
+)
+def test_what_is_no_whole_number_of_instances_is_named(
+    values: np.ndarray[tuple[int], np.dtype[np.float32]], message: str
+) -> None:
+    with pytest.raises(InvalidInstances) as refused:
+        check_instances(values, 784, "v")
+    assert str(refused.value).startswith(message)

@@ -106,6 +106,30 @@ def assert_still_serving(caller: Caller) -> None:
 # Good requests.
 
 
+@pytest.mark.parametrize("count", [2, 16])
+def test_several_images_are_answered_one_after_the_other(caller: Caller, count: int) -> None:
+    images = DIGITS.images[:count]
+    alone = [score for one in images for score in grpc_scores(caller.classify(request(one)))]
+    together = grpc_scores(caller.classify(request(images.ravel())))
+    over_rest = rest_scores(caller.predict(document(images.tolist())).json())
+    assert together == over_rest
+    assert [label for label, _, _ in together] == [label for label, _, _ in alone]
+    # The engine rounds otherwise in a larger batch.
+    np.testing.assert_allclose([s for _, s, _ in together], [s for _, s, _ in alone], atol=1e-5)
+
+
+def test_more_images_than_the_limit_are_refused(caller: Caller) -> None:
+    images = DIGITS.images[:17]
+    refused = caller.predict(document(images.tolist()))
+    assert refused.status_code == 400
+    assert refused.json()["error_msg"] == "data has 17 instances, the limit is 16"
+    with pytest.raises(grpc.RpcError) as failed:
+        caller.classify(request(images.ravel()))
+    assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert failed.value.details() == "data.values has 17 instances, the limit is 16"
+    assert_still_serving(caller)
+
+
 @pytest.mark.parametrize("index", range(0, 200, 20))
 def test_every_front_door_gives_the_same_scores(caller: Caller, index: int) -> None:
     digit = DIGITS.images[index].tolist()
@@ -194,7 +218,7 @@ BAD_VALUES: list[tuple[str, list[float], str]] = [
     ("783 values", DIGIT[:-1], "has 783 values, expected 784"),
     ("785 values", [*DIGIT, 0.0], "has 785 values, expected 784"),
     ("no values", [], "has 0 values, expected 784"),
-    ("two images", [*DIGIT, *DIGIT], "has 1568 values, expected 784"),
+    ("an image and a half", [*DIGIT, *DIGIT[:392]], "has 1176 values, expected 784"),
 ]
 
 

@@ -1,6 +1,6 @@
 """One model folder behind one Predictor, and the micro-batcher in front of it.
 
-A prediction passes `parse_instance` (instances.py), waits in the `MicroBatcher` (batching.py) and
+A prediction passes `parse_instances` (instances.py), waits in the `MicroBatcher` (batching.py) and
 is scored by a `Predictor` (litert_predictor.py or tensorflow_predictor.py), which `load_predictor`
 (loading.py) made from a model folder (model_folder.py).
 """
@@ -16,12 +16,19 @@ from model_runtime.errors import (
     QueueFull,
     ServingError,
 )
-from model_runtime.instances import check_instance, parse_instance
+from model_runtime.instances import (
+    MAX_INSTANCES,
+    check_instance,
+    check_instances,
+    parse_instance,
+    parse_instances,
+)
 from model_runtime.loading import load_predictor
 from model_runtime.model_folder import ModelFolder, read_model_folder
 from model_runtime.predictor import ModelInfo, Predictor
 
 __all__ = [
+    "MAX_INSTANCES",
     "DeadlinePassed",
     "ErrorKind",
     "InvalidInstances",
@@ -36,7 +43,9 @@ __all__ = [
     "Scored",
     "ServingError",
     "check_instance",
+    "check_instances",
     "load_predictor",
     "parse_instance",
+    "parse_instances",
     "read_model_folder",
 ]

@@ -30,14 +30,17 @@ NO_FINITE_SCORE = "data has values too large for the model, which has no finite 
 
 
 class Scored:
-    """One instance's answer, and where its time went."""
+    """One request's answer, and where its time went."""
 
     __slots__ = ("batch_size", "compute_s", "queue_s", "scores")
 
     def __init__(
         self, scores: NDArray[np.float32], queue_s: float, compute_s: float, batch_size: int
     ) -> None:
-        """`scores` has shape (classes,); both times are in seconds."""
+        """`scores` is as the request's instance was: (classes,), or (instances, classes).
+
+        Both times are in seconds.
+        """
         self.scores = scores
         self.queue_s = queue_s
         self.compute_s = compute_s
@@ -45,12 +48,16 @@ class Scored:
 
 
 class _Pending:
-    """A request in the queue. `answered` is a lock that its caller waits on."""
+    """A request in the queue. `answered` is a lock that its caller waits on.
 
-    __slots__ = ("answered", "deadline", "instance", "outcome", "queued")
+    `alone` is whether it has one instance.
+    """
+
+    __slots__ = ("alone", "answered", "deadline", "instance", "outcome", "queued")
 
     def __init__(self, instance: NDArray[np.float32], timeout_s: float | None) -> None:
         self.instance = instance
+        self.alone = instance.ndim == 1
         self.queued = time.perf_counter()
         self.deadline = None if timeout_s is None else self.queued + timeout_s
         self.outcome: Scored | ServingError | None = None
@@ -107,10 +114,13 @@ class MicroBatcher:
         self._open = True
 
     def submit(self, instance: NDArray[np.float32], timeout_s: float | None = None) -> Scored:
-        """Score one instance; blocks until it is answered.
+        """Score one instance, or several that came together; blocks until it is answered.
+
+        Several are scored in an engine call of their own, so that none waits for a part of it.
 
         Args:
-            instance: Shape (features,), as parse_instance or check_instance let it through.
+            instance: Shape (features,) or (instances, features), as parse_instances or
+                check_instances let it through.
             timeout_s: Seconds the caller will wait; past them the instance is not computed.
 
         Raises:
@@ -187,7 +197,9 @@ class MicroBatcher:
                 self._leave_free()
                 return None
             size = next(size for size in reversed(self._sizes) if size <= waiting)
-            taken = [self._queue.popleft() for _ in range(size)]
+            taken = [self._queue.popleft()]
+            while len(taken) < size and taken[0].alone and self._queue[0].alone:
+                taken.append(self._queue.popleft())
         now = time.perf_counter()
         live = []
         for pending in taken:
@@ -200,12 +212,15 @@ class MicroBatcher:
     def _score(self, batch: list[_Pending]) -> None:
         started = time.perf_counter()
         try:
-            if len(batch) == 1:
-                scores = self._predictor.predict(batch[0].instance[np.newaxis])
+            if not batch[0].alone:
+                instances = batch[0].instance
+            elif len(batch) == 1:
+                instances = batch[0].instance[np.newaxis]
             else:
-                scores = self._predictor.predict(np.stack([pending.instance for pending in batch]))
-            if len(scores) != len(batch):
-                raise PredictorFailed(f"{len(scores)} answers to {len(batch)} instances")
+                instances = np.stack([pending.instance for pending in batch])
+            scores = self._predictor.predict(instances)
+            if len(scores) != len(instances):
+                raise PredictorFailed(f"{len(scores)} answers to {len(instances)} instances")
         except ServingError as error:
             for pending in batch:  # one object each: every caller's thread adds its traceback
                 pending.answer(type(error)(str(error)))
@@ -218,8 +233,11 @@ class MicroBatcher:
         compute_s = time.perf_counter() - started
         # Finite values near float32's limit overflow inside the model.
         finite = np.isfinite(scores)
-        for row, sound, pending in zip(scores, finite, batch, strict=True):
+        if not batch[0].alone:
+            scores, finite = scores[np.newaxis], finite[np.newaxis]
+        for answer, sound, pending in zip(scores, finite, batch, strict=True):
             if sound.all():
-                pending.answer(Scored(row, started - pending.queued, compute_s, len(batch)))
+                queue_s = started - pending.queued
+                pending.answer(Scored(answer, queue_s, compute_s, len(instances)))
             else:
                 pending.answer(InvalidInstances(NO_FINITE_SCORE))

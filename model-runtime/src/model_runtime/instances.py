@@ -11,6 +11,7 @@ from model_runtime.errors import InvalidInstances
 
 # 28 x 28 needs two levels and a batch of one image three; more is a mistake or an attack.
 MAX_NESTING = 4
+MAX_INSTANCES = 16  # of one request; the largest batch that an engine has prepared
 
 _NUMBERS = frozenset({int, float})
 _JSON_TYPES: dict[type, str] = {
@@ -47,6 +48,70 @@ def parse_instance(data: object, features: int) -> NDArray[np.float32]:
     )
 
 
+def parse_instances(data: object, features: int) -> NDArray[np.float32]:
+    """Turn one instance, or a list of several, into what MicroBatcher.submit takes.
+
+    28 lists of 28 numbers are one image of 784; several lists of 784, or of 28 lists of 28, are
+    several instances.
+
+    Args:
+        data: As parse_instance takes it, or a list of 2 to MAX_INSTANCES of these lists.
+        features: Width of the model's input.
+
+    Returns:
+        Shape (features,) of one instance, (instances, features) of several; float32, finite.
+
+    Raises:
+        InvalidInstances: As parse_instance; or more instances than MAX_INSTANCES.
+    """
+    if type(data) is not list or len(data) < 2 or not _is_instance(data[0], features):
+        return parse_instance(data, features)
+    if len(data) > MAX_INSTANCES:
+        raise InvalidInstances(f"data has {len(data)} instances, the limit is {MAX_INSTANCES}")
+    rows = []
+    for index, one in enumerate(data):
+        try:
+            rows.append(parse_instance(one, features))
+        except InvalidInstances as error:
+            raise InvalidInstances(f"of data[{index}]: {error}") from None
+    return np.stack(rows)
+
+
+def _is_instance(data: object, features: int) -> bool:
+    """Whether a list holds a whole instance by itself, flat or as an image."""
+    if type(data) is not list or not data:
+        return False
+    first = data[0]
+    width = len(first) if type(first) is list else 1
+    return len(data) * width == features
+
+
+def check_instances(
+    values: NDArray[np.float32], features: int, field: str = "data"
+) -> NDArray[np.float32]:
+    """Check instances that are float32 already, one after the other.
+
+    Args:
+        values: One-dimensional.
+        features: Width of the model's input.
+        field: What the caller calls the values, for the error.
+
+    Returns:
+        Shape (features,) of one instance, (instances, features) of several.
+
+    Raises:
+        InvalidInstances: No whole number of instances, more than MAX_INSTANCES, or a value that
+            is not finite.
+    """
+    instances, over = divmod(values.size, features)
+    if instances < 2 or over:
+        return check_instance(values, features, field)
+    if instances > MAX_INSTANCES:
+        raise InvalidInstances(f"{field} has {instances} instances, the limit is {MAX_INSTANCES}")
+    _check_finite(values, field)
+    return values.reshape(instances, features)
+
+
 def check_instance(
     values: NDArray[np.float32], features: int, field: str = "data"
 ) -> NDArray[np.float32]:
@@ -65,10 +130,14 @@ def check_instance(
     """
     if values.size != features:
         raise InvalidInstances(f"{field} has {values.size} values, expected {features}")
+    _check_finite(values, field)
+    return values
+
+
+def _check_finite(values: NDArray[np.float32], field: str) -> None:
     if not np.isfinite(values).all():
         index = int(np.flatnonzero(~np.isfinite(values))[0])
         raise InvalidInstances(f"{field}[{index}] is {values[index]}, expected a finite float32")
-    return values
 
 
 def _from_numbers(

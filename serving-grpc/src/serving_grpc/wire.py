@@ -7,7 +7,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from model_runtime import InvalidInstances, ModelInfo, Scored, check_instance
+from model_runtime import InvalidInstances, ModelInfo, Scored, check_instances
 from seldon_pb2 import (
     ClassificationReply,
     ClassificationReplyMeta,
@@ -31,12 +31,12 @@ def read_request(message: bytes, features: int) -> tuple[NDArray[np.float32], st
         features: Width of the model's input.
 
     Returns:
-        The instance, shape (features,), float32, finite; and the puid: the caller's, else a
-        fresh one of 40 hexadecimal characters.
+        The instance, shape (features,), or several, (instances, features), float32, finite; and
+        the puid: the caller's, else a fresh one of 40 hexadecimal characters.
 
     Raises:
-        InvalidInstances: Broken protobuf, another payload type, another count of values, a
-            value that is not finite, a puid that is too long.
+        InvalidInstances: Broken protobuf, another payload type, no whole number of instances or
+            too many, a value that is not finite, a puid that is too long.
     """
     try:
         request = ClassificationRequest.FromString(message)
@@ -50,7 +50,7 @@ def read_request(message: bytes, features: int) -> tuple[NDArray[np.float32], st
     if type_url.rpartition("/")[2] != _PAYLOAD_TYPE:
         given = repr(type_url[:_LONGEST_SHOWN]) if type_url else "missing"
         raise InvalidInstances(f"data is {given}, expected a packed {_PAYLOAD_TYPE}")
-    return check_instance(_read_values(data.value, features), features, "data.values"), puid
+    return check_instances(_read_values(data.value, features), features, "data.values"), puid
 
 
 def _read_values(payload: bytes, features: int) -> NDArray[np.float32]:
@@ -82,7 +82,8 @@ def write_reply(scores: NDArray[np.float32], info: ModelInfo, puid: str, variati
     """Encode one ClassificationReply.
 
     Args:
-        scores: Shape (classes,); each goes out widened to a double, as prediction and confidence.
+        scores: Shape (classes,), or (instances, classes) of several, one after the other; each
+            goes out widened to a double, as prediction and confidence.
         info: Names the model and its classes.
         puid: The prediction's id.
         variation: The label of the variation that answered.
@@ -91,7 +92,8 @@ def write_reply(scores: NDArray[np.float32], info: ModelInfo, puid: str, variati
         meta=ClassificationReplyMeta(puid=puid, modelName=info.name, variation=variation)
     )
     add = reply.predictions.add
-    for label, score in zip(info.classes, scores.tolist(), strict=True):
+    labels = info.classes * (scores.size // len(info.classes))
+    for label, score in zip(labels, scores.ravel().tolist(), strict=True):
         add(prediction=score, predictedClass=label, confidence=score)
     return reply.SerializeToString()
 

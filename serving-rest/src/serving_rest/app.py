@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from model_runtime import MicroBatcher, Scored, ServingError, parse_instance
+from model_runtime import MicroBatcher, Scored, ServingError, parse_instances
 from monitoring.metrics import ServingMetrics
 from serving_rest import wire
 from serving_rest.settings import Settings
@@ -195,7 +195,7 @@ class Predictions:
         data, puid = wire.parse_document(text, field)
         puid = wire.choose_puid(parameters.get("puid", ""), puid)
         info = self._batcher.info
-        instance = parse_instance(data, info.features)
+        instance = parse_instances(data, info.features)
         timeout_s = self._deadline_s(request) - (time.perf_counter() - started)
         exchange.scored = scored = self._batcher.submit(instance, timeout_s)
         return wire.reply(scored.scores, info.classes, info.name, puid, variation)

@@ -232,18 +232,19 @@ def reply(
     is what gRPC carries.
 
     Args:
-        scores: Shape (classes,).
+        scores: Shape (classes,), or (instances, classes) of several, one after the other.
         classes: Names in the order of the scores.
         model_name: For meta.modelName.
         puid: For meta.puid.
         variation: For meta.variation.
     """
+    labels = tuple(classes) * (scores.size // len(classes))
     return orjson.dumps(
         {
             "meta": {"puid": puid, "modelName": model_name, "variation": variation},
             "predictions": [
                 {"prediction": value, "predictedClass": name, "confidence": value}
-                for name, value in zip(classes, scores.tolist(), strict=True)
+                for name, value in zip(labels, scores.ravel().tolist(), strict=True)
             ],
             "custom": None,
         }
