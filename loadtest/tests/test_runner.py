@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 
 DELAY_S = 0.01
 KEYS = {
@@ -265,6 +267,36 @@ def test_a_locust_process_that_dies_ends_the_run(
     # What the other one has measured is kept, and is no result.
     assert not done.summary["valid"]
     assert "1 of 2 load generators left a result" in done.summary["invalid_because"][0]
+    assert not locusts_of(tmp_path)
+
+
+@pytest.mark.parametrize(("load", "workers"), [("--wait=10-20", 1), ("--rate=40", 2)])
+def test_locusts_own_page_shows_the_run(
+    load: str, workers: int, start_stub: Any, begin_launch: Any, finish_launch: Any, tmp_path: Path
+) -> None:
+    stub = start_stub("http_stub")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = begin_launch(
+        "run",
+        *("--test-type", "js-predict", "--duration", "6", "--web-port", str(port), load),
+        *("--locust-slaves", str(workers)),
+        host=stub.port,
+    )
+    wait_until(lambda: progress_says(tmp_path / "run" / "results", "measuring"))
+
+    def shown() -> dict[str, Any] | None:
+        stats = requests.get(f"http://127.0.0.1:{port}/stats/requests", timeout=5).json()
+        named = {one["name"]: one for one in stats["stats"]}
+        return named.get("/js/predict")
+
+    page = wait_until(shown)
+    assert page["num_requests"] > 0
+    assert page["num_failures"] == 0
+    assert "<title>Locust" in requests.get(f"http://127.0.0.1:{port}/", timeout=5).text
+    done = finish_launch("run", process)
+    assert done.summary["requests"] >= page["num_requests"] - done.summary["warm_up_requests"]
     assert not locusts_of(tmp_path)
 
 

@@ -113,6 +113,11 @@ OPTIONS = (
         help="Its model.json knows which digits the model tells wrong; models/deep_mnist/1 if any",
     ),
     click.option(
+        "--web-port",
+        type=int,
+        help="Serve Locust's own page here while the run goes on; none, or LOADTEST_WEB_PORT.",
+    ),
+    click.option(
         "--server-metrics",
         help="URLs of the servers' /metrics, with commas between, or a file of Prometheus targets; "
         "those of the stack deployed here, or LOADTEST_SERVER_METRICS.",

@@ -251,14 +251,14 @@ class Fleet:
         _ = self.folder.raw
         with (self.folder.path / LOG).open("ab") as log:
             if not several:
-                self._start("locust", ["--headless", *self._load()], log)
+                self._start("locust", self._load(), log)
                 return
             host, port = ("127.0.0.1", _free_port()) if bind is None else bind
             arrive_s = int(START_UP_S if bind is None else OTHERS_S)
             self._start(
                 MASTER,
                 [
-                    *("--headless", "--master", *self._load()),
+                    *("--master", *self._load()),
                     *("--expect-workers", str(self.settings.processes)),
                     *("--expect-workers-max-wait", str(arrive_s)),
                     *("--master-bind-host", host, "--master-bind-port", str(port)),
@@ -359,7 +359,11 @@ class Fleet:
         # The schedule of an open loop is one user's in each process.
         users = settings.processes if settings.open else settings.users
         rate = float(users) if settings.open else settings.hatch_rate
+        page = ["--headless"]
+        if settings.web_port is not None:
+            page = ["--autostart", "--web-host", "127.0.0.1", "--web-port", str(settings.web_port)]
         return [
+            *page,
             *("--users", str(users)),
             *("--spawn-rate", str(rate)),
             *("--exit-code-on-error", "0"),  # failures are counted, not a crash

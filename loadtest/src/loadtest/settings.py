@@ -83,6 +83,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "LOADTEST_MAX_IN_FLIGHT": ("max_in_flight", _whole("LOADTEST_MAX_IN_FLIGHT")),
     "LOADTEST_SEED": ("seed", _whole("LOADTEST_SEED")),
     "LOADTEST_WORKERS": ("processes", _whole("LOADTEST_WORKERS")),
+    "LOADTEST_WEB_PORT": ("web_port", _whole("LOADTEST_WEB_PORT")),
     "LOADTEST_OUTPUT": ("output", Path),
     "LOADTEST_HOST": ("host", str),
     "LOADTEST_MODEL_FOLDER": ("model_folder", Path),
@@ -126,6 +127,7 @@ class LoadTestSettings:
         max_in_flight: Most requests without an answer in the open loop, all processes together.
         blocks: When to measure, in seconds from the common start, and each block's number; empty
             for one piece after the warm-up. Set by the benchmark, which interleaves two runs.
+        web_port: Where Locust's own page is served on this machine while the run goes on.
         server_metrics: Where the servers' /metrics are, see server_metrics.urls; None: not read.
         model_folder: Whose model.json knows which digits the model tells wrong.
     """
@@ -158,6 +160,7 @@ class LoadTestSettings:
     arrivals: str = field(default=POISSON, metadata={"option": "--arrivals"})
     max_in_flight: int = field(default=2_000, metadata={"option": "--max-in-flight"})
     seed: int = field(default=1, metadata={"option": "--seed"})
+    web_port: int | None = None
     output: Path = Path("results")
     model_folder: Path | None = None
     server_metrics: str | None = None
@@ -192,6 +195,8 @@ class LoadTestSettings:
         _one_of("--loop", self.loop, LOOPS)
         self._check_schedule()
         _within("--locust-hatch-rate", self.hatch_rate, 0.01, 1_000)
+        if self.web_port is not None:
+            _within("--web-port", self.web_port, 1, 65_535)
         _within("--duration", self.duration_s, 0.1, 7 * 86_400)
         _within("--warmup", self.warmup_s, 0, 3_600)
         for wait in self.wait_ms:
