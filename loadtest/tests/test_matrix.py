@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from loadtest.benchmark import interleaved
 from loadtest.cli import show
@@ -44,7 +46,13 @@ def test_each_way_differs_from_the_others_as_it_says(make_run: MakeRun, tmp_path
     assert [one["a"] for one in document["verdicts"]] == ["get"] * (len(WAYS) - 1)
     assert all(one["unfair"] == [] for one in document["verdicts"])
     assert folder.name.endswith("-matrix")
-    assert show(folder) == 0
+    console = Console(width=80, record=True)
+    assert show(folder, console) == 0
+    text = console.export_text()
+    (table,) = re.findall(r"Client side, milliseconds.*?The ratio", text, re.DOTALL)
+    assert "…" not in table  # nothing is cut off
+    for way in WAYS.values():
+        assert way.name in table
 
 
 @pytest.mark.parametrize("keys", [["get"], ["get", "get"], ["get", "soap"]])

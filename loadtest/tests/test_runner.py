@@ -136,6 +136,32 @@ def test_the_benchmark_runs_both_and_compares(start_stub: Any, tmp_path: Path) -
     }
 
 
+def test_of_runs_that_share_the_servers_no_counts_are_read(start_stub: Any, tmp_path: Path) -> None:
+    rest, grpc = start_stub("http_stub"), start_stub("grpc_stub")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "loadtest", "matrix", "--client", "c"),
+            *("--blocks", "2", "--ways", "get,post,grpc"),
+            *("--host", f"http://127.0.0.1:{rest.port}"),
+            *("--seldon-grpc-endpoint", f"127.0.0.1:{grpc.port}"),
+            *("--locust-clients", "2", "--locust-hatch-rate", "100"),
+            *("--duration", "0.5", "--warmup", "0.5", "--wait-ms", "10", "20"),
+            *("--server-metrics", "http://127.0.0.1:1/metrics"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, **KEYS},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = json.loads((tmp_path / "results" / "latest" / "summary.json").read_text())["runs"]
+    assert runs["get"]["server_metrics"] is None
+    assert runs["post"]["server_metrics"] is None
+    assert "refused" in runs["grpc"]["server_metrics"]["missing_because"]
+
+
 def test_every_wrong_answer_is_a_failure(
     start_stub: Any, begin_launch: Any, finish_launch: Any
 ) -> None:

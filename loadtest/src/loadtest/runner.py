@@ -106,7 +106,12 @@ def run_together(
     for settings in runs:
         check(settings)
         preflight.check(settings, credentials)
-    pages = [metrics_pages(settings) for settings in runs]
+    protocols = [settings.protocol for settings in runs]
+    # Of runs that share the servers nobody can tell whose requests these counted.
+    pages = [
+        metrics_pages(settings) if protocols.count(settings.protocol) == 1 else None
+        for settings in runs
+    ]
     fleets = []
     for settings in runs:
         folder = RunFolder.create(settings.output, settings.protocol)

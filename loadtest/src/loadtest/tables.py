@@ -143,18 +143,19 @@ def of_comparison(document: Mapping[str, Any]) -> list[Table]:
 
 
 def _of_many(document: Mapping[str, Any]) -> Table:
-    (first, _), *_ = named = _named(document)
+    named = _named(document)
     verdicts = {one["b"]: one for one in document["verdicts"]}
     rows = []
     for key, (name, run) in zip(document["runs"], named, strict=True):
         client = run["latency_ms"]["client"]
         times = (ms(client["mean"]), ms(client["p50"]), ms(client["p99"]))
-        rows.append((name, count(run["requests"]), *times, _times_as_long(verdicts.get(key))))
+        rows.append((name, *times, _times_as_long(verdicts.get(key))))
     return Table(
         "Client side, milliseconds",
-        ("", "requests", "mean", "p50", "p99", f"mean / {first}"),
+        ("", "mean", "p50", "p99", "mean / the first"),
         tuple(rows),
-        "The ratio of the means with its 95 % interval; * where it does not hold 1.",
+        f"The ratio of each mean to that of {named[0][0]}, with its 95 % interval; * where that "
+        "does not hold 1.",
     )
 
 
