@@ -118,6 +118,12 @@ OPTIONS = (
         help="Serve Locust's own page here while the run goes on; none, or LOADTEST_WEB_PORT.",
     ),
     click.option(
+        "--metrics-bind",
+        metavar="HOST:PORT",
+        help="Serve this run's own metrics here while it goes on; 127.0.0.1:9646 with a stack "
+        "deployed here, else nowhere, or LOADTEST_METRICS_BIND.",
+    ),
+    click.option(
         "--server-metrics",
         help="URLs of the servers' /metrics, with commas between, or a file of Prometheus targets; "
         "those of the stack deployed here, or LOADTEST_SERVER_METRICS.",

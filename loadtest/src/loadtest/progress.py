@@ -74,7 +74,7 @@ class Display:
         self._began = time.monotonic()
         self._next_line_s = LINE_EVERY_S
         self._bar: Progress | None = None
-        self._title = " and ".join(PROTOCOLS[settings.protocol] for settings in runs)
+        self._title = " and ".join(dict.fromkeys(PROTOCOLS[one.protocol] for one in runs))
         if sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn(self._title),
@@ -98,6 +98,10 @@ class Display:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Say something that is no reason to stop."""
+        print(f"note: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
     def show(self, said: Sequence[dict[str, Any]]) -> None:
         view = together(said)

@@ -27,6 +27,8 @@ SERIES = (
     "server_compute",
     "server_every",  # server_total of every answer, measured or not
 )
+# Whose sums tell, while a run goes on, what a request's time is made of.
+PARTS_OF = ("client", "gateway", "upstream", "server_total", "server_queue", "server_compute")
 # Requests kept with all their parts, for what a percentile is made of.
 MAX_ROWS = 20_000
 
@@ -127,6 +129,8 @@ class Recorder:
         self._correct = 0
         self._expected_correct = 0
         self.series = {name: Series() for name in SERIES}
+        self._live_failures = 0
+        self._live = Series()  # the client's, of every request that succeeded
 
     @property
     def client(self) -> Series:
@@ -175,6 +179,10 @@ class Recorder:
         """Count a request whose first image has that index."""
         if outcome.server is not None:
             self.series["server_every"].record(outcome.server.total_ms * 1000)
+        if outcome.failure is None:
+            self._live.record(outcome.latency_us)
+        else:
+            self._live_failures += 1
         window = self._window_of(outcome.due_ns)
         if window is None:
             if not self._windows or outcome.due_ns < self._windows[-1].ends_ns:
@@ -238,7 +246,7 @@ class Recorder:
             self._rows[place] = row
 
     def progress(self) -> dict[str, Any]:
-        """So far, for a display."""
+        """So far, for a display and for live metrics; `live` has the warm-up in it."""
         p50, p99 = self.client.percentiles_ms([50, 99])
         return {
             "measured_s": round(self.measured_s, 3),
@@ -247,7 +255,22 @@ class Recorder:
             "failures": self.failures.total(),
             "p50_ms": p50,
             "p99_ms": p99,
+            "live": {
+                "client": self._live.encode(),
+                "failures": self._live_failures,
+                "sums_us": {name: self.series[name].sum_us for name in PARTS_OF},
+                "lag_p99_ms": self.series["lag"].percentile_ms(99),
+                "busy": self._busy,
+            },
         }
+
+    @property
+    def _busy(self) -> float | None:
+        """The process's share of a core since it began to measure."""
+        if not self._windows or self._closed:
+            return None
+        over_s = (self._clock() - self._opened_ns) / NS_PER_S
+        return (time.process_time() - self._cpu_s) / over_s if over_s > 0 else None
 
     def result(self) -> dict[str, Any]:
         """The raw result of this process, once the windows are closed."""

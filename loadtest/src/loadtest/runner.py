@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, TypeAlias
 
-from loadtest import arrivals, payloads, preflight, progress, server_metrics
+from loadtest import arrivals, live_metrics, payloads, preflight, progress, server_metrics
 from loadtest.credentials import Credentials
 from loadtest.errors import LoadGeneratorFailed, LoadTestInterrupted
 from loadtest.recorder import NS_PER_S
@@ -120,7 +120,13 @@ def run_together(
     before = [scraped(settings, urls) for settings, urls in zip(runs, pages, strict=True)]
     failure: LoadGeneratorFailed | None = None
     interrupted = False
-    with _stop_signals() as stop_wanted, progress.Display(runs) as display:
+    with (
+        _stop_signals() as stop_wanted,
+        progress.Display(runs) as display,
+        live_metrics.served(
+            runs, lambda: [one for fleet in fleets for one in fleet.progress], display.note
+        ),
+    ):
         try:
             for fleet in fleets:
                 fleet.start(bind)

@@ -15,6 +15,7 @@ from loadtest.arrivals import CONSTANT, POISSON, TRACE
 from loadtest.errors import SettingInvalid
 from loadtest.payloads import DECIMALS, DIGIT_SIZE, DIGITS, FULL, PAYLOADS, Payloads, build
 from loadtest.wire import JSON_POST, JSONP_GET, REST_FORMS
+from monitoring.metrics import LOADTEST_PORT
 
 JS_PREDICT = "js-predict"
 GRPC_PREDICT = "grpc-predict"
@@ -28,6 +29,7 @@ CLOSED = "closed"
 OPEN = "open"
 LOOPS = (CLOSED, OPEN)
 
+METRICS_BIND = f"127.0.0.1:{LOADTEST_PORT}"
 MAX_PROCESSES = 64
 MAX_IMAGES = 16  # what the servers take
 MAX_USERS_PER_PROCESS = 2_000  # gRPC calls run in one thread per user
@@ -84,6 +86,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "LOADTEST_SEED": ("seed", _whole("LOADTEST_SEED")),
     "LOADTEST_WORKERS": ("processes", _whole("LOADTEST_WORKERS")),
     "LOADTEST_WEB_PORT": ("web_port", _whole("LOADTEST_WEB_PORT")),
+    "LOADTEST_METRICS_BIND": ("metrics_bind", str),
     "LOADTEST_OUTPUT": ("output", Path),
     "LOADTEST_HOST": ("host", str),
     "LOADTEST_MODEL_FOLDER": ("model_folder", Path),
@@ -128,6 +131,8 @@ class LoadTestSettings:
         blocks: When to measure, in seconds from the common start, and each block's number; empty
             for one piece after the warm-up. Set by the benchmark, which interleaves two runs.
         web_port: Where Locust's own page is served on this machine while the run goes on.
+        metrics_bind: HOST:PORT where this run's own metrics are served while it goes on; None for
+            nowhere.
         server_metrics: Where the servers' /metrics are, see server_metrics.urls; None: not read.
         model_folder: Whose model.json knows which digits the model tells wrong.
     """
@@ -161,6 +166,7 @@ class LoadTestSettings:
     max_in_flight: int = field(default=2_000, metadata={"option": "--max-in-flight"})
     seed: int = field(default=1, metadata={"option": "--seed"})
     web_port: int | None = None
+    metrics_bind: str | None = None
     output: Path = Path("results")
     model_folder: Path | None = None
     server_metrics: str | None = None
@@ -197,6 +203,8 @@ class LoadTestSettings:
         _within("--locust-hatch-rate", self.hatch_rate, 0.01, 1_000)
         if self.web_port is not None:
             _within("--web-port", self.web_port, 1, 65_535)
+        if self.metrics_bind is not None:
+            host_and_port("--metrics-bind", self.metrics_bind)
         _within("--duration", self.duration_s, 0.1, 7 * 86_400)
         _within("--warmup", self.warmup_s, 0, 3_600)
         for wait in self.wait_ms:
@@ -251,6 +259,7 @@ class LoadTestSettings:
         # Those of the stack that was deployed here, if it is the one that is measured.
         if values["host"] == here and "grpc_endpoint" not in values and targets.is_file():
             values.setdefault("server_metrics", str(targets.resolve()))
+            values.setdefault("metrics_bind", METRICS_BIND)
         oauth = values.get("oauth_endpoint", values["host"])
         if "://" not in oauth:
             oauth = f"http://{oauth}"

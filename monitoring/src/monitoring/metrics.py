@@ -20,6 +20,16 @@ START_TIME = "seldon_start_time_seconds"
 PROCESS_CPU = "seldon_process_cpu_seconds"
 RESIDENT_MEMORY = "seldon_resident_memory_bytes"
 
+# What a load test reports while it runs, see loadtest/live_metrics.py.
+LOADTEST_PORT = 9646
+LOADTEST_DURATION = "loadtest_request_duration_seconds"
+LOADTEST_REQUESTS = "loadtest_requests"
+LOADTEST_PART = "loadtest_part_seconds"
+LOADTEST_LAG = "loadtest_dispatch_lag_p99_seconds"
+LOADTEST_BUSY = "loadtest_generator_busy_ratio"
+LOADTEST_OFFERED = "loadtest_offered_per_second"
+LOADTEST_RUNNING = "loadtest_running"
+
 LARGEST_BUCKET_S = 10.0
 
 
