@@ -14,7 +14,7 @@ LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS REST_F
 # Not what the shell happens to have: many export a HOST of their own.
 $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval export LOADTEST_$(v) := $($(v)))))
 
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix calibrate undeploy train protos check test clean
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix calibrate undeploy train protos dashboards check test clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ train: setup-dev  ## Train the model: DATA= TEST= (npz files) OUTPUT=; without D
 
 protos: setup-dev  ## Generate the Python code of seldon.proto
 	$(BIN)/python protos/generate.py
+
+dashboards: setup-dev  ## Generate Prometheus's rules and configurations
+	$(BIN)/python -m monitoring
 
 check: setup-dev  ## Lint, formatting and types
 	$(BIN)/ruff check .

@@ -1,0 +1,12 @@
+"""Every file that is generated from this package, by its path below `monitoring/`. Pure."""
+
+from monitoring import prometheus, rules
+
+
+def files() -> dict[str, str]:
+    """Path and text of each; a test holds them against what is committed."""
+    return {
+        "prometheus/rules.yaml": prometheus.text(rules.rules()),
+        "prometheus/compose.yaml": prometheus.text(prometheus.in_compose()),
+        "prometheus/kubernetes.yaml": prometheus.text(prometheus.in_kubernetes()),
+    }

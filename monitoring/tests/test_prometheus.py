@@ -1,0 +1,82 @@
+"""What Prometheus is given: as generated, accepted by its own tools, asking for what there is."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from monitoring import metrics, prometheus, rules
+from monitoring.generated import files
+
+FOLDER = Path(__file__).parents[1]
+NAMES = {value for name, value in vars(metrics).items() if name.isupper() and type(value) is str}
+
+PROMTOOL = shutil.which("promtool") or "promtool"
+promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None,
+    reason="promtool is not installed: apt-get install prometheus has it",
+)
+
+
+def run(*words: object) -> str:
+    done = subprocess.run(
+        [PROMTOOL, *map(str, words)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_what_is_committed_is_what_is_generated() -> None:
+    for name, text in files().items():
+        assert (FOLDER / name).read_text(encoding="utf-8") == text, f"{name}: make dashboards"
+    committed = {path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("prometheus/*")}
+    assert committed == {name for name in files() if name.startswith("prometheus/")}
+
+
+def test_rules_ask_for_metrics_that_exist() -> None:
+    recorded = {
+        rule["record"]
+        for group in rules.rules()["groups"]
+        for rule in group["rules"]
+        if "record" in rule
+    }
+    suffix = "(?:_total|_bucket|_count|_sum)?"
+    known = re.compile(rf"(?:{'|'.join(map(re.escape, NAMES))}){suffix}")
+    for group in rules.rules()["groups"]:
+        for rule in group["rules"]:
+            asked = re.findall(r"\b(?:seldon_|loadtest_|hop:|protocol:)[\w:]+", rule["expr"])
+            assert asked or rule["expr"].startswith("up{")
+            for name in asked:
+                assert name in recorded or known.fullmatch(name), (rule, name)
+
+
+@promtool
+def test_prometheus_accepts_the_rules_and_they_do_what_they_say() -> None:
+    assert "27 rules found" in run("check", "rules", FOLDER / "prometheus" / "rules.yaml")
+    run("test", "rules", FOLDER / "tests" / "rules_test.yaml")
+
+
+@promtool
+def test_prometheus_accepts_the_configurations(tmp_path: Path) -> None:
+    run("check", "config", FOLDER / "prometheus" / "compose.yaml")
+    shutil.copy(FOLDER / "prometheus" / "rules.yaml", tmp_path)
+    here = prometheus.on_one_machine("targets.json", "127.0.0.1:9901", "127.0.0.1:9646")
+    (tmp_path / "targets.json").write_text("[]")
+    (tmp_path / "here.yaml").write_text(prometheus.text(here))
+    run("check", "config", tmp_path / "here.yaml")
+
+
+def test_every_place_has_the_same_jobs() -> None:
+    places = [
+        prometheus.in_compose(),
+        prometheus.in_kubernetes(),
+        prometheus.on_one_machine("t", "g", "l"),
+    ]
+    for place in places:
+        assert [job["job_name"] for job in place["scrape_configs"]] == [
+            "serving", "gateway", "loadtest",
+        ]  # fmt: skip
+        assert yaml.safe_load(prometheus.text(place)) == place
