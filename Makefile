@@ -14,10 +14,10 @@ LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS REST_F
 # Not what the shell happens to have: many export a HOST of their own.
 $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval export LOADTEST_$(v) := $($(v)))))
 
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix calibrate undeploy train protos dashboards check test clean
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix calibrate undeploy train protos dashboards images check test test-images clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.ready  ## Create .venv with all that serves and measures (no TensorFlow)
 
@@ -76,6 +76,14 @@ protos: setup-dev  ## Generate the Python code of seldon.proto
 dashboards: setup-dev  ## Generate Prometheus's rules and configurations
 	$(BIN)/python -m monitoring
 
+IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) \
+    $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(BUILD_IMAGE),--build-image $(BUILD_IMAGE)) \
+    $(if $(ENVOY_IMAGE),--envoy-image $(ENVOY_IMAGE)) $(if $(ENVOY_PACKAGE),--envoy-package) \
+    $(if $(WITH_TENSORFLOW),--with-tensorflow) $(if $(TOOL),--tool $(TOOL))
+
+images: setup  ## Build the container images: REGISTRY= TAG= BASE_IMAGE= BUILD_IMAGE= TOOL=docker|podman|buildah NAME=
+	@$(BIN)/python -m deploy images $(IMAGE_OPTIONS) $(NAME)
+
 check: setup-dev  ## Lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -83,6 +91,9 @@ check: setup-dev  ## Lint, formatting and types
 
 test: setup-dev  ## Unit, contract and end-to-end tests, on this machine
 	$(BIN)/pytest
+
+test-images: setup-dev  ## Build the images without a registry, run the stack in containers (podman, mmdebstrap)
+	$(BIN)/pytest -m images tests/images
 
 clean:  ## Remove .venv and caches (make undeploy first)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

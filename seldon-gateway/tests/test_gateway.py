@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from gateway_under_test import GatewayUnderTest, HttpUpstream, eventually
 
 from seldon_gateway.envoy_bootstrap import bootstrap
+from seldon_gateway.processes import control_plane_command
 from seldon_gateway.settings import GatewaySettings
 from seldon_gateway.strategies import Endpoint, Variation
 from seldon_gateway.tokens import ALGORITHM, AUDIENCE, ISSUER, TokenIssuer
@@ -443,9 +444,27 @@ def test_admin_and_control_plane_stay_on_loopback_wherever_callers_come_in(
     configuration = bootstrap(settings)
     admin = configuration["admin"]["address"]["socket_address"]
     assert admin["address"] == "127.0.0.1"
+    assert f"127.0.0.1:{settings.control_port}" in control_plane_command(settings).argv
     listeners = configuration["static_resources"]["listeners"]
     addresses = {listener["address"]["socket_address"]["address"] for listener in listeners}
     assert addresses == {"0.0.0.0"}  # noqa: S104
+
+
+def test_envoy_finds_its_control_plane_by_name(
+    start_gateway: Callable[..., GatewayUnderTest], http_upstream: HttpUpstream
+) -> None:
+    def prepare(gateway: GatewayUnderTest) -> None:
+        gateway.registry.setup_client("named", "DB", "named-js", "named-key", "named-secret")
+        gateway.serve("named", "rest", http_upstream)
+
+    apart = start_gateway(
+        prepare,
+        SELDON_CONTROL_BIND="0.0.0.0",  # noqa: S104
+        SELDON_CONTROL_HOST="localhost",
+    )
+    assert apart.js("named-js").status_code == 200
+    token = apart.token("named-key", "named-secret")
+    eventually(lambda: apart.predict(token).status_code == 200)  # the keys come by the name too
 
 
 def test_files_with_keys_are_their_owners_alone(gateway: GatewayUnderTest) -> None:

@@ -11,6 +11,7 @@ def test_the_defaults_are_for_one_machine() -> None:
     assert settings.bind == "127.0.0.1"
     assert (settings.rest_port, settings.grpc_port) == (8080, 5000)
     assert (settings.admin_port, settings.control_port) == (9901, 8081)
+    assert (settings.control_bind, settings.control_host) == ("127.0.0.1", "127.0.0.1")
     assert settings.token_ttl_s == 6000
     assert settings.envoy_bin is None
 
@@ -29,6 +30,8 @@ def test_every_variable_has_its_field(tmp_path: Path) -> None:
         "SELDON_GRPC_PORT": "2",
         "SELDON_ADMIN_PORT": "3",
         "SELDON_CONTROL_PORT": "65535",
+        "SELDON_CONTROL_BIND": "::",
+        "SELDON_CONTROL_HOST": "control-plane",
         "SELDON_DATABASE_URL": "postgresql+psycopg://host/db",
         "SELDON_TOKEN_TTL": "60",
         "SELDON_TIMEOUT": "0.5",
@@ -44,6 +47,8 @@ def test_every_variable_has_its_field(tmp_path: Path) -> None:
         grpc_port=2,
         admin_port=3,
         control_port=65535,
+        control_bind="::",
+        control_host="control-plane",
         database_url="postgresql+psycopg://host/db",
         token_ttl_s=60,
         timeout_s=0.5,
@@ -82,4 +87,11 @@ def test_a_wrong_port_is_refused_by_name(name: str, value: str) -> None:
 )
 def test_a_wrong_number_is_refused_by_name_with_its_limits(name: str, value: str) -> None:
     with pytest.raises(SettingInvalid, match=f"{name} is '{value}', expected a number from"):
+        GatewaySettings.from_env({name: value})
+
+
+@pytest.mark.parametrize("name", ["SELDON_CONTROL_BIND", "SELDON_CONTROL_HOST"])
+@pytest.mark.parametrize("value", ["http://host", "[::1]", "a b", "h" * 254])
+def test_a_wrong_host_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(SettingInvalid, match=f"{name} is .*, expected a host name or an address"):
         GatewaySettings.from_env({name: value})

@@ -1,4 +1,4 @@
-"""`python -m deploy deploy | undeploy | status | logs`: what the Makefile calls."""
+"""`python -m deploy deploy | undeploy | status | logs | images`: what the Makefile calls."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ import click
 
 from deploy import deployment
 from deploy.commands.base import StackCommand, StackGroup, debug_option
+from deploy.commands.images import build
 from deploy.commands.status import show_logs, show_status
 from deploy.lifecycle import take_down
 from deploy.local import LocalStack
@@ -42,6 +43,7 @@ def undeploy(purge: bool) -> None:
 
 main.add_command(show_status)
 main.add_command(show_logs)
+main.add_command(build)
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,8 @@ DeployError
 ├── StackNotRunning       there is no stack to work on
 ├── StackHalfDead         parts of a stack are left; take it down first
 ├── ProgramFailed         a process did not start, or died while it started
-└── MicroserviceRefused   a microservice's options contradict each other or the running stack
+├── MicroserviceRefused   a microservice's options contradict each other or the running stack
+└── ImageFailed           a container image cannot be built here
 
 The gateway's errors and the model's have trees of their own: seldon_gateway.errors,
 model_runtime.errors.
@@ -44,3 +45,7 @@ class ProgramFailed(DeployError):
 
 class MicroserviceRefused(DeployError):
     """A microservice's options contradict each other or the running stack."""
+
+
+class ImageFailed(DeployError):
+    """A container image cannot be built here."""

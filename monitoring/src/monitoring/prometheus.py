@@ -74,7 +74,7 @@ def in_compose() -> Json:
             {
                 "dns_sd_configs": [
                     {"names": [name], "type": "A", "port": port, "refresh_interval": "5s"}
-                    for name, port in (("serving-rest", 8600), ("serving-grpc", 8601))
+                    for name, port in (("serving-rest", 8500), ("serving-grpc", 8601))
                 ]
             },
             _static("envoy:9902"),

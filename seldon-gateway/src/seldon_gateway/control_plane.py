@@ -1,7 +1,7 @@
 """The control plane over HTTP: Envoy's questions, tokens, public keys.
 
 Envoy lets callers reach /token, /version and the public keys; the discovery endpoints and health
-are for this machine.
+are for Envoy and its operator, on this machine or on a network of their own.
 """
 
 import logging

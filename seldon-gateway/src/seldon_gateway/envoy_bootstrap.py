@@ -6,7 +6,7 @@ from typing import Any
 from seldon_gateway import api_errors, envoy_headers, tokens
 from seldon_gateway.api_errors import ApiError
 from seldon_gateway.envoy_routes import CONTROL_PLANE, GRPC_ROUTES, REST_ROUTES, static_cluster
-from seldon_gateway.settings import GatewaySettings
+from seldon_gateway.settings import GatewaySettings, in_url
 from seldon_gateway.strategies import Endpoint
 
 Json = dict[str, Any]
@@ -69,9 +69,7 @@ def bootstrap(settings: GatewaySettings) -> Json:
         "dynamic_resources": {"cds_config": _ask_control_plane(settings)},
         "static_resources": {
             "listeners": [_rest_listener(settings), _grpc_listener(settings)],
-            "clusters": [
-                static_cluster(CONTROL_PLANE, [Endpoint("127.0.0.1", settings.control_port)])
-            ],
+            "clusters": [static_cluster(CONTROL_PLANE, [_control_plane(settings)])],
         },
         "overload_manager": _overload_manager(),
     }
@@ -222,7 +220,7 @@ def _jwt_filter(settings: GatewaySettings, prefix: str, *, query_parameter: bool
         "jwt_cache_config": {"jwt_cache_size": 1000},
         "remote_jwks": {
             "http_uri": {
-                "uri": f"http://127.0.0.1:{settings.control_port}/.well-known/jwks.json",
+                "uri": f"http://{_control_plane(settings)}/.well-known/jwks.json",
                 "cluster": CONTROL_PLANE,
                 "timeout": "1s",
             },
@@ -384,6 +382,10 @@ def _failures_log(*, grpc: bool) -> Json:
             },
         },
     }
+
+
+def _control_plane(settings: GatewaySettings) -> Endpoint:
+    return Endpoint(in_url(settings.control_host), settings.control_port)
 
 
 def _ask_control_plane(settings: GatewaySettings) -> Json:

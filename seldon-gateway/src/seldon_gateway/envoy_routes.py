@@ -5,7 +5,7 @@ maps the path, then the consumer key or the token's subject, to a route.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from seldon_gateway import api_errors, envoy_headers
@@ -101,11 +101,11 @@ def referenced_clusters(configuration: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def static_cluster(name: str, endpoints: Iterable[Endpoint]) -> Json:
-    """A plain HTTP/1.1 cluster of fixed addresses."""
+def static_cluster(name: str, endpoints: Collection[Endpoint]) -> Json:
+    """A plain HTTP/1.1 cluster that never changes."""
     return {
         "name": name,
-        "type": "STATIC",
+        **_discovery(endpoints),
         "connect_timeout": _CONNECT_TIMEOUT,
         "load_assignment": _assignment(name, endpoints),
     }
@@ -309,7 +309,6 @@ def _header(name: str, value: str) -> Json:
 
 
 def _cluster(name: str, protocol: str, endpoints: tuple[Endpoint, ...]) -> Json:
-    named = any(not _is_address(endpoint.host) for endpoint in endpoints)
     protocol_options: Json = (
         {"http_protocol_options": {}}
         if protocol == "rest"
@@ -324,7 +323,7 @@ def _cluster(name: str, protocol: str, endpoints: tuple[Endpoint, ...]) -> Json:
     cluster: Json = {
         "@type": _TYPE + "envoy.config.cluster.v3.Cluster",
         "name": name,
-        "type": "STRICT_DNS" if named else "STATIC",
+        **_discovery(endpoints),
         "connect_timeout": _CONNECT_TIMEOUT,
         "lb_policy": "LEAST_REQUEST",
         "load_assignment": _assignment(name, endpoints),
@@ -370,6 +369,13 @@ def _assignment(name: str, endpoints: Iterable[Endpoint]) -> Json:
             }
         ],
     }
+
+
+def _discovery(endpoints: Iterable[Endpoint]) -> Json:
+    if all(_is_address(endpoint.host) for endpoint in endpoints):
+        return {"type": "STATIC"}
+    # By default Envoy tries nothing but IPv6 where a name has both; our servers listen on 0.0.0.0.
+    return {"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED"}
 
 
 def _is_address(host: str) -> bool:

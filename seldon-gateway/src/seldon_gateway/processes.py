@@ -11,7 +11,7 @@ from pathlib import Path
 
 from seldon_gateway.envoy_bootstrap import MAX_HEADERS_KIB, bootstrap
 from seldon_gateway.errors import EnvoyMissing
-from seldon_gateway.settings import GatewaySettings
+from seldon_gateway.settings import GatewaySettings, in_url
 
 BOOTSTRAP_FILE = "envoy.json"
 _CONTROL_PLANE_THREADS = 8
@@ -35,7 +35,7 @@ def control_plane_command(settings: GatewaySettings) -> Process:
             "-m",
             "gunicorn",
             "--bind",
-            f"127.0.0.1:{settings.control_port}",
+            f"{in_url(settings.control_bind)}:{settings.control_port}",
             "--workers",
             "1",
             "--threads",

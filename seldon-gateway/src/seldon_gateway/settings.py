@@ -1,5 +1,6 @@
 """What the environment says about the gateway, read once."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from seldon_gateway.errors import SettingInvalid
 
 DEFAULT_HOME = ".seldon"
+_HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
 @dataclass(frozen=True)
@@ -15,11 +17,14 @@ class GatewaySettings:
 
     Attributes:
         home: SELDON_HOME: registry file, signing key, operator's secrets, Envoy's bootstrap.
-        bind: SELDON_BIND: the address that callers reach; admin and control plane stay on loopback.
+        bind: SELDON_BIND: the address that callers reach; Envoy's administration stays on loopback.
         rest_port: SELDON_REST_PORT.
         grpc_port: SELDON_GRPC_PORT.
         admin_port: SELDON_ADMIN_PORT: Envoy's own administration.
         control_port: SELDON_CONTROL_PORT: the control plane.
+        control_bind: SELDON_CONTROL_BIND: the address it listens on. It tells whoever reaches it
+            every client's keys: loopback, or a network that no caller is in.
+        control_host: SELDON_CONTROL_HOST: where Envoy finds it.
         database_url: SELDON_DATABASE_URL: SQLAlchemy's form; SQLite in `home` by default.
         token_ttl_s: SELDON_TOKEN_TTL: seconds that an access token is good for.
         timeout_s: SELDON_TIMEOUT: seconds that a prediction may take.
@@ -36,6 +41,8 @@ class GatewaySettings:
     grpc_port: int
     admin_port: int
     control_port: int
+    control_bind: str
+    control_host: str
     database_url: str
     token_ttl_s: int
     timeout_s: float
@@ -59,6 +66,8 @@ class GatewaySettings:
             grpc_port=_port(environ, "SELDON_GRPC_PORT", 5000),
             admin_port=_port(environ, "SELDON_ADMIN_PORT", 9901),
             control_port=_port(environ, "SELDON_CONTROL_PORT", 8081),
+            control_bind=_host(environ, "SELDON_CONTROL_BIND", "127.0.0.1"),
+            control_host=_host(environ, "SELDON_CONTROL_HOST", "127.0.0.1"),
             database_url=environ.get("SELDON_DATABASE_URL") or f"sqlite:///{home}/seldon.db",
             token_ttl_s=int(_number(environ, "SELDON_TOKEN_TTL", 6000, 1, 86_400)),
             timeout_s=_number(environ, "SELDON_TIMEOUT", 5, 0.01, 600),
@@ -67,6 +76,18 @@ class GatewaySettings:
             envoy_threads=int(_number(environ, "SELDON_ENVOY_THREADS", 1, 1, 256)),
             envoy_bin=environ.get("ENVOY_BIN") or None,
         )
+
+
+def in_url(host: str) -> str:
+    """A host as it stands before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _host(environ: Mapping[str, str], name: str, default: str) -> str:
+    text = environ.get(name) or default
+    if not _HOST.fullmatch(text):
+        raise SettingInvalid(f"{name} is {text!r}, expected a host name or an address, no port")
+    return text
 
 
 def _number(

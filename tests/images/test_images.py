@@ -1,0 +1,297 @@
+"""The images, built without a registry, and the stack made of them."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+import requests
+from google.protobuf.any_pb2 import Any
+from podman import BASE_PACKAGES, BUILD_PACKAGES, Podman
+
+import seldon_pb2
+import seldon_pb2_grpc
+from model_runtime.digits import held_out
+
+pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
+
+ROOT = Path(__file__).parents[2]
+BASE, BUILD = "localhost/test/base:bookworm", "localhost/test/build:bookworm"
+MARK = "a-package-host-that-no-image-may-name.invalid"
+CLIENT = "deep_mnist_client"
+SERVICES = ("control-plane", "envoy", "serving-rest", "serving-grpc")
+# In megabytes, podman's; Debian's own packages are 200 of them.
+LARGEST = {
+    "serving-rest": 400,
+    "serving-grpc": 400,
+    "control-plane": 350,
+    "envoy": 400,
+    "loadtest": 700,
+}
+DIGITS = held_out()
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def podman() -> Iterator[Podman]:
+    for tool in ("podman", "mmdebstrap"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed: on Debian, apt-get install podman mmdebstrap")
+    made = Podman(Path(tempfile.mkdtemp(prefix="test-images-", dir="/var/tmp")))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def images(podman: Podman) -> dict[str, str]:
+    """Each image's full name by its last part."""
+    podman.debootstrap(BASE, *BASE_PACKAGES)
+    podman.debootstrap(BUILD, *BASE_PACKAGES, *BUILD_PACKAGES)
+    built = podman.build(
+        *("--base-image", BASE, "--build-image", BUILD, "--envoy-package", "--tag", "test"),
+        PIP_TRUSTED_HOST=f"{os.environ.get('PIP_TRUSTED_HOST', '')} {MARK}",
+    )
+    found = {name.rpartition("/")[2].removesuffix(":test"): name for name in built}
+    assert found.keys() == LARGEST.keys()
+    return found
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The four containers on one network, and a client."""
+
+    podman: Podman
+    images: dict[str, str]
+    network: str
+    rest: str
+    grpc: str
+    keys: dict[str, dict[str, str]]
+
+    def token(self) -> str:
+        key = self.keys["all"]
+        answer = requests.get(
+            f"{self.rest}/token",
+            params={"consumer_key": key["key"], "consumer_secret": key["secret"]},
+            timeout=10,
+        )
+        answer.raise_for_status()
+        return str(answer.json()["access_token"])
+
+    def predict(self, index: int) -> requests.Response:
+        return requests.post(
+            f"{self.rest}/js/predict",
+            params={"consumer_key": self.keys["js"]["key"]},
+            json={"data": DIGITS.images[index].tolist()},
+            timeout=10,
+        )
+
+
+@pytest.fixture(scope="module")
+def stack(podman: Podman, images: dict[str, str]) -> Iterator[Stack]:
+    network = podman.home.name
+    podman("network", "create", network)
+    try:
+        yield start(podman, images, network)
+    finally:
+        podman("rm", "--all", "--force", "--time=0", check=False)
+        podman("network", "rm", "--force", network)
+
+
+def start(podman: Podman, images: dict[str, str], network: str) -> Stack:
+    def service(name: str, *options: str) -> None:
+        podman.run(
+            *("--detach", "--name", name, "--hostname", name, "--network", network),
+            *(*options, images[name]),
+        )
+
+    def seldon_cli(*words: str, text: str | None = None) -> str:
+        return podman.run(
+            *("--rm", "--interactive", "--volume=registry:/data", images["loadtest"]),
+            *("seldon-cli", "--quiet", *words),
+            text=text,
+        ).stdout
+
+    model = f"--volume={ROOT}/models/deep_mnist/1:/models:ro"
+    service("control-plane", "--volume=registry:/data")
+    service("serving-rest", model)
+    service("serving-grpc", model)
+    service("envoy", "--publish=127.0.0.1::8080", "--publish=127.0.0.1::5000")
+
+    seldon_cli("client", "--action=setup", "--db-name=ClientDB", f"--client-name={CLIENT}")
+    seldon_cli(
+        *("predict_alg", "--action=create", f"--client-name={CLIENT}", "-f", "-"),
+        text=json.dumps(documented_strategy()),
+    )
+    seldon_cli("predict_alg", "--action=commit", f"--client-name={CLIENT}")
+    keys = json.loads(seldon_cli("keys", f"--client-name={CLIENT}"))
+
+    made = Stack(
+        podman,
+        images,
+        network,
+        f"http://{podman('port', 'envoy', '8080').stdout.strip()}",
+        podman("port", "envoy", "5000").stdout.strip(),
+        {key["scope"]: key for key in keys},
+    )
+    eventually(lambda: made.predict(0).status_code == 200, made)
+    return made
+
+
+def documented_strategy() -> object:
+    """The one in docs/containers.md, so that what stands there works."""
+    text = (ROOT / "docs" / "containers.md").read_text()
+    return json.loads(text.split("```json\n")[1].split("```")[0])
+
+
+def eventually(condition: Callable[[], bool], stack: Stack) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            if condition():
+                return
+        except requests.RequestException:
+            pass
+        if time.monotonic() > deadline:
+            logs = [stack.podman("logs", name, check=False) for name in SERVICES]
+            pytest.fail("\n".join(log.stdout + log.stderr for log in logs))
+        threading.Event().wait(0.1)
+
+
+# What is in the images
+
+
+@pytest.mark.parametrize("name", LARGEST)
+def test_no_image_is_larger_than_it_must_be(
+    podman: Podman, images: dict[str, str], name: str
+) -> None:
+    assert podman.inspect(images[name])["Size"] < LARGEST[name] * 10**6
+
+
+@pytest.mark.parametrize("name", LARGEST)
+def test_an_image_says_what_it_is_and_runs_as_nobody(
+    podman: Podman, images: dict[str, str], name: str
+) -> None:
+    image = podman.inspect(images[name])
+    labels = image["Labels"]
+    assert image["User"] == "10001:10001"
+    assert labels["org.opencontainers.image.title"] == f"prediction-services/{name}"
+    assert labels["org.opencontainers.image.version"] != "0"
+    assert labels["org.opencontainers.image.revision"]
+    assert image["Healthcheck"]["Test"][0] == ("NONE" if name == "loadtest" else "CMD")
+
+
+@pytest.mark.parametrize("name", LARGEST)
+def test_no_image_has_a_compiler_tensorflow_or_the_way_to_its_packages(
+    podman: Podman, images: dict[str, str], name: str
+) -> None:
+    found = podman.run(
+        *("--rm", "--entrypoint=sh", images[name], "-c"),
+        "ls /app/lib/python3*/site-packages/tensorflow /etc/pip.conf /etc/pip-ca.crt 2>/dev/null;"
+        "command -v gcc cc; true",
+    ).stdout
+    assert not found
+    save, count = ["podman", "save", images[name]], ["grep", "--text", "--count", MARK]
+    with subprocess.Popen(save, env=podman.environ, stdout=subprocess.PIPE) as saved:
+        counted = subprocess.run(count, stdin=saved.stdout, capture_output=True, check=False)
+    assert saved.returncode == 0
+    assert counted.stdout == b"0\n"
+
+
+@pytest.mark.parametrize("name", [name for name in LARGEST if name != "envoy"])
+def test_every_module_of_an_image_is_compiled(
+    podman: Podman, images: dict[str, str], name: str
+) -> None:
+    modules, missing = podman.run(
+        *("--rm", "--entrypoint=python", images[name], "-c"),
+        "from importlib.util import cache_from_source\n"
+        "from pathlib import Path\n"
+        "modules = [*Path('/app/lib').rglob('*.py')]\n"
+        "print(len(modules), sum(not Path(cache_from_source(m)).exists() for m in modules))",
+    ).stdout.split()
+    assert int(modules) > 500
+    assert missing == "0"
+
+
+@pytest.mark.parametrize("name", ["serving-rest", "serving-grpc"])
+def test_without_a_model_a_server_ends_with_one_sentence(
+    podman: Podman, images: dict[str, str], name: str
+) -> None:
+    ended = podman.run("--rm", images[name], check=False)
+    assert ended.returncode == 1
+    assert f"{name}: " in ended.stderr
+    assert "/models" in ended.stderr
+
+
+# The stack
+
+
+def test_predicts_over_rest(stack: Stack) -> None:
+    for index in range(10):
+        answer = stack.predict(index)
+        assert answer.status_code == 200, answer.text
+        rows = answer.json()["predictions"]
+        best = max(rows, key=lambda row: float(row["prediction"]))
+        assert best["predictedClass"] == str(DIGITS.labels[index])
+
+
+def test_predicts_over_grpc(stack: Stack) -> None:
+    metadata = [("oauth_token", stack.token())]
+    with grpc.insecure_channel(stack.grpc) as channel:
+        stub = seldon_pb2_grpc.SeldonStub(channel)
+        for index in range(10):
+            data = Any()
+            data.Pack(seldon_pb2.DefaultCustomPredictRequest(values=DIGITS.images[index]))
+            reply = stub.Classify(
+                seldon_pb2.ClassificationRequest(data=data),
+                metadata=metadata,
+                timeout=10,
+                wait_for_ready=True,
+            )
+            best = max(reply.predictions, key=lambda row: row.prediction)
+            assert best.predictedClass == str(DIGITS.labels[index])
+
+
+@pytest.mark.parametrize("test_type", ["js-predict", "grpc-predict"])
+def test_the_load_test_runs_beside_the_stack(stack: Stack, test_type: str) -> None:
+    done = stack.podman.run(
+        *("--rm", "--network", stack.network, "--volume=registry:/data"),
+        *("--volume=results:/results", stack.images["loadtest"]),
+        *("launch-locust-load-test", "--seldon-client", CLIENT, "--test-type", test_type),
+        *("--host", "http://envoy:8080", "--seldon-grpc-endpoint", "envoy:5000"),
+        *("--locust-clients", "5", "--warmup", "1", "--duration", "3"),
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_runs_read_only_as_nobody_and_is_healthy(stack: Stack, name: str) -> None:
+    running = stack.podman.inspect(name)
+    assert running["HostConfig"]["ReadonlyRootfs"]
+    assert not running["EffectiveCaps"]
+    assert stack.podman("exec", name, "id", "-u").stdout == "10001\n"
+    written = stack.podman("exec", name, "sh", "-c", "touch /etc/x /app/x", check=False)
+    assert written.returncode != 0
+    stack.podman("healthcheck", "run", name)
+
+
+def test_a_service_that_is_not_ready_is_not_healthy(stack: Stack) -> None:
+    stack.podman(
+        *("run", *stack.podman.ulimits, "--detach", "--name=unready", "--entrypoint=sleep"),
+        *(stack.images["serving-rest"], "60"),
+    )
+    assert stack.podman("healthcheck", "run", "unready", check=False).returncode != 0
+
+
+@pytest.mark.parametrize("name", SERVICES[::-1])
+def test_a_service_ends_when_it_is_told_to(stack: Stack, name: str) -> None:
+    stack.podman("stop", "--time=20", name)
+    assert stack.podman.inspect(name)["State"]["ExitCode"] == 0
