@@ -13,7 +13,7 @@ import jwt
 import pytest
 import requests
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from gateway_under_test import GatewayUnderTest, HttpUpstream, eventually
+from gateway_under_test import GatewayUnderTest, HttpUpstream, eventually, free_ports
 
 from seldon_gateway.envoy_bootstrap import bootstrap
 from seldon_gateway.processes import control_plane_command
@@ -448,6 +448,25 @@ def test_admin_and_control_plane_stay_on_loopback_wherever_callers_come_in(
     listeners = configuration["static_resources"]["listeners"]
     addresses = {listener["address"]["socket_address"]["address"] for listener in listeners}
     assert addresses == {"0.0.0.0"}  # noqa: S104
+
+
+def test_statistics_are_shown_and_nothing_else_of_the_administration(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    watched = GatewayUnderTest(tmp_path, SELDON_STATS_PORT=str(port))
+    try:
+        watched.start()
+        watched.get("/js/predict")
+        url = f"http://127.0.0.1:{port}"
+        text = requests.get(f"{url}/stats/prometheus", timeout=5).text
+        assert "envoy_http_downstream_rq_total{" in text
+        assert 'le="0.0575' in text  # finer than Envoy's own buckets
+        for path in ("/", "/stats", "/config_dump", "/quitquitquit", "/stats/prometheus/../x"):
+            assert requests.get(url + path, timeout=5).status_code == 404
+        assert requests.post(f"{url}/stats/prometheus", timeout=5).status_code == 404
+        assert requests.post(f"{url}/quitquitquit", timeout=5).status_code == 404
+        assert watched.ready()
+    finally:
+        watched.close()
 
 
 def test_envoy_finds_its_control_plane_by_name(

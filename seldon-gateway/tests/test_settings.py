@@ -12,6 +12,7 @@ def test_the_defaults_are_for_one_machine() -> None:
     assert (settings.rest_port, settings.grpc_port) == (8080, 5000)
     assert (settings.admin_port, settings.control_port) == (9901, 8081)
     assert (settings.control_bind, settings.control_host) == ("127.0.0.1", "127.0.0.1")
+    assert settings.stats_port is None
     assert settings.token_ttl_s == 6000
     assert settings.envoy_bin is None
 
@@ -29,6 +30,7 @@ def test_every_variable_has_its_field(tmp_path: Path) -> None:
         "SELDON_REST_PORT": "1",
         "SELDON_GRPC_PORT": "2",
         "SELDON_ADMIN_PORT": "3",
+        "SELDON_STATS_PORT": "4",
         "SELDON_CONTROL_PORT": "65535",
         "SELDON_CONTROL_BIND": "::",
         "SELDON_CONTROL_HOST": "control-plane",
@@ -46,6 +48,7 @@ def test_every_variable_has_its_field(tmp_path: Path) -> None:
         rest_port=1,
         grpc_port=2,
         admin_port=3,
+        stats_port=4,
         control_port=65535,
         control_bind="::",
         control_host="control-plane",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from deploy import check
+from deploy import check, prometheus_program
 from deploy.console import say, step
 from deploy.databases import DEFAULT_DATABASE
 from deploy.lifecycle import bring_up
@@ -54,6 +54,7 @@ def _serve(
         with step("checking with a real digit"):
             shown = it.credentials(CLIENT)
             checks = [check.prediction(api, settings.gateway, shown) for api in Api]
+        prometheus_program.bring_up(local, settings)
     for line in (*checks, *_next_steps(local, settings)):
         say(line)
 
@@ -65,6 +66,11 @@ def _next_steps(local: LocalStack, settings: StackSettings) -> list[str]:
         "",
         f"REST      http://{host}:{gateway.rest_port}/js/predict and /predict",
         f"gRPC      {host}:{gateway.grpc_port} (io.seldon.api.rpc.Seldon/Classify)",
+        *(
+            [f"metrics   http://127.0.0.1:{settings.prometheus_port} (Prometheus)"]
+            if prometheus_program.NAME in local.files.programs()
+            else []
+        ),
         f"keys      seldon-cli keys --client-name {CLIENT}",
         f"state     {local.home} (clients, keys, logs)",
         "next      make loadtest PROTO=rest, make loadtest PROTO=grpc, make status, make logs, "

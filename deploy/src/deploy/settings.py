@@ -26,10 +26,12 @@ class StackSettings:
     Args:
         gateway: The gateway's own settings: state folder, ports, database.
         microservice_ports: SELDON_MICROSERVICE_PORTS, where model servers listen.
+        prometheus_port: SELDON_PROMETHEUS_PORT, of a Prometheus on this machine; 0 for none.
     """
 
     gateway: GatewaySettings
     microservice_ports: range
+    prometheus_port: int
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "StackSettings":
@@ -44,6 +46,7 @@ class StackSettings:
             microservice_ports=_ports(
                 environ.get("SELDON_MICROSERVICE_PORTS") or DEFAULT_MICROSERVICE_PORTS
             ),
+            prometheus_port=_port_or_none(environ.get("SELDON_PROMETHEUS_PORT") or "9190"),
         )
 
     @classmethod
@@ -84,6 +87,14 @@ def recorded_variables(environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if name.startswith(_RECORDED) and name not in _NOT_RECORDED and value
     }
+
+
+def _port_or_none(text: str) -> int:
+    if text.isascii() and text.isdigit() and int(text) <= _HIGHEST_PORT:
+        return int(text)
+    raise SettingInvalid(
+        f"SELDON_PROMETHEUS_PORT is {text!r}, expected a port to {_HIGHEST_PORT}, or 0 for none"
+    )
 
 
 def _ports(text: str) -> range:

@@ -162,7 +162,12 @@ class StateFolder:
     def write_targets(self) -> None:
         """Record where the /metrics of the programs that run now are."""
         targets = scrape_targets(self.programs().values())
-        write(self.home / _TARGETS, json.dumps(targets, indent=2) + "\n")
+        write(self.targets, json.dumps(targets, indent=2) + "\n")
+
+    @property
+    def targets(self) -> Path:
+        """Where write_targets writes."""
+        return self.home / _TARGETS
 
     def write_variables(self, variables: Mapping[str, str]) -> None:
         """Record the variables that the stack is started with."""

@@ -63,7 +63,8 @@ def on_one_machine(targets_file: str, gateway: str, loadtest: str) -> Json:
             _static(gateway),
             _static(loadtest),
         ),
-        "2s",
+        # A scrape costs a server some 4 ms, which a prediction at that moment may wait for.
+        "5s",
     )
 
 

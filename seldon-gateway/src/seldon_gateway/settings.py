@@ -21,6 +21,8 @@ class GatewaySettings:
         rest_port: SELDON_REST_PORT.
         grpc_port: SELDON_GRPC_PORT.
         admin_port: SELDON_ADMIN_PORT: Envoy's own administration.
+        stats_port: SELDON_STATS_PORT: where `bind` shows Envoy's statistics, and nothing else of
+            its administration; none by default.
         control_port: SELDON_CONTROL_PORT: the control plane.
         control_bind: SELDON_CONTROL_BIND: the address it listens on. It tells whoever reaches it
             every client's keys: loopback, or a network that no caller is in.
@@ -40,6 +42,7 @@ class GatewaySettings:
     rest_port: int
     grpc_port: int
     admin_port: int
+    stats_port: int | None
     control_port: int
     control_bind: str
     control_host: str
@@ -65,6 +68,11 @@ class GatewaySettings:
             rest_port=_port(environ, "SELDON_REST_PORT", 8080),
             grpc_port=_port(environ, "SELDON_GRPC_PORT", 5000),
             admin_port=_port(environ, "SELDON_ADMIN_PORT", 9901),
+            stats_port=(
+                _port(environ, "SELDON_STATS_PORT", 9902)
+                if environ.get("SELDON_STATS_PORT")
+                else None
+            ),
             control_port=_port(environ, "SELDON_CONTROL_PORT", 8081),
             control_bind=_host(environ, "SELDON_CONTROL_BIND", "127.0.0.1"),
             control_host=_host(environ, "SELDON_CONTROL_HOST", "127.0.0.1"),

@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from deploy import log_files, status
+from deploy import log_files, prometheus_program, status
 from deploy.commands.base import StackCommand, debug_option
 from deploy.local import REMEDY, LocalStack
 from deploy.settings import home_from_env
@@ -41,6 +41,8 @@ def show_status() -> int:
     if not console.is_terminal:
         console = Console(highlight=False, width=_LEAST_WIDTH)
     console.print(table)
+    if prometheus_program.NAME not in {row.name for row in rows}:
+        click.echo(f"no Prometheus runs beside the stack: {prometheus_program.MISSING}")
     unhealthy = [row.name for row in rows if row.health != status.HEALTHY]
     if unhealthy:
         click.echo(
