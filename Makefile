@@ -73,8 +73,8 @@ train: setup-dev  ## Train the model: DATA= TEST= (npz files) OUTPUT=; without D
 protos: setup-dev  ## Generate the Python code of seldon.proto
 	$(BIN)/python protos/generate.py
 
-dashboards: setup-dev  ## Generate Prometheus's rules and configurations
-	$(BIN)/python -m monitoring
+dashboards: setup-dev  ## Generate dashboards, rules, configurations; GRAFANA_URL= GRAFANA_TOKEN= pushes them
+	@GRAFANA_URL='$(GRAFANA_URL)' GRAFANA_TOKEN='$(GRAFANA_TOKEN)' $(BIN)/python -m monitoring
 
 IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) \
     $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(BUILD_IMAGE),--build-image $(BUILD_IMAGE)) \

@@ -49,6 +49,7 @@ class StackUnderTest:
             "SELDON_GRPC_PORT": str(rpc),
             "SELDON_ADMIN_PORT": str(admin),
             "SELDON_CONTROL_PORT": str(control),
+            "SELDON_PROMETHEUS_PORT": "0",
             "SELDON_MICROSERVICE_PORTS": f"{self.ports[4]}-{last}",
             "REST_WORKERS": "1",
             "GRPC_WORKERS": "1",

@@ -289,6 +289,19 @@ def test_an_invalid_run_never_keeps_it() -> None:
     assert probe.margin(SLO) is None
 
 
+def test_an_objective_that_is_kept_though_requests_are_sent_late_is_kept() -> None:
+    """How late they are is part of their latency; a broken one may be the lateness's doing."""
+    late = {"invalid_because": ("sent over 1.3 ms late",), "only_late": True}
+    assert probe_of(100, 6.0, **late).margin(SLO) > 0  # type: ignore[operator]
+    assert probe_of(100, LOST_MS, **late).margin(SLO) is None
+    figures = run_of(invalid_because=["sent late"])
+    figures["latency_ms"]["lag"] = {"p99": 1.3}
+    assert Probe.of_run(100, figures).only_late
+    twice = run_of(invalid_because=["sent late", "wrong digits"])
+    twice["latency_ms"]["lag"] = {"p99": 1.3}
+    assert not Probe.of_run(100, twice).only_late
+
+
 def test_a_backlog_that_only_the_end_of_the_probe_hides_breaks_it() -> None:
     generous = Slo.parse("p99<60s")
     assert probe_of(200, 4_000.0, achieved_per_s=171.0).margin(generous) < 0  # type: ignore[operator]
@@ -343,7 +356,10 @@ def run_of(**changes: Any) -> Mapping[str, Any]:
         "requests": 1_000,
         "failures": 3,
         "measured_s": 10.0,
-        "latency_ms": {"client": {**dict.fromkeys(LATENCIES, 2.0), "p66": 2.0}},
+        "latency_ms": {
+            "client": {**dict.fromkeys(LATENCIES, 2.0), "p66": 2.0},
+            "lag": {"p99": 0.4},
+        },
         "client_cpu": {"busiest_share_of_a_core": 0.3},
         "offered": {"arrivals": 1_004, "unanswered": 4, "late_for_want_of_a_thread": 0},
         "invalid_because": [],

@@ -32,8 +32,9 @@ def run(*words: object) -> str:
 def test_what_is_committed_is_what_is_generated() -> None:
     for name, text in files().items():
         assert (FOLDER / name).read_text(encoding="utf-8") == text, f"{name}: make dashboards"
-    committed = {path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("prometheus/*")}
-    assert committed == {name for name in files() if name.startswith("prometheus/")}
+    folders = ("prometheus", "dashboards")
+    found = [path for folder in folders for path in (FOLDER / folder).iterdir()]
+    assert {path.relative_to(FOLDER).as_posix() for path in found} == set(files())
 
 
 def test_rules_ask_for_metrics_that_exist() -> None:

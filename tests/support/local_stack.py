@@ -35,6 +35,7 @@ class Stack:
     admin_port: int
     control_port: int
     first_microservice_port: int
+    prometheus_port: int = 0  # none
 
     @property
     def url(self) -> str:
@@ -55,6 +56,7 @@ class Stack:
             "SELDON_GRPC_PORT": str(self.grpc_port),
             "SELDON_ADMIN_PORT": str(self.admin_port),
             "SELDON_CONTROL_PORT": str(self.control_port),
+            "SELDON_PROMETHEUS_PORT": str(self.prometheus_port),
             "SELDON_MICROSERVICE_PORTS": (
                 f"{self.first_microservice_port}-{self.first_microservice_port + 99}"
             ),

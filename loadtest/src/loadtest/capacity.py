@@ -49,6 +49,8 @@ class Probe:
         invalid_because: Why the run is not valid; empty of a valid one.
         server_behind: Whether it is so only because the server left too many requests without an
             answer: that is no fault of the load generator, and shows a server past its capacity.
+        only_late: Whether it is so only because requests were sent late. That is part of their
+            latency, so an objective that is kept all the same is kept.
         server_cpu_ms: CPU time of the servers, all their processes together, for each prediction;
             None where it is not known.
     """
@@ -61,6 +63,7 @@ class Probe:
     failures: int = 0
     invalid_because: tuple[str, ...] = ()
     server_behind: bool = False
+    only_late: bool = False
     server_cpu_ms: float | None = None
 
     def margin(self, slo: Slo) -> float | None:
@@ -68,7 +71,8 @@ class Probe:
         margin = slo.margin(self.latency_ms, self.requests, self.failures)
         if self.achieved_per_s < KEEPS_UP * self.offered_per_s:
             margin = WORST
-        if self.invalid_because and not (self.server_behind and margin <= 0):
+        told = (self.server_behind and margin <= 0) or (self.only_late and margin > 0)
+        if self.invalid_because and not told:
             return None
         return margin
 
@@ -94,6 +98,7 @@ class Probe:
             failures=figures["failures"],
             invalid_because=tuple(figures["invalid_because"]),
             server_behind=not kept_up and busy <= judgement.BUSY,
+            only_late=judgement.is_late(figures) and len(figures["invalid_because"]) == 1,
             server_cpu_ms=server_cpu_ms,
         )
 

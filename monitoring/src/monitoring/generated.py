@@ -1,6 +1,6 @@
 """Every file that is generated from this package, by its path below `monitoring/`. Pure."""
 
-from monitoring import prometheus, rules
+from monitoring import dashboards, prometheus, rules
 
 
 def files() -> dict[str, str]:
@@ -9,4 +9,5 @@ def files() -> dict[str, str]:
         "prometheus/rules.yaml": prometheus.text(rules.rules()),
         "prometheus/compose.yaml": prometheus.text(prometheus.in_compose()),
         "prometheus/kubernetes.yaml": prometheus.text(prometheus.in_kubernetes()),
+        **{f"dashboards/{page.uid}.json": dashboards.text(page) for page in dashboards.pages()},
     }

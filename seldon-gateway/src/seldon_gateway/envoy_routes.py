@@ -5,6 +5,7 @@ maps the path, then the consumer key or the token's subject, to a route.
 """
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -323,6 +324,8 @@ def _cluster(name: str, protocol: str, endpoints: tuple[Endpoint, ...]) -> Json:
     cluster: Json = {
         "@type": _TYPE + "envoy.config.cluster.v3.Cluster",
         "name": name,
+        # Envoy takes what follows a dot in a cluster's name for the name of the statistic.
+        "alt_stat_name": re.sub(r"\W", "_", name),
         **_discovery(endpoints),
         "connect_timeout": _CONNECT_TIMEOUT,
         "lb_policy": "LEAST_REQUEST",
