@@ -13,6 +13,7 @@ from loadtest.__main__ import main
 from loadtest.capacity_run import measure_capacities
 from loadtest.cli import show_capacities
 from loadtest.credentials import Credentials
+from loadtest.errors import LoadGeneratorFailed
 from loadtest.run_folder import RunFolder, write_json
 from loadtest.series import Series
 from loadtest.server_metrics import Reading, Scrape
@@ -61,6 +62,30 @@ def test_each_protocols_capacity_is_found_with_what_a_prediction_costs(searched:
         assert found.rate_per_s is not None
         assert abs(found.rate_per_s / KNEES[protocol] - 1) < 0.05
         assert found.server_cpu_ms == pytest.approx(1.2)
+
+
+def test_what_was_measured_until_the_end_is_kept(make_run: Any, tmp_path: Path) -> None:
+    """As after Ctrl-C, or when a load test fails."""
+    settings = LoadTestSettings("c", "js-predict", loop="open", rate=50, output=tmp_path / "out")
+    made: list[float] = []
+
+    def run(at_rate: LoadTestSettings, credentials: Credentials) -> Path:
+        if len(made) == 3:
+            raise LoadGeneratorFailed("killed")
+        made.append(at_rate.rate or 0)
+        offered = {"arrivals": 4, "unanswered": 0, "late_for_want_of_a_thread": 0}
+        folder = make_run("rest", settings=at_rate.document(), offered=offered)
+        write_json(folder / summary.SUMMARY, summary.summarise(folder))
+        return folder
+
+    slo = Slo.parse("p99<20ms")
+    with pytest.raises(LoadGeneratorFailed):
+        measure_capacities([settings], lambda _: Credentials("j"), slo, run, start_rate=50)
+    folder = tmp_path / "out" / "latest"
+    found = capacity_report.read(folder)["rest"]
+    assert [probe.rate_per_s for probe in found.probes] == made == [50, 100, 200]
+    assert found.because == "it was cut short after 3 probes"
+    assert "cut short" in (folder / "capacity.html").read_text(encoding="utf-8")
 
 
 def test_the_page_shows_both_and_loads_nothing(searched: Path) -> None:

@@ -159,8 +159,11 @@ def test_turns_give_an_interval_and_without_them_there_is_none(
             for us in range(1000, 1100):
                 series.record(us * factor * (1 + 0.001 * number))
             blocks.append({"number": number, "series": series.encode()})
-        return make_run(protocol, raw=[raw_result(protocol, blocks=blocks)])
+        return make_run(
+            protocol, raw=[raw_result(protocol, blocks=blocks)], settings={"group": group}
+        )
 
+    group: str | None = "one benchmark"
     rest, grpc = in_turns("rest", range(0, 20, 2), 1.1), in_turns("grpc", range(1, 20, 2), 1.0)
     folder = compare(rest, grpc, tmp_path / "out")
     verdict = json.loads((folder / "summary.json").read_text())["verdicts"][0]
@@ -172,9 +175,18 @@ def test_turns_give_an_interval_and_without_them_there_is_none(
     verdict = json.loads((plain / "summary.json").read_text())["verdicts"][0]
     assert verdict["intervals"] is None
     assert "no confidence interval" in verdict["caveats"][0]
+    group = None
     # Of one piece each: from how much the stretches of each vary.
     rest, grpc = in_turns("rest", range(10), 1.1), in_turns("grpc", range(10), 1.0)
     whole = compare(rest, grpc, tmp_path / "out")
     verdict = json.loads((whole / "summary.json").read_text())["verdicts"][0]
     assert verdict["slower"] == "rest"
+    assert "did not take turns" in verdict["caveats"][0]
+    # Turns of two benchmarks are no turns.
+    group = "another"
+    rest = in_turns("rest", range(0, 20, 2), 1.1)
+    group = "one benchmark"
+    grpc = in_turns("grpc", range(1, 20, 2), 1.0)
+    apart = compare(rest, grpc, tmp_path / "out")
+    verdict = json.loads((apart / "summary.json").read_text())["verdicts"][0]
     assert "did not take turns" in verdict["caveats"][0]

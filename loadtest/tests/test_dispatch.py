@@ -85,6 +85,17 @@ def test_a_server_that_takes_no_connection_delays_no_request() -> None:
     assert len(engine.done) == 200
 
 
+def test_a_late_arrival_that_had_a_thread_is_not_late_for_want_of_one() -> None:
+    """As when the whole process stands still: every thread was idle when it was due."""
+    gate = threading.Event()
+    gate.set()
+    still = dispatcher(gate, count=3, max_in_flight=5)
+    still.due_ns[:] = time.perf_counter_ns() - 200_000_000
+    still.start()
+    until(lambda: still.finished)
+    assert still.late_for_want_of_a_thread == 0
+
+
 def test_past_the_limit_requests_are_late_counted_and_all_sent() -> None:
     gate = threading.Event()
     engine = dispatcher(gate, count=50, max_in_flight=8)

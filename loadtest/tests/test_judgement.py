@@ -66,6 +66,9 @@ def test_sending_late_is_invalid_where_the_generator_was_not_busy(
     (why,) = judged(lags_us=late)
     assert "one arrival in a hundred was sent over 1.10 ms late" in why
     assert judged(lags_us=late, cpu_s=6.0) == []
+    later = [50.0] * 989 + [5100.0] * 11
+    (why,) = judged(lags_us=later, cpu_s=6.0)
+    assert "5.10 ms late, the limit is 5 ms" in why
 
 
 def test_a_closed_loop_is_judged_by_its_cpu_alone(make_run: MakeRun) -> None:

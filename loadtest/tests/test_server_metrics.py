@@ -113,6 +113,9 @@ def test_disagreement_is_told() -> None:
     count, p99 = server_metrics.disagreements(found)
     assert count.startswith("the servers count 9 predictions, the load test has 10 answers")
     assert p99.startswith("the servers' p99 is 2.995 ms by their histograms and 2.000 ms by")
+    for cpu in (0.9, 1.0):
+        again = Reading(Scrape(0, none, 50.0), Scrape(9, three_ms, cpu))
+        assert server_metrics.figures(again, answers)["missing_because"] is not None
     restarted = server_metrics.figures(Reading(Scrape(9, three_ms), Scrape(0, none)), answers)
     assert server_metrics.disagreements(restarted) == [
         "server metrics missing: a server was started anew during the run"

@@ -4,12 +4,14 @@ Each runs in a folder of its own and meets the master by Locust's messages alone
 machine.
 """
 
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -90,6 +92,45 @@ def test_a_lost_load_generator_makes_the_run_invalid_at_once(
     assert not done.summary["valid"]
     assert "of 2 load generators left a result" in done.summary["invalid_because"][0]
     assert took_s < LOST_WITHIN_S + SLACK_S
+
+
+def test_users_elsewhere_are_other_users(
+    address: str, start_queue: Any, begin_launch: Any, finish_launch: Any
+) -> None:
+    stub = start_queue("--service-ms", "1", "--servers", "8")
+    options = ("--test-type", "js-predict", "--duration", "4", "--wait", "200-400")
+    options = (*options, "--locust-slaves", "2", "--locust-clients", "16")
+    master = begin_launch("master", *options, "--bind", address, host=stub.port)
+    workers = [
+        begin_launch(f"elsewhere-{n}", *options, "--worker-of", address, host=stub.port)
+        for n in range(2)
+    ]
+    done = finish_launch("master", master)
+    for number, worker in enumerate(workers):
+        finish_launch(f"elsewhere-{number}", worker)
+    assert done.summary["processes"] == 2, done.err
+    arrived = np.sort([one["arrived"] for one in stub.visits()])
+    gaps = np.diff(arrived[len(arrived) // 4 :])
+    # In lockstep half of them would follow at once; independent ones come some 20 ms apart.
+    assert np.mean(gaps < 0.003) < 0.35
+
+
+def test_ctrl_c_keeps_what_was_measured_elsewhere(
+    address: str, start_queue: Any, begin_launch: Any, finish_launch: Any
+) -> None:
+    stub = start_queue("--service-ms", "1")
+    options = ("--test-type", "js-predict", "--rate", "50", "--duration", "60")
+    master = begin_launch("master", *options, "--bind", address, host=stub.port)
+    worker = begin_launch("elsewhere", *options, "--worker-of", address, host=stub.port)
+    deadline = time.monotonic() + 60
+    while len(stub.visits()) < 100 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    master.send_signal(signal.SIGINT)
+    done = finish_launch("master", master)
+    assert done.status == 130
+    assert done.summary["settings"]["interrupted"] is True
+    assert done.summary["requests"] >= 50
+    assert finish_launch("elsewhere", worker).status == 0
 
 
 def test_other_settings_elsewhere_are_refused(

@@ -85,7 +85,7 @@ def test_the_parts_and_the_residual_add_up(make_run: MakeRun) -> None:
     )
 
 
-def test_without_server_timing_there_are_no_parts_and_it_is_said(make_run: MakeRun) -> None:
+def test_without_server_timing_there_are_no_parts(make_run: MakeRun) -> None:
     figures = summary.summarise(make_run("rest", rows=[], rows_of=0))
     assert tables.of_attribution("REST", figures) is None
 

@@ -125,6 +125,17 @@ def test_caveats_follow_the_runs() -> None:
     assert "JSONP" not in text  # both are REST, or both gRPC
 
 
+def test_a_host_is_the_same_with_a_port_and_without() -> None:
+    a, b = a_summary(1.0), a_summary(1.0)
+    for one, other in (
+        ("10.0.0.5", "10.0.0.5:5000"),
+        ("[::1]:80", "[::1]"),
+        ("LOCALHOST:1", "localhost"),
+    ):
+        a["settings"]["endpoint"], b["settings"]["endpoint"] = one, other
+        assert verdict.differences(Side("a", "A", a), Side("b", "B", b)) == []
+
+
 @pytest.mark.parametrize("endpoint", ["http://localhost:8080", "127.0.0.1:5000", "[::1]:5000"])
 def test_loopback_is_this_machine(endpoint: str) -> None:
     here = a_summary(1.0)

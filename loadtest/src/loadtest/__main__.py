@@ -106,6 +106,8 @@ def run_capacity(
     """Search the highest arrival rate at which a running stack keeps an objective."""
     with in_one_sentence():
         objective = Slo.parse(slo)
+        if flags["rate"] is not None:
+            raise SettingInvalid("--rate is what is searched: --start-rate is the first")
         options = {**given(flags), "rate": start_rate}
         wanted = [
             LoadTestSettings.from_env(

@@ -143,6 +143,15 @@ def server_timing(text: str | None) -> ServerTiming | None:
         return None
 
 
+def server_total_ms(text: str | None) -> float | None:
+    """The total of a Server-Timing text, which a refusal states as well; None where it lacks it."""
+    total = dict(_TIMING.findall(text or "")).get("total")
+    try:
+        return None if total is None else float(total)
+    except ValueError:
+        return None
+
+
 def gateway_timing(text: str | None) -> GatewayTiming | None:
     """The two durations of the gateway's header; None where it is absent or lacks one."""
     found = _GATEWAY.fullmatch(text or "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,8 +56,9 @@ def benchmark(
         LoadTestSettings.from_env(environ, **{**options, "client": client, "test_type": test_type})
         for test_type in (JS_PREDICT, GRPC_PREDICT)
     ]
+    group = secrets.token_hex(8)
     turns = interleaved([s.protocol for s in plain], blocks, plain[0].duration_s, plain[0].seed)
-    runs = [replace(settings, blocks=turns[settings.protocol]) for settings in plain]
+    runs = [replace(settings, blocks=turns[settings.protocol], group=group) for settings in plain]
     keys = credentials.load(client, environ=environ)
     folders = run(runs, keys)
     return comparison.compare(comparison.sources(folders), plain[0].output)

@@ -110,6 +110,7 @@ class Stop(StrEnum):
     OUT_OF_PROBES = "out of probes"
     GENERATOR = "load generator is the limit"
     NEVER_KEPT = "never kept"
+    CUT_SHORT = "cut short"
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,8 @@ class Capacity:
                 return "the range is narrow enough"
             case Stop.OUT_OF_PROBES:
                 return f"all {len(self.probes)} probes have been made"
+            case Stop.CUT_SHORT:
+                return f"it was cut short after {_probes(len(self.probes))}"
             case Stop.NEVER_KEPT:
                 return "the lowest rate tried breaks the objective as well"
             case Stop.GENERATOR:
@@ -426,6 +429,10 @@ class _Seen:
 def _rounded(rate: float) -> float:
     """Fit to be read, and the same number whenever it is asked for again."""
     return float(f"{rate:.4g}")
+
+
+def _probes(number: int) -> str:
+    return "one probe" if number == 1 else f"{number} probes"
 
 
 def _times(number: int) -> str:

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from loadtest import capacity_report
-from loadtest.capacity import MAX_PROBES, Probe, find_capacity
+from loadtest.capacity import (
+    MAX_PROBES,
+    Capacity,
+    Probe,
+    Stop,
+    conclude,
+    find_capacity,
+)
 from loadtest.credentials import Credentials
 from loadtest.run_folder import RunFolder, read_json, write_json
 from loadtest.settings import OPEN, LoadTestSettings
@@ -53,10 +60,24 @@ def measure_capacities(
     document: dict[str, Any] = {}
     for settings in wanted:
         measured = _probe(settings, credentials(settings), run, folder / settings.protocol, told)
-        found = find_capacity(measured, slo, start_rate, max_probes)
-        document[settings.protocol] = found.document()
-        write_json(folder / capacity_report.CAPACITY, document)
-        capacity_report.write(folder)
+        done: list[Probe] = []
+
+        def probe(
+            rate: float, measured: Callable[[float], Probe] = measured, done: list[Probe] = done
+        ) -> Probe:
+            done.append(measured(rate))
+            return done[-1]
+
+        found: Capacity | None = None
+        try:
+            found = find_capacity(probe, slo, start_rate, max_probes)
+        finally:  # what was measured until Ctrl-C is kept
+            if found is None and done:
+                found = conclude(done, slo, Stop.CUT_SHORT)
+            if found is not None:
+                document[settings.protocol] = found.document()
+                write_json(folder / capacity_report.CAPACITY, document)
+                capacity_report.write(folder)
     return folder
 
 

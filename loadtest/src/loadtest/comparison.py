@@ -182,8 +182,12 @@ def sides(folder: Path) -> list[tuple[str, str]]:
 
 
 def between(a: Run, b: Run) -> Difference | None:
-    """The difference of a from b: over pairs of turns, or stretches of each; None if too few."""
-    in_turns = not a.blocks.keys() & b.blocks.keys()
+    """The difference of a from b: over pairs of turns, or stretches of each; None if too few.
+
+    The k-th turns of two runs of one group are of the same round: there or back.
+    """
+    groups = [run.figures["settings"].get("group") for run in (a, b)]
+    in_turns = groups[0] is not None and groups[0] == groups[1]
     if in_turns:
         pairs = list(zip(a.blocks.values(), b.blocks.values(), strict=False))
         pairs = [(one, other) for one, other in pairs if one.count and other.count]

@@ -2,7 +2,7 @@
 
 A block is one turn of an interleaved run. Requests within a block resemble each other, as the
 machine is the same for all of them, so blocks are what is drawn anew, not requests; and where the
-two sides took turns, a pair of neighbours is drawn together: what drifts slowly is the same for
+two sides took turns, a pair of one round is drawn together: what drifts slowly is the same for
 both of a pair and cancels.
 
 The interval of a ratio is that of its logarithm: the logarithm of the pooled statistics' ratio,
@@ -23,7 +23,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,6 @@ from numpy.typing import NDArray
 from loadtest.series import Series
 
 Floats = NDArray[np.float64]
-T = TypeVar("T")
 
 CONFIDENCE = 0.95  # of the three intervals together
 PERCENTILES = {"p50": 50.0, "p99": 99.0}
@@ -92,7 +90,7 @@ class Difference:
         estimates: By name: mean, p50, p99.
         slower_probability: That a random request of a took longer than a random one of b, ties
             counted half, in [0, 1]; 0.5 of equals.
-        paired: Whether neighbours were drawn together.
+        paired: Whether turns of one round were drawn together.
         blocks: How many of each side are in it.
     """
 
@@ -108,30 +106,6 @@ class Difference:
         return next(name for least, name in EFFECTS if distance >= least)
 
 
-def neighbours(a: Mapping[int, T], b: Mapping[int, T]) -> list[tuple[T, T]]:
-    """Pairs of one block of each side, next to each other in time.
-
-    Args:
-        a: Blocks by their number in the interleaved run.
-        b: The other side's; no number is in both.
-
-    Returns:
-        (one of a, one of b) in the order of time. A block without a neighbour of the other side,
-        as where one has no request that succeeded, is left out.
-    """
-    order = sorted([*a, *b])
-    pairs = []
-    index = 0
-    while index + 1 < len(order):
-        first, second = order[index : index + 2]
-        if (first in a) == (second in a):
-            index += 1
-            continue
-        pairs.append((a[first], b[second]) if first in a else (a[second], b[first]))
-        index += 2
-    return pairs
-
-
 def between(
     a: Sequence[Series],
     b: Sequence[Series],
@@ -145,7 +119,7 @@ def between(
     Args:
         a: One side's blocks, each with at least one duration, at least FEWEST_BLOCKS of them.
         b: The other's.
-        paired: a[i] and b[i] are neighbours in time; then there are as many of each.
+        paired: a[i] and b[i] are of one round; then there are as many of each.
         resamples: How many draws the standard error is from.
         seed: Of the draws.
 

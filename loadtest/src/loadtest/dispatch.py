@@ -77,6 +77,7 @@ class Dispatcher:
         self._threads = 0
         self._opening = 0
         self._ready = 0
+        self._freed_ns = 0  # when there last was a thread again, after there had been none
         self._stopped = False
         # Whoever holds it waits for the next arrival.
         self._turn = threading.Lock()
@@ -126,6 +127,8 @@ class Dispatcher:
             self.done.append((request.instance, outcome))
             with self._counts:
                 self._ended += 1
+                if not self._ready:
+                    self._freed_ns = time.perf_counter_ns()
                 self._ready += 1
         connection.close()
 
@@ -140,7 +143,8 @@ class Dispatcher:
                     self._start_thread(connect_first=True)
             due_ns = int(self.due_ns[index])
             clock_ns = time.perf_counter_ns
-            if not self._may_grow and clock_ns() - due_ns > LATE_NS:
+            wanting = not self._may_grow and due_ns < self._freed_ns
+            if wanting and clock_ns() - due_ns > LATE_NS:
                 self.late_for_want_of_a_thread += 1
             while (left_ns := due_ns - clock_ns()) > 0 and not self._stopped:
                 self.sleep(min(left_ns / 1e9, SLICE_S))

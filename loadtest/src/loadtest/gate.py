@@ -1,8 +1,10 @@
 """Is a run slower than an earlier one by more than is allowed? For a build that must say no. Pure.
 
-A build must not fail by chance, nor pass because nobody could tell. So there are three answers: a
-regression (the estimate is over the limit and the whole interval above 1), none (the whole interval
-is below the limit), and "cannot tell" for what is between; --strict fails on that as well.
+There are three answers: a regression (the estimate is over the limit and the whole interval above
+1), none (the whole interval is below the limit), and "cannot tell" for what is between; --strict
+fails on that as well. The interval is from what varied within the two runs. A machine that drifts
+from run to run by as much as the limit makes regressions of its own: there the limit has to be
+wider, or both sides have to be measured in turns.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,8 +95,12 @@ def matrix(
         )
         for way in ways
     ]
+    group = secrets.token_hex(8)
     turns = interleaved(keys, blocks, plain[0].duration_s, plain[0].seed)
-    runs = [replace(one, blocks=turns[way.key]) for one, way in zip(plain, ways, strict=True)]
+    runs = [
+        replace(one, blocks=turns[way.key], group=group)
+        for one, way in zip(plain, ways, strict=True)
+    ]
     folders = run(runs, credentials.load(client, environ=environ))
     return comparison.compare(
         [Source(folder, way.key, way.name) for folder, way in zip(folders, ways, strict=True)],

@@ -25,7 +25,7 @@ SERIES = (
     "server_total",
     "server_queue",
     "server_compute",
-    "server_every",  # server_total of every answer, measured or not
+    "server_every",  # the server's total of every answer, measured or not, right or not
 )
 # Whose sums tell, while a run goes on, what a request's time is made of.
 PARTS_OF = ("client", "gateway", "upstream", "server_total", "server_queue", "server_compute")
@@ -41,7 +41,8 @@ class Outcome:
         started_ns: By the clock of `time.perf_counter_ns`, just before the call.
         ended_ns: When the answer had been read and parsed.
         failure: A short reason; None of a right answer.
-        server: What the server says it spent.
+        server: What the server says it spent on a right answer.
+        answered_ms: What it says it spent in all, on whatever answer.
         told: The digits that the answer tells, one for each image of the request.
         gateway: What the gateway says it spent.
         intended_ns: When the schedule wanted it sent; None without a schedule.
@@ -54,6 +55,7 @@ class Outcome:
     told: tuple[int, ...] | None = None
     gateway: GatewayTiming | None = None
     intended_ns: int | None = None
+    answered_ms: float | None = None
 
     @property
     def latency_us(self) -> float:
@@ -114,9 +116,10 @@ class Recorder:
         self._clock = clock
         self._windows: list[Window] = []
         self._blocks: dict[int, Series] = {}
-        self._opened_ns = 0
+        # The generator's CPU time within its windows: in others' turns it has nothing to do.
         self._cpu_s = 0.0
-        self._cpu_over_s = 0.0  # of an interleaved run longer than what was measured
+        self._cpu_over_s = 0.0
+        self._looked: tuple[int, float] | None = None  # clock and CPU time, if within a window
         self._closed = False
         self._started = _now()
         self._rng = random.Random(process)  # noqa: S311  # of a sample, not of a secret
@@ -146,17 +149,24 @@ class Recorder:
         self._windows = list(windows)
         self._blocks = {one.number: Series() for one in windows if one.number is not None}
         self._started = _now()
-        self._cpu_s = time.process_time()
-        self._opened_ns = self._clock()
+        self.look()
+
+    def look(self) -> None:
+        """Take note of the CPU time; called often while windows open and close."""
+        now, cpu_s = self._clock(), time.process_time()
+        if self._looked is not None:
+            before_ns, before_s = self._looked
+            self._cpu_s += cpu_s - before_s
+            self._cpu_over_s += (now - before_ns) / NS_PER_S
+        self._looked = (now, cpu_s) if self._window_of(now) is not None else None
 
     def close(self) -> None:
         """Measure no request that is due from now on. The windows may have run out before."""
         if self._closed or not self._windows:
             return
+        self.look()
         self._closed = True
-        self._cpu_s = time.process_time() - self._cpu_s
         now = self._clock()
-        self._cpu_over_s = (now - self._opened_ns) / NS_PER_S
         self._windows = [
             replace(one, ends_ns=min(one.ends_ns, now))
             for one in self._windows
@@ -177,8 +187,8 @@ class Recorder:
 
     def record(self, outcome: Outcome, instance: int) -> None:
         """Count a request whose first image has that index."""
-        if outcome.server is not None:
-            self.series["server_every"].record(outcome.server.total_ms * 1000)
+        if outcome.answered_ms is not None:
+            self.series["server_every"].record(outcome.answered_ms * 1000)
         if outcome.failure is None:
             self._live.record(outcome.latency_us)
         else:
@@ -267,10 +277,7 @@ class Recorder:
     @property
     def _busy(self) -> float | None:
         """The process's share of a core since it began to measure."""
-        if not self._windows or self._closed:
-            return None
-        over_s = (self._clock() - self._opened_ns) / NS_PER_S
-        return (time.process_time() - self._cpu_s) / over_s if over_s > 0 else None
+        return self._cpu_s / self._cpu_over_s if self._cpu_over_s > 0 else None
 
     def result(self) -> dict[str, Any]:
         """The raw result of this process, once the windows are closed."""
@@ -291,7 +298,7 @@ class Recorder:
             "warm_up_requests": self.warm_up_requests,
             "failures": dict(self.failures),
             "digits": digits,
-            "cpu_s": round(self._cpu_s, 6) if self._closed else 0.0,
+            "cpu_s": round(self._cpu_s, 6),
             "cpu_over_s": round(self._cpu_over_s, 6),
             "series": {name: series.encode() for name, series in self.series.items()},
             "blocks": [

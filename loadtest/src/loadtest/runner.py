@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ from typing import IO, Any, TypeAlias
 
 from loadtest import arrivals, live_metrics, payloads, preflight, progress, server_metrics
 from loadtest.credentials import Credentials
-from loadtest.errors import LoadGeneratorFailed, LoadTestInterrupted
+from loadtest.errors import LoadGeneratorFailed, LoadTestInterrupted, SettingInvalid
 from loadtest.recorder import NS_PER_S
 from loadtest.run_folder import ResultUnreadable, RunFolder
 from loadtest.server_metrics import Reading, Scrape
@@ -31,11 +32,11 @@ from loadtest.summary import write_report
 LOCUSTFILES = Path(__file__).parent / "locustfiles"
 LOG = "locust.log"
 MASTER = "master"
-REMOTE_WORKER = "remote"
 
 Address: TypeAlias = tuple[str, int]  # host and port
 
 START = "start.json"  # as the Locust processes look for it
+STOP = "stop"  # likewise the master of load generators elsewhere
 READY = "ready"  # as they say it
 
 POLL_S = 0.1
@@ -76,7 +77,7 @@ def run_worker(settings: LoadTestSettings, credentials: Credentials, master: Add
         SettingInvalid: As run_load_test.
         PreflightFailed: From here the first request is not answered rightly.
         LoadGeneratorFailed: The run did not end as it should, or never was there.
-        LoadTestInterrupted: SIGINT or SIGTERM.
+        KeyboardInterrupt: SIGINT or SIGTERM; the run is not valid without it.
     """
     check(settings)
     preflight.check(settings, credentials)
@@ -89,7 +90,7 @@ def run_worker(settings: LoadTestSettings, credentials: Credentials, master: Add
             fleet.start_worker(master)
             while (status := fleet.worker_status()) is None:
                 if stop_wanted.wait(POLL_S):
-                    raise LoadGeneratorFailed("stopped by hand; the run is not valid without it")
+                    raise KeyboardInterrupt
             if status != 0:
                 raise LoadGeneratorFailed(
                     f"Locust ended with status {status} before the test was over"
@@ -106,6 +107,8 @@ def run_together(
     for settings in runs:
         check(settings)
         preflight.check(settings, credentials)
+    if len(runs) > 1 and any(settings.web_port is not None for settings in runs):
+        raise SettingInvalid("--web-port shows one load test, and several are to run together")
     protocols = [settings.protocol for settings in runs]
     # Of runs that share the servers nobody can tell whose requests these counted.
     pages = [
@@ -132,6 +135,8 @@ def run_together(
                 fleet.start(bind)
             arrive_s = START_UP_S if bind is None else OTHERS_S
             interrupted = _wait(fleets, stop_wanted, display, arrive_s)
+            if interrupted and bind is not None:
+                _hand_in_early(fleets)
         except LoadGeneratorFailed as error:
             failure = error
         finally:
@@ -227,6 +232,15 @@ def _wait(
     return False
 
 
+def _hand_in_early(fleets: Sequence[Fleet]) -> None:
+    """Ask load generators elsewhere for what they have measured until now."""
+    for fleet in fleets:
+        (fleet.folder.path / STOP).touch()
+    deadline = time.monotonic() + STOP_S
+    while time.monotonic() < deadline and not all(fleet.finished for fleet in fleets):
+        time.sleep(POLL_S)
+
+
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
     """Set on SIGINT and SIGTERM, instead of what these do: no process is left half stopped."""
@@ -283,11 +297,14 @@ class Fleet:
     def start_worker(self, master: Address) -> None:
         """Start one load generator of the run that waits at `master`."""
         with (self.folder.path / LOG).open("ab") as log:
-            self._start(REMOTE_WORKER, _of_master(*master), log, remote=True)
+            # A name of its own: its users' waits and digits are drawn from it.
+            name = f"remote-x{secrets.token_hex(8)}"
+            self._start(name, _of_master(*master), log, remote=True)
 
     def worker_status(self) -> int | None:
         """How that one has ended; None while it runs."""
-        return self._running[REMOTE_WORKER].poll()
+        (process,) = self._running.values()
+        return process.poll()
 
     @property
     def progress(self) -> list[dict[str, Any]]:
@@ -309,7 +326,8 @@ class Fleet:
     def clean_up(self) -> None:
         """Remove what only a run that goes on needs."""
         shutil.rmtree(self.folder.path / "progress", ignore_errors=True)
-        (self.folder.path / START).unlink(missing_ok=True)
+        for name in (START, STOP):
+            (self.folder.path / name).unlink(missing_ok=True)
 
     @property
     def finished(self) -> bool:

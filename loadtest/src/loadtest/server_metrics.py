@@ -152,6 +152,8 @@ def figures(reading: Reading, answers: Series) -> dict[str, Any]:
     cpu_s = None
     if after.cpu_s is not None and before.cpu_s is not None:
         cpu_s = after.cpu_s - before.cpu_s
+        if cpu_s < 0:
+            return {**found, "missing_because": "a server was started anew during the run"}
     p99 = quantile(buckets, 0.99)
     found["count"], found["answers"] = int(count), answers.count
     found["p99_ms"] = None if p99 is None else round(p99.s * 1000, 3)

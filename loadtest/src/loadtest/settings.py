@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shlex
@@ -134,6 +135,7 @@ class LoadTestSettings:
         metrics_bind: HOST:PORT where this run's own metrics are served while it goes on; None for
             nowhere.
         server_metrics: Where the servers' /metrics are, see server_metrics.urls; None: not read.
+        group: Of runs that take turns, the same name of all; set with `blocks`.
         model_folder: Whose model.json knows which digits the model tells wrong.
     """
 
@@ -171,6 +173,7 @@ class LoadTestSettings:
     model_folder: Path | None = None
     server_metrics: str | None = None
     blocks: tuple[Block, ...] = ()
+    group: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no run can do.
@@ -192,8 +195,10 @@ class LoadTestSettings:
                 f"--images is {self.images}, more than a URL holds: add --rest-form {JSON_POST}"
             )
         _within("--locust-slaves", self.processes, 1, MAX_PROCESSES)
-        _within("--locust-clients", self.users, 1, self.processes * MAX_USERS_PER_PROCESS)
-        if self.users < self.processes:
+        _within("--seed", self.seed, 0, 2**63 - 1)
+        if not self.open:
+            _within("--locust-clients", self.users, 1, self.processes * MAX_USERS_PER_PROCESS)
+        if not self.open and self.users < self.processes:
             raise SettingInvalid(
                 f"--locust-slaves is {self.processes}, expected no more than the "
                 f"{self.users} users of --locust-clients"
@@ -251,7 +256,7 @@ class LoadTestSettings:
         rest_port = environ.get("SELDON_REST_PORT") or "8080"
         grpc_port = environ.get("SELDON_GRPC_PORT") or "5000"
         here = f"http://127.0.0.1:{rest_port}"
-        host = values.get("host", here)
+        host = str(values.get("host", here))
         if "://" not in host:
             host = f"http://{host}"
         values["host"] = host.rstrip("/")
@@ -264,6 +269,7 @@ class LoadTestSettings:
         if "://" not in oauth:
             oauth = f"http://{oauth}"
         values["oauth_endpoint"] = oauth.rstrip("/")
+        _base_url("--host", values["host"])
         values.setdefault("grpc_endpoint", f"{_bracketed(urlsplit(host).hostname)}:{grpc_port}")
         if values.get("rate") is not None or str(values.get("arrivals", "")).startswith(TRACE):
             values.setdefault("loop", OPEN)
@@ -323,8 +329,21 @@ class LoadTestSettings:
             if one.name == "oauth_endpoint" and value == self.host:
                 continue
             text = self.wait_text if one.name == "wait_ms" else _plain(value)
+            if one.name == "arrivals" and value.startswith(TRACE):
+                text = TRACE + Path(value.removeprefix(TRACE)).name
             words += [option, text]
         return shlex.join(words)
+
+    @property
+    def _trace_sha256(self) -> str | None:
+        """Of the arrivals' file, so that two runs of two files are not taken for alike."""
+        if not (self.open and self.arrivals.startswith(TRACE)):
+            return None
+        try:
+            content = Path(self.arrivals.removeprefix(TRACE)).read_bytes()
+        except OSError:
+            return None  # refused, with a sentence, where the schedule is made
+        return hashlib.sha256(content).hexdigest()
 
     def document(self, *, interrupted: bool = False) -> dict[str, Any]:
         """What settings.json says."""
@@ -337,8 +356,11 @@ class LoadTestSettings:
             "wait_ms": None if self.open else list(self.wait_ms),
             "rate": self.rate,
             "arrivals": self.arrivals.partition(":")[0] if self.open else None,
+            "trace_sha256": self._trace_sha256,
+            "data_size": self.data_size,
             "max_in_flight": self.max_in_flight if self.open else None,
             "blocks": len(self.blocks),
+            "group": self.group,
             "settle_s": self.blocks[0].settle_s if self.blocks else None,
             "duration_s": self.duration_s,
             "warmup_s": self.warmup_s,
@@ -373,7 +395,7 @@ class LoadTestSettings:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _bracketed(host: str | None) -> str:

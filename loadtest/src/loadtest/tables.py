@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from loadtest.attribution import PARTS
-from loadtest.capacity import Capacity, said
+from loadtest.capacity import Capacity, Stop, said
 from loadtest.gate import Gate
 from loadtest.run_folder import PROTOCOLS, read_json
 
@@ -77,10 +77,14 @@ def of_run(run: Mapping[str, Any]) -> list[Table]:
                 ("failures", count(run["failures"]), "", "", ""),
                 *((name, *(ms(one[name]) for one in latencies)) for name in STATISTICS),
             ),
-            "Client: from sending to the parsed answer. Server, queue, compute: as each answer "
-            "states. Answers: those of requests that succeeded.",
+            f"Client: from {_counted_from(run)} to the parsed answer. Server, queue, compute: as "
+            "each answer states. Answers: those of requests that succeeded.",
         )
     ]
+
+
+def _counted_from(run: Mapping[str, Any]) -> str:
+    return "when it was due" if run["settings"].get("loop") == "open" else "sending"
 
 
 def of_comparison(document: Mapping[str, Any]) -> list[Table]:
@@ -218,6 +222,7 @@ def of_conditions(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
             ),
             ("digits told right", *(digits(run, "accuracy") for run in runs)),
             ("… by the model itself", *(digits(run, "expected_accuracy") for run in runs)),
+            *_of_schedules(runs),
             *_of_server_metrics(runs),
             (
                 "load generator, of one core",
@@ -225,6 +230,18 @@ def of_conditions(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
             ),
         ),
     )
+
+
+def _of_schedules(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """What open loops were asked for, and how well they kept to it."""
+    if not any(run["offered"] for run in runs):
+        return []
+    offered = [run["offered"] or {} for run in runs]
+    return [
+        ("arrivals of the schedule", *(count(one.get("arrivals")) for one in offered)),
+        ("… without an answer", *(count(one.get("unanswered")) for one in offered)),
+        ("sent late by, p99, ms", *(ms(run["latency_ms"]["lag"]["p99"]) for run in runs)),
+    ]
 
 
 def _of_server_metrics(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -286,7 +303,7 @@ def of_probes(name: str, found: Capacity) -> Table:
         times = (ms(probe.latency_ms["p50"]), ms(probe.latency_ms["p99"]))
         rates = (f"{probe.rate_per_s:,.1f}", f"{probe.achieved_per_s:,.1f}")
         rows.append((*rates, *times, count(probe.failures), ms(probe.server_cpu_ms), kept))
-    columns = ("asked for, /s", "ended, /s", "p50 ms", "p99 ms", "failures", "CPU ms", "kept")
+    columns = ("asked, /s", "ended, /s", "p50 ms", "p99 ms", "failures", "CPU ms", "kept")
     return Table(
         f"{name}, probes for {found.slo.text}",
         columns,
@@ -307,13 +324,17 @@ def of_capacities(named: Sequence[tuple[str, Capacity]]) -> Table:
         "Capacity",
         ("", *(name for name, _ in named)),
         (
-            ("highest rate that keeps it, /s", *(rate_of(one) for _, one in named)),
+            ("kept up to", *(rate_of(one) for _, one in named)),
             ("likely between", *ranges),
-            ("server CPU there, ms a prediction", *(ms(one.server_cpu_ms) for _, one in named)),
+            ("server CPU there, ms", *(ms(one.server_cpu_ms) for _, one in named)),
             ("load tests made", *(count(len(one.probes)) for _, one in named)),
-            ("ended because", *(str(one.stop) for _, one in named)),
+            ("ended", *(ENDED.get(one.stop, str(one.stop)) for _, one in named)),
         ),
+        "Server CPU: of the model's servers, for each prediction.",
     )
+
+
+ENDED = {Stop.GENERATOR: "by the generator"}
 
 
 def rate_of(found: Capacity) -> str:
@@ -351,7 +372,9 @@ def print_gate(found: Gate, passes: bool, console: Console | None = None) -> Non
                 ("", "before ms", "after ms", "ratio", "95 % interval", "outcome"),
                 tuple(rows),
                 "Regressed: the ratio is over the limit and its whole interval above 1. Within the "
-                "limit: the whole interval is. Cannot tell: neither, or there is no interval.",
+                "limit: the whole interval is. Cannot tell: neither, or there is no interval. The "
+                "interval is from what varied within the runs: what changed between them besides "
+                "is not in it.",
             )
         ],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from loadtest.difference import B_SLOWER, NO_DIFFERENCE, Difference, Estimate
 
@@ -15,7 +16,7 @@ TAIL_DECIDES = 1.2  # how far apart the ratios at the mean and at the median may
 STATISTICS = {"mean": "on average", "p50": "at the median", "p99": "at the 99th percentile"}
 
 # What makes a run a REST or a gRPC one, or has no part in its figures; the host is compared apart.
-BY_NATURE = {"protocol", "test_type", "endpoint", "command"}
+BY_NATURE = {"protocol", "test_type", "endpoint", "command", "group"}
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,12 @@ def caveats(a: Side, b: Side, between: Difference | None = None) -> list[str]:
             "REST is the original guide's request: a JSONP GET with the 784 numbers of a digit as "
             "text in its URL. gRPC sends them packed. Other REST requests cost otherwise."
         )
+    connections = "each with a connection of its own"
+    if any(one.get("loop") == "open" for one in settings):
+        connections = "REST each with a connection of its own, gRPC over 50 that they share"
     found.append(
-        "What each client costs is part of its side. Both send and read in native threads, each "
-        "with a connection of its own; `make calibrate` says how much that is."
+        "What each client costs is part of its side. Both send and read in native threads, "
+        f"{connections}; `make calibrate` says how much that is."
     )
     if any(one.get("connections") == "per-call" for one in settings):
         found.append(
@@ -218,7 +222,7 @@ def _about_turns(a: Side, b: Side, between: Difference | None) -> str:
     if between.paired:
         return (
             f"{a.name} and {b.name} took turns, {between.blocks[0]} each. The intervals are from a "
-            f"bootstrap over pairs of neighbouring turns, and {together}. {effect}"
+            f"bootstrap over pairs of turns of one round, and {together}. {effect}"
         )
     return (
         f"{a.name} and {b.name} did not take turns: the intervals are from a bootstrap over "
@@ -265,8 +269,9 @@ def _differing(
 
 
 def _host(endpoint: str) -> str:
-    return endpoint.rpartition("//")[2].partition("/")[0].rpartition(":")[0]
+    address = endpoint.rpartition("//")[2]
+    return urlsplit(f"//{address}").hostname or ""
 
 
 def _is_loopback(endpoint: str) -> bool:
-    return _host(endpoint).startswith(("127.", "localhost", "[::1]"))
+    return _host(endpoint).startswith(("127.", "localhost", "::1"))

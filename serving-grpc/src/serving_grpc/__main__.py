@@ -5,13 +5,14 @@ import os
 import signal
 import sys
 from contextlib import closing
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from model_runtime import ModelFolderInvalid, read_model_folder
 from monitoring.process_tree import ProcessTree
+from monitoring.shared_metrics import SharedMetrics, absorb
 from serving_grpc import logs
 from serving_grpc.pool import WorkerPool, WorkersFailed
 from serving_grpc.ports import PortUnavailable, reserve_port
@@ -45,14 +46,14 @@ def serve(settings: Settings) -> None:
     ):
         port: int = reserved.getsockname()[1]
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, metrics_dir)  # type: ignore[no-untyped-call]
+        SharedMetrics(Path(metrics_dir), registry)
         ProcessTree(os.getpid(), "grpc", registry)
         pool = WorkerPool(
             settings.workers,
             # PROMETHEUS_MULTIPROC_DIR must stand before a worker imports prometheus_client.
             os.environ | {"GRPC_PORT": str(port), "PROMETHEUS_MULTIPROC_DIR": metrics_dir},
             settings.grace_s,
-            lambda pid: mark_process_dead(pid, metrics_dir),  # type: ignore[no-untyped-call]
+            lambda pid: absorb(Path(metrics_dir), pid),
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: pool.stop())

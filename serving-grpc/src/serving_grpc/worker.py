@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from model_runtime import MicroBatcher, ModelFolderInvalid, load_predictor
 from monitoring.metrics import ServingMetrics
+from monitoring.shared_metrics import forget
 from serving_grpc import logs
 from serving_grpc.pool import FAILED, READY
 from serving_grpc.ports import PortUnavailable
@@ -108,6 +109,7 @@ def _remove_counts(metrics_dir: Path) -> None:
     """Remove this process's files, and the folder when they were the last: nobody else will."""
     for file in metrics_dir.glob(f"*_{os.getpid()}.db"):
         file.unlink(missing_ok=True)
+    forget(metrics_dir)
     with suppress(OSError):
         metrics_dir.rmdir()
 

@@ -23,11 +23,11 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.http import errors as http_errors  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry, values
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from model_runtime import MicroBatcher, ModelFolderInvalid, load_predictor
 from monitoring.metrics import ServingMetrics
 from monitoring.process_tree import ProcessTree
+from monitoring.shared_metrics import SharedMetrics, absorb
 from serving_rest import wire
 from serving_rest.app import JSON, create_app
 from serving_rest.settings import Settings
@@ -108,7 +108,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         info = predictor.info
         metrics = ServingMetrics(CollectorRegistry(), "rest", info.name, info.version)
         every_worker = CollectorRegistry()
-        MultiProcessCollector(every_worker, str(self.metrics_dir))  # type: ignore[no-untyped-call]
+        SharedMetrics(self.metrics_dir, every_worker)
         ProcessTree(os.getppid(), "rest", every_worker)
         app = create_app(batcher, metrics, every_worker, settings, lambda: self.draining)
         # What is loaded stays: no collection looks at it again, in the middle of a request.
@@ -130,7 +130,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def _forget_worker(self, arbiter: Arbiter, worker: "Worker") -> None:
         """In the master, when a worker is gone: what it had in flight is not in flight."""
-        mark_process_dead(worker.pid, str(self.metrics_dir))  # type: ignore[no-untyped-call]
+        absorb(self.metrics_dir, worker.pid)
 
     def _clean_up(self, arbiter: Arbiter) -> None:
         """In the master, at its end."""

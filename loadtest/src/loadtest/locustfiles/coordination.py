@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from loadtest.recorder import NS_PER_S
 from loadtest.run_folder import RunFolder
 from loadtest.settings import LoadTestSettings
 
+STOP = "stop"  # there when every process is to hand in what it has
 START = "start.json"  # when the common clock starts: written once every process is ready
 PROGRESS = "progress"
 READY = "ready"
@@ -33,6 +34,7 @@ ANSWER_S = 30.0
 # Kinds of messages.
 SAID = "loadtest-said"
 BEGIN = "loadtest-begin"
+END = "loadtest-end"
 RESULT = "loadtest-result"
 RECEIVED = "loadtest-received"
 
@@ -85,8 +87,8 @@ class InFolder:
 class OverLocust:
     """A load generator on another machine than the master."""
 
-    def __init__(self, settings: LoadTestSettings, name: str) -> None:
-        """Takes part once Locust has its runner."""
+    def __init__(self, settings: LoadTestSettings, name: str, end: Callable[[], None]) -> None:
+        """Takes part once Locust has its runner; `end` hands in what there is."""
         self.name = name
         self._settings = compared(settings)
         self._runner: WorkerRunner | None = None
@@ -105,6 +107,7 @@ class OverLocust:
             assert isinstance(runner, WorkerRunner)  # noqa: S101  # started with --worker
             runner.register_message(BEGIN, begin)
             runner.register_message(RECEIVED, received)
+            runner.register_message(END, lambda **_: gevent.spawn(end))
             self._runner = runner
 
         events.init.add_listener(meet)  # type: ignore[no-untyped-call]
@@ -123,7 +126,9 @@ class OverLocust:
             return
         self._runner.send_message(RESULT, {"result": json.dumps(result)})
         last_s = time.monotonic() + ANSWER_S
-        while not self._received and time.monotonic() < last_s:
+        while not self._received:
+            if time.monotonic() > last_s:
+                give_up(f"the master has not taken the result within {ANSWER_S:g} s")
             gevent.sleep(WATCH_S)
 
 
@@ -178,8 +183,12 @@ class MasterOfRemotes:
 
     def _watch(self, runner: MasterRunner) -> None:
         """A load generator that is lost makes the run worthless: end it at once."""
+        stopped = False
         while True:
             gevent.sleep(WATCH_S)
+            if not stopped and (self._folder / STOP).exists():
+                stopped = True
+                runner.send_message(END, {})
             alive = {one.id for one in runner.clients.values() if one.state != STATE_MISSING}
             lost = self._names.keys() - self._done - alive
             if lost:

@@ -62,14 +62,23 @@ class GrpcConnection:
         except TokenRefused as error:
             ended = time.perf_counter_ns()
             return Outcome(started, ended, f"no token: {error}", intended_ns=intended_ns)
-        if call.error is not None:
-            return Outcome(started, call.ended, reason(call.error), intended_ns=intended_ns)
-        try:
-            assert call.reply is not None  # noqa: S101
-            told = answers.judge(answers.of_reply(call.reply), puid, self._payloads.images)
-        except WrongAnswer as error:
-            return Outcome(started, call.ended, str(error), intended_ns=intended_ns)
-        return Outcome(started, call.ended, None, call.server, told, call.gateway, intended_ns)
+        told: tuple[int, ...] | None = None
+        failure = None if call.error is None else reason(call.error)
+        if call.reply is not None:
+            try:
+                told = answers.judge(answers.of_reply(call.reply), puid, self._payloads.images)
+            except WrongAnswer as error:
+                failure = str(error)
+        return Outcome(
+            started,
+            call.ended,
+            failure,
+            call.server if failure is None else None,
+            told,
+            call.gateway if failure is None else None,
+            intended_ns,
+            call.answered_ms,
+        )
 
     def _call(self, request: bytes, token: str) -> _Call:
         call = _Call()
@@ -88,6 +97,7 @@ class _Call:
         self.reply: ClassificationReply | None = None
         self.server: answers.ServerTiming | None = None
         self.gateway: answers.GatewayTiming | None = None
+        self.answered_ms: float | None = None
         self.error: Exception | None = None
 
     def make(self, classify: wire.Classify, request: bytes, token: str) -> None:
@@ -98,15 +108,18 @@ class _Call:
             )
             self.ended = time.perf_counter_ns()
             trailing, initial = call.trailing_metadata(), call.initial_metadata()
-            self.server = answers.server_timing(
-                answers.in_metadata(trailing, answers.SERVER_TIMING)
-            )
+            timing = answers.in_metadata(trailing, answers.SERVER_TIMING)
+            self.server = answers.server_timing(timing)
+            self.answered_ms = answers.server_total_ms(timing)
             self.gateway = answers.gateway_timing(
                 answers.in_metadata(initial, answers.GATEWAY_TIMING)
             )
         except Exception as error:
             self.ended = time.perf_counter_ns()
             self.error = error
+            if isinstance(error, grpc.Call):
+                timing = answers.in_metadata(error.trailing_metadata(), answers.SERVER_TIMING)
+                self.answered_ms = answers.server_total_ms(timing)
 
     @property
     def refused(self) -> bool:

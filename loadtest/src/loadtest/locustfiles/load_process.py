@@ -76,9 +76,9 @@ class LoadProcess:
         self._parent = int(environ[PARENT])
         if remote and self._is_master:
             MasterOfRemotes(folder, settings)
-        self.meeting: Meeting = (
-            OverLocust(settings, name) if remote and not self._is_master else InFolder(folder, name)
-        )
+        self.meeting: Meeting = InFolder(folder, name)
+        if remote and not self._is_master:
+            self.meeting = OverLocust(settings, name, self._write)
         self.payloads = settings.build_payloads()
         self.recorder = Recorder(
             name,
@@ -134,6 +134,7 @@ class LoadProcess:
         self._phase = "measuring"
         while not self.recorder.over:
             gevent.sleep(WATCH_S)
+            self.recorder.look()
         self.recorder.close()
         self._phase = "waiting for the last answers"
         last_s = time.monotonic() + 2 * REQUEST_TIMEOUT_S  # a refused call is made again

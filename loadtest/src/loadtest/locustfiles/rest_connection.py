@@ -72,15 +72,17 @@ class RestConnection:
     def predict(self, instance: int, puid: str, intended_ns: int | None = None) -> Outcome:
         """Send one request, once; every failure is an outcome."""
         request = self._requests.request(instance, puid)
-        failure, server, gateway, told = None, None, None, None
+        failure, server, gateway, told, answered_ms = None, None, None, None, None
         started = time.perf_counter_ns()
         try:
             response = self._exchange(request)
+            timing = response.text_of(answers.SERVER_TIMING)
+            answered_ms = answers.server_total_ms(timing)
             document = answers.from_jsonp(response.status_code, response.body)
             ended = time.perf_counter_ns()
             answer = answers.of_document(response.status_code, document)
             told = answers.judge(answer, puid, self._requests.images)
-            server = answers.server_timing(response.text_of(answers.SERVER_TIMING))
+            server = answers.server_timing(timing)
             gateway = answers.gateway_timing(response.text_of(answers.GATEWAY_TIMING))
         except Exception as error:
             ended = time.perf_counter_ns()
@@ -89,7 +91,7 @@ class RestConnection:
                 self.close()
         if self._requests.per_call:
             self.close()
-        return Outcome(started, ended, failure, server, told, gateway, intended_ns)
+        return Outcome(started, ended, failure, server, told, gateway, intended_ns, answered_ms)
 
     def _exchange(self, request: bytes) -> Response:
         self.open()

@@ -1,0 +1,113 @@
+"""Counts of workers that come and go: none is lost, none is there twice."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitoring.shared_metrics import SharedMetrics, absorb, forget
+
+# A worker that counts `n` requests of half a millisecond, tells so, and stays.
+WORKER = """
+import sys
+from prometheus_client import CollectorRegistry
+from monitoring.metrics import ServingMetrics
+metrics = ServingMetrics(CollectorRegistry(), "rest", "m", "1")
+for _ in range(int(sys.argv[1])):
+    metrics.observe("c", "v", "200", 0.0005, 0.0, 0.0004, 1)
+print("counted", flush=True)
+sys.stdin.read()
+"""
+COUNT = "seldon_request_duration_seconds_count"
+REQUESTS = "seldon_requests_total"
+MODEL = "seldon_model_info"
+
+
+def worker(folder: Path, count: int) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(count)],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "counted\n"
+    return process
+
+
+def end(folder: Path, process: "subprocess.Popen[str]") -> None:
+    process.kill()
+    with process:
+        process.wait()
+    absorb(folder, process.pid)
+
+
+def read(registry: CollectorRegistry) -> dict[str, float]:
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for sample in family.samples
+    }
+
+
+def test_what_killed_workers_have_counted_stays(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    SharedMetrics(tmp_path, registry)
+    stays = worker(tmp_path, 5)
+    for number in range(1, 4):
+        end(tmp_path, worker(tmp_path, 10 * number))
+    found = read(registry)
+    assert found[COUNT] == found[REQUESTS] == 5 + 10 + 20 + 30
+    assert found["seldon_request_duration_seconds_bucket"] == 65  # +Inf, the last
+    assert found["seldon_batch_size_sum"] == 65
+    assert found[MODEL] == 1  # of the one that lives
+    end(tmp_path, stays)
+    found = read(registry)
+    assert found[COUNT] == found[REQUESTS] == 65
+    assert MODEL not in found
+    assert {path.name for path in tmp_path.glob("*.db")} == {"counter_gone.db", "histogram_gone.db"}
+    forget(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scrape_never_sees_a_count_twice_or_not_at_all(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    SharedMetrics(tmp_path, registry)
+    workers = [worker(tmp_path, 100) for _ in range(6)]
+    seen: set[float] = set()
+    over = threading.Event()
+
+    def scrape() -> None:
+        while not over.is_set():
+            seen.add(read(registry)[COUNT])
+
+    scraper = threading.Thread(target=scrape)
+    scraper.start()
+    for one in workers:
+        end(tmp_path, one)
+        time.sleep(0.02)
+    over.set()
+    scraper.join()
+    assert seen == {600}
+
+
+def test_a_thousand_workers_later_the_folder_is_as_small(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    SharedMetrics(tmp_path, registry)
+    first = worker(tmp_path, 3)
+    counter, histogram = (tmp_path / f"{kind}_{first.pid}.db" for kind in ("counter", "histogram"))
+    left = {path: path.read_bytes() for path in (counter, histogram)}
+    end(tmp_path, first)
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    for pid in range(10_000_000, 10_000_999):  # no process has such an id
+        for path, content in left.items():
+            (tmp_path / path.name.replace(str(first.pid), str(pid))).write_bytes(content)
+        absorb(tmp_path, pid)
+    assert read(registry)[COUNT] == 3 * 1000
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == size
