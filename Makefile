@@ -14,7 +14,7 @@ LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS REST_F
 # Not what the shell happens to have: many export a HOST of their own.
 $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval export LOADTEST_$(v) := $($(v)))))
 
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix calibrate undeploy train protos dashboards images check test test-images clean
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix monitor calibrate undeploy train protos dashboards images check test test-images clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ capacity: setup  ## The highest rate that keeps an objective: SLO='p99<20ms', PR
 
 matrix: setup  ## Ways to ask, in turns: JSONP, JSON, gRPC, kept and per-call connections, …
 	@$(BIN)/python -m loadtest matrix --seldon-client $(CLIENT)
+
+monitor: setup  ## A page with client and server side by side, live, for a machine without Grafana
+	@$(BIN)/python -m monitoring.live_page
 
 calibrate: setup  ## What the load test itself costs, on a server that answers at once
 	@$(BIN)/python -m loadtest calibrate

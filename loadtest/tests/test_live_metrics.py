@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest import live_metrics
 from loadtest.series import Series
-from loadtest.server_metrics import quantile
 from loadtest.settings import LoadTestSettings
+from monitoring.histograms import quantile
 from monitoring.metrics import DURATION_BUCKETS
 
 

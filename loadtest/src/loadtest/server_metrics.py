@@ -11,13 +11,14 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.errors import SettingInvalid
 from loadtest.series import Series
+from monitoring.histograms import quantile
 from monitoring.metrics import PROCESS_CPU, REQUEST_DURATION
 
 TIMEOUT_S = 5.0
@@ -184,36 +185,3 @@ def disagreements(found: Mapping[str, Any]) -> list[str]:
             f"answers: more than {P99_WITHIN * 100:g} % apart"
         )
     return texts
-
-
-class Quantile(NamedTuple):
-    """Seconds, and the bounds of the bucket that it was found in."""
-
-    s: float
-    bucket_s: tuple[float, float]
-
-
-def quantile(buckets: Mapping[str, float], q: float) -> Quantile | None:
-    """As Prometheus's histogram_quantile: linear within the bucket that holds the rank.
-
-    Args:
-        buckets: Cumulative counts by upper bound in seconds, with "+Inf".
-        q: In [0, 1].
-
-    Returns:
-        The largest finite bound where the rank lies beyond it; None of no durations.
-    """
-    ordered = sorted((float(bound), count) for bound, count in buckets.items())
-    if not ordered or not ordered[-1][1]:
-        return None
-    rank = q * ordered[-1][1]
-    low = below = 0.0
-    for bound, count in ordered:
-        if count >= rank and count > below:
-            if math.isinf(bound):
-                break
-            within = (bound - low) * (rank - below) / (count - below)
-            return Quantile(low + within, (low, bound))
-        if not math.isinf(bound):
-            low, below = bound, count
-    return Quantile(low, (low, math.inf))
