@@ -185,6 +185,17 @@ def test_a_generator_that_works_all_its_turns_is_busy_though_it_rests_in_others(
     assert result["cpu_s"] / result["cpu_over_s"] > 0.6
 
 
+def test_failures_before_the_window_are_the_warm_ups() -> None:
+    recorder = Recorder("locust", "rest", None, None, Clock())
+    recorder.open_windows([Window(110 * NS_PER_S, 120 * NS_PER_S)])
+    recorder.record(outcome(101, failure="timed out"), 0)
+    recorder.record(outcome(102), 0)
+    result = recorder.result()
+    assert result["warm_up_requests"] == 2
+    assert result["warm_up_failures"] == {"timed out": 1}
+    assert result["failures"] == {}
+
+
 def test_every_answers_time_in_the_server_counts_refusals_too() -> None:
     recorder = Recorder("locust", "rest", None, None, Clock())
     recorder.open(10)

@@ -135,6 +135,16 @@ def test_missing_times_of_server_and_gateway_are_told(
     assert "server metrics missing" in (folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_failures_of_the_warm_up_are_told(make_run: MakeRun) -> None:
+    failed = {"error 42: full": 5, "timed out": 1}
+    folder = make_run(warm_up_failures=failed, raw=None)
+    figures = summary.summarise(folder)
+    assert figures["warm_up_failures"] == failed
+    assert figures["failures"] == 0
+    (told,) = figures["warnings"]
+    assert told == ("6 of 7 requests of the warm-up failed, most of them with: error 42: full (5)")
+
+
 def test_warnings(make_run: MakeRun, raw_result: RawResult) -> None:
     raw = raw_result("rest", [1000.0, 2000.0], measured_s=10.0)
     raw["series"]["server_total"] = raw_result("rest", [1000.0])["series"]["server_total"]

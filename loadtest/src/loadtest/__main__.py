@@ -103,7 +103,11 @@ def run_capacity(
     probes: int,
     **flags: Any,
 ) -> None:
-    """Search the highest arrival rate at which a running stack keeps an objective."""
+    """Search the highest arrival rate at which a running stack keeps an objective.
+
+    Each probe measures for 15 s after a warm-up of 2 s, unless --duration and --warmup say
+    otherwise.
+    """
     with in_one_sentence():
         objective = Slo.parse(slo)
         if flags["rate"] is not None:

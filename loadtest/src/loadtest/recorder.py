@@ -127,6 +127,7 @@ class Recorder:
         self._timed = 0
         self.requests = 0
         self.warm_up_requests = 0
+        self.warm_up_failures: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self._scored = 0
         self._correct = 0
@@ -197,6 +198,8 @@ class Recorder:
         if window is None:
             if not self._windows or outcome.due_ns < self._windows[-1].ends_ns:
                 self.warm_up_requests += 1
+                if outcome.failure is not None:
+                    self.warm_up_failures[outcome.failure] += 1
             return
         self.requests += 1
         if outcome.failure is not None:
@@ -296,6 +299,7 @@ class Recorder:
             "started": self._started,
             "requests": self.requests,
             "warm_up_requests": self.warm_up_requests,
+            "warm_up_failures": dict(self.warm_up_failures),
             "failures": dict(self.failures),
             "digits": digits,
             "cpu_s": round(self._cpu_s, 6),

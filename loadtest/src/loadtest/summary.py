@@ -174,6 +174,9 @@ def _figures(
         "requests": requests,
         "requests_per_s": round(requests / measured_s, 2) if measured_s else None,
         "warm_up_requests": sum(int(result["warm_up_requests"]) for result in raw),
+        "warm_up_failures": dict(
+            sum((Counter(result.get("warm_up_failures") or {}) for result in raw), Counter())
+        ),
         "failures": sum(reasons.values()),
         "failures_by_reason": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         "latency_ms": {name: latency(series[name]) for name in SERIES},
@@ -271,6 +274,12 @@ def _warnings(figures: dict[str, Any]) -> list[str]:
         warnings.append(
             f"{figures['failures']:,} of {figures['requests']:,} requests failed; "
             "the latencies are those of the others"
+        )
+    if figures["warm_up_failures"]:
+        worst, times = max(figures["warm_up_failures"].items(), key=lambda item: item[1])
+        warnings.append(
+            f"{sum(figures['warm_up_failures'].values()):,} of {figures['warm_up_requests']:,} "
+            f"requests of the warm-up failed, most of them with: {worst} ({times:,})"
         )
     if figures["settings"].get("interrupted"):
         warnings.append(
