@@ -14,7 +14,10 @@ LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS REST_F
 # Not what the shell happens to have: many export a HOST of their own.
 $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval export LOADTEST_$(v) := $($(v)))))
 
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix monitor calibrate undeploy train protos dashboards images check test test-images clean
+# Given on the command line alone: the shell has a SECONDS of its own.
+BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
+
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix monitor calibrate bench undeploy train protos dashboards images check test test-images clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +69,9 @@ monitor: setup  ## A page with client and server side by side, live, for a machi
 
 calibrate: setup  ## What the load test itself costs, on a server that answers at once
 	@$(BIN)/python -m loadtest calibrate
+
+bench: setup  ## What the serving path costs, beside the raw model: ROUNDS= SECONDS= CASES= CALLERS= PEERS=
+	@$(BIN)/python -m bench $(BENCH_OPTIONS)
 
 undeploy: setup  ## Stop every process of the stack; keeps its data (PURGE=1 removes it)
 	@$(BIN)/python -m deploy undeploy $(if $(PURGE),--purge)

@@ -1,0 +1,198 @@
+"""What is sent, and which digit an answer tells."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from bench.cases import Way
+from loadtest import answers, wire
+from loadtest.payloads import Payloads, model_wrong
+from loadtest.payloads import digits as held_out_digits
+from model_runtime.digits import held_out
+from seldon_pb2 import ClassificationReply
+
+JSON_HEADERS = {"Content-Type": "application/json"}
+GRPC_PREFIX = b"\0"  # not compressed; the length follows, big-endian in four bytes
+
+
+class Form(StrEnum):
+    """Whose documents are spoken."""
+
+    OURS = "ours"
+    V1 = "v1"  # TensorFlow Serving's and KServe's {"instances": [[…]]}
+    V2 = "v2"  # the open inference protocol
+    RECORDED = "recorded"  # a file's bytes, whatever they are
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Requests to one address, to be sent in turn.
+
+    Attributes:
+        way: POST and JSONP over HTTP/1.1, or gRPC.
+        host: Where.
+        port: Where.
+        path: Of every request; a JSONP request's own path is its body's text.
+        bodies: What is sent: HTTP bodies, GET targets, or serialised messages.
+        digits: What each shows; None where nobody knows.
+        form: How answers are read.
+        headers: Beside the usual ones; gRPC's metadata.
+    """
+
+    way: Way
+    host: str
+    port: int
+    path: str
+    bodies: tuple[bytes, ...]
+    digits: tuple[int, ...] | None
+    form: Form = Form.OURS
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Scheme, host, port and path."""
+        return f"http://{self.host}:{self.port}{self.path}"
+
+    @property
+    def marker(self) -> str:
+        """Text that every good HTTP answer holds, and no refusal does; empty if nobody knows."""
+        return {Form.RECORDED: "", Form.V2: '"outputs"'}.get(self.form, '"predictions"')
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The held-out digits that the model tells right."""
+
+    payloads: Payloads
+    indices: tuple[int, ...]
+
+    @classmethod
+    def of_model(cls, folder: Path) -> "Digits":
+        """Leave out what the model in `folder` is known to tell wrong."""
+        payloads = held_out_digits()
+        wrong = model_wrong(folder) or frozenset()
+        return cls(payloads, tuple(i for i in range(len(payloads)) if i not in wrong))
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """What they show."""
+        labels = held_out().labels
+        return tuple(int(labels[index]) for index in self.indices)
+
+
+def ours(
+    way: Way,
+    host: str,
+    port: int,
+    digits: Digits,
+    js_key: str = "",
+    token: str = "",
+    answered: int | None = None,
+) -> Asking:
+    """Predictions asked of our server, or of the gateway where keys are given.
+
+    Args:
+        way: How.
+        host: Where.
+        port: Where.
+        digits: What to send.
+        js_key: For REST through the gateway.
+        token: For gRPC through the gateway.
+        answered: The one digit that the null model tells of every image.
+    """
+    payloads, indices = digits.payloads, digits.indices
+    told = digits.labels if answered is None else (answered,) * len(indices)
+    if way is Way.GRPC:
+        bodies = tuple(payloads.request_data[index] for index in indices)
+        metadata = dict(wire.oauth_metadata(token)) if token else {}
+        return Asking(way, host, port, wire.CLASSIFY, bodies, told, headers=metadata)
+    key = f"consumer_key={quote(js_key, safe='')}" if js_key else ""
+    if way is Way.POST:
+        bodies = tuple(payloads.documents[index].encode() for index in indices)
+        path = "/js/predict" + (f"?{key}" if key else "")
+        return Asking(way, host, port, path, bodies, told, headers=JSON_HEADERS)
+    before = f"/js/predict?{key}{'&' if key else ''}json="
+    after = f"&jsonpCallback={answers.CALLBACK}"
+    bodies = tuple(f"{before}{payloads.url_json[index]}{after}".encode() for index in indices)
+    return Asking(way, host, port, "/js/predict", bodies, told)
+
+
+def v1(host: str, port: int, path: str, digits: Digits) -> Asking:
+    """{"instances": [[784 numbers]]}."""
+    bodies = tuple(_dumps({"instances": [row]}) for row in _rows(digits))
+    return Asking(Way.POST, host, port, path, bodies, digits.labels, Form.V1, JSON_HEADERS)
+
+
+def v2(host: str, port: int, path: str, digits: Digits, input_name: str) -> Asking:
+    """One FP32 tensor of shape (1, 784), as the open inference protocol spells it."""
+    bodies = tuple(
+        _dumps(
+            {
+                "inputs": [
+                    {
+                        "name": input_name,
+                        "shape": [1, len(row)],
+                        "datatype": "FP32",
+                        "data": row,
+                    }
+                ]
+            }
+        )
+        for row in _rows(digits)
+    )
+    return Asking(Way.POST, host, port, path, bodies, digits.labels, Form.V2, JSON_HEADERS)
+
+
+def recorded(way: Way, host: str, port: int, path: str, body: bytes) -> Asking:
+    """One request again and again; that it is answered is all that can be checked."""
+    headers = {} if way is Way.GRPC else JSON_HEADERS
+    return Asking(way, host, port, path, (body,), None, Form.RECORDED, headers)
+
+
+def digit_told(asking: Asking, body: bytes) -> int | None:
+    """The digit that an answer tells; None where its form is not known.
+
+    Raises:
+        ValueError: The answer is none of its form.
+    """
+    if asking.form is Form.RECORDED:
+        return None
+    try:
+        if asking.way is Way.GRPC:
+            return _largest(answers.of_reply(ClassificationReply.FromString(body)).scores)
+        if asking.form is Form.OURS:
+            document = answers.from_jsonp(200, body)
+            return _largest(answers.of_document(200, document).scores)
+        document = orjson.loads(body)
+        if asking.form is Form.V1:
+            (scores,) = document["predictions"]
+        else:
+            scores = document["outputs"][0]["data"]
+        return _largest(scores)
+    except (KeyError, IndexError, TypeError, ValueError, answers.WrongAnswer) as error:
+        raise ValueError(f"the answer is none of form {asking.form}: {error}") from error
+
+
+def framed(message: bytes) -> bytes:
+    """A gRPC message as it stands in HTTP/2's data, for a client that knows nothing of gRPC."""
+    return GRPC_PREFIX + len(message).to_bytes(4, "big") + message
+
+
+def _rows(digits: Digits) -> list[Any]:
+    images = held_out().images
+    return [images[index] for index in digits.indices]
+
+
+def _dumps(document: object) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _largest(scores: Sequence[float]) -> int:
+    if len(scores) != len(answers.CLASSES):
+        raise ValueError(f"{len(scores)} scores, expected {len(answers.CLASSES)}")
+    return max(range(len(scores)), key=scores.__getitem__)

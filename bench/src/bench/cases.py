@@ -1,0 +1,128 @@
+"""What is measured, as values: the cases, which of them are asked for, in which order."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+
+from bench.errors import BenchError
+
+MOST_CALLERS = 200  # under the queues' limit of 256, so that no server refuses
+TWO_WORKER_CALLERS = 32
+
+
+class Way(StrEnum):
+    """How a prediction is asked for."""
+
+    POST = "post"
+    JSONP = "jsonp"
+    GRPC = "grpc"
+
+
+@dataclass(frozen=True)
+class ServerKind:
+    """A server as it is started for a round."""
+
+    name: str
+    protocol: str  # rest or grpc
+    workers: int = 1
+    null: bool = False
+    peer: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to one server, with so many callers at once; each has a connection of its own."""
+
+    name: str
+    server: ServerKind
+    way: Way
+    callers: int
+    gateway: bool = False
+
+    @property
+    def label(self) -> str:
+        """For a line of progress."""
+        return f"{self.name}, {self.callers} caller{'s' if self.callers > 1 else ''}"
+
+
+OUR_SERVERS = (
+    ServerKind("rest", "rest"),
+    ServerKind("grpc", "grpc"),
+    ServerKind("null-rest", "rest", null=True),
+    ServerKind("null-grpc", "grpc", null=True),
+    ServerKind("rest-2-workers", "rest", workers=2),
+    ServerKind("grpc-2-workers", "grpc", workers=2),
+)
+
+
+def all_cases(callers: Sequence[int], peers: Sequence[tuple[str, Way]] = ()) -> list[Case]:
+    """Every case there is.
+
+    Args:
+        callers: How many at once; two workers are measured with TWO_WORKER_CALLERS alone.
+        peers: Other servers, by name, and what they speak.
+    """
+    cases = []
+    for server in OUR_SERVERS:
+        ways = (Way.GRPC,) if server.protocol == "grpc" else (Way.POST, Way.JSONP)
+        if server.workers > 1:
+            cases.append(Case(server.name, server, ways[0], TWO_WORKER_CALLERS))
+            continue
+        for way in ways:
+            name = server.name if way is Way.GRPC else f"{server.name}-{way}"
+            for gateway in (False, True):
+                named = f"{name}-gateway" if gateway else name
+                cases += [Case(named, server, way, count, gateway) for count in callers]
+    for name, way in peers:
+        protocol = "grpc" if way is Way.GRPC else "rest"
+        server = ServerKind(name, protocol, peer=True)
+        cases += [Case(name, server, way, count) for count in callers]
+    return cases
+
+
+def chosen(cases: Sequence[Case], patterns: str) -> list[Case]:
+    """Those whose name fits one of the patterns, separated by commas; all of them for "".
+
+    Raises:
+        BenchError: A pattern fits none.
+    """
+    wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    for pattern in wanted:
+        if not any(fnmatchcase(case.name, pattern) for case in cases):
+            names = ", ".join(dict.fromkeys(case.name for case in cases))
+            raise BenchError(f"CASES has {pattern!r}, which fits none of: {names}")
+    if not wanted:
+        return list(cases)
+    return [case for case in cases if any(fnmatchcase(case.name, one) for one in wanted)]
+
+
+def parse_callers(text: str) -> list[int]:
+    """Read "1,8,32".
+
+    Raises:
+        BenchError: No list of whole numbers from 1 to MOST_CALLERS.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() for word in words) or not all(
+        1 <= int(word) <= MOST_CALLERS for word in words
+    ):
+        raise BenchError(
+            f"CALLERS is {text!r}, expected whole numbers from 1 to {MOST_CALLERS} such as 1,8,32"
+        )
+    return sorted({int(word) for word in words})
+
+
+def in_turns(cases: Iterable[Case], round_number: int) -> list[tuple[ServerKind, list[Case]]]:
+    """One round: each server with its cases.
+
+    Every round begins with another server, and every second one goes through a server's cases
+    backwards, so that a machine that gets slower or faster does not always hit the same ones.
+    """
+    by_server: dict[ServerKind, list[Case]] = {}
+    for case in cases:
+        by_server.setdefault(case.server, []).append(case)
+    turns = list(by_server.items())
+    first = round_number % len(turns)
+    turns = turns[first:] + turns[:first]
+    return [(server, own[::-1] if round_number % 2 else own) for server, own in turns]

@@ -1,0 +1,29 @@
+"""A predictor that computes nothing: what is left of a prediction is the server's own cost."""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_runtime.model_folder import ModelFolder
+from model_runtime.predictor import BATCH_SIZES, check_batch
+
+DIGIT = 3  # what it says of every image
+SCORE = np.float32(0.91)
+
+
+class LiteRTPredictor:
+    """Under the name of the engine whose place it takes; see sitecustomize.py."""
+
+    def __init__(self, folder: ModelFolder) -> None:
+        """Reads nothing but the description."""
+        self.info = dataclasses.replace(folder.info, engine="null")
+        classes = len(self.info.classes)
+        row = np.full(classes, (1 - SCORE) / (classes - 1), np.float32)
+        row[DIGIT] = SCORE
+        self._rows = np.tile(row, (max(BATCH_SIZES), 1))
+
+    def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See Predictor.predict; `instances` are looked at no further than their shape."""
+        check_batch(instances, self.info.features)
+        return self._rows[: len(instances)].copy()

@@ -1,0 +1,147 @@
+"""Other servers of the same model, as the person describes them."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from bench import asking
+from bench.asking import Asking, Digits, Form
+from bench.cases import OUR_SERVERS, Way
+from bench.errors import BenchError
+
+_KEYS = ("name", "command", "url", "form", "body", "input")
+_DEFAULT_PORTS = {"http": 80, "grpc": 50051}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One other server.
+
+    Attributes:
+        name: Of its cases.
+        command: Starts it, in the foreground.
+        url: http://host:port/path, or grpc://host:port/package.Service/Method.
+        form: What it speaks: v1, v2, or a recorded request.
+        body: The recorded request: an HTTP body, or a serialised gRPC message without its prefix.
+        input: V2's name of the input.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    url: str
+    form: Form
+    body: Path | None = None
+    input: str = "input"
+
+    @property
+    def way(self) -> Way:
+        """How it is asked."""
+        return Way.GRPC if self.url.startswith("grpc:") else Way.POST
+
+    def asking(self, digits: Digits) -> Asking:
+        """What it is asked.
+
+        Raises:
+            BenchError: The recorded request cannot be read.
+        """
+        parts = urlsplit(self.url)
+        host = parts.hostname or "127.0.0.1"
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        if self.form is Form.V1:
+            return asking.v1(host, port, path, digits)
+        if self.form is Form.V2:
+            return asking.v2(host, port, path, digits, self.input)
+        try:
+            body = self.body.read_bytes() if self.body else b""
+        except OSError as error:
+            raise BenchError(f"peer {self.name}: body {self.body}: {error.strerror}") from None
+        return asking.recorded(self.way, host, port, path, body)
+
+
+def parse(text: str) -> list[Peer]:
+    """Read PEERS: a YAML or JSON file with a list of peers, or name=command=url.
+
+    Raises:
+        BenchError: Names the peer and the key.
+    """
+    if not text:
+        return []
+    if "=" in text and not Path(text).exists():
+        return [_peer(_short_form(text))]
+    try:
+        document = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchError(
+            f"PEERS is {text!r}, expected name=command=url or a YAML file: {error.strerror}"
+        ) from None
+    except yaml.YAMLError as error:
+        raise BenchError(f"PEERS: {text} is no YAML: {error}") from None
+    if not isinstance(document, list) or not all(isinstance(one, dict) for one in document):
+        raise BenchError(f"PEERS: {text} holds no list of objects with the keys {', '.join(_KEYS)}")
+    peers = [_peer(one) for one in document]
+    names = [peer.name for peer in peers]
+    taken = {server.name for server in OUR_SERVERS}
+    for name in names:
+        if names.count(name) > 1 or name in taken:
+            raise BenchError(f"peer {name}: the name is taken")
+    return peers
+
+
+def _short_form(text: str) -> dict[str, str]:
+    name, _, rest = text.partition("=")
+    # The command may hold "=", and so may a URL's query.
+    for scheme in ("=http://", "=grpc://"):
+        command, found, address = rest.rpartition(scheme)
+        if found:
+            return {"name": name, "command": command, "url": scheme[1:] + address}
+    raise BenchError(f"PEERS is {text!r}, expected name=command=url with http:// or grpc://")
+
+
+def _peer(entry: Mapping[str, Any]) -> Peer:
+    name = entry.get("name")
+    if not isinstance(name, str) or not name or "," in name:
+        raise BenchError(f"PEERS has a peer with the name {name!r}, expected a text without commas")
+    for key, value in entry.items():
+        if key not in _KEYS:
+            raise BenchError(f"peer {name}: unknown key {key!r}, expected {', '.join(_KEYS)}")
+        if not isinstance(value, str):
+            raise BenchError(f"peer {name}: {key} is {value!r}, expected a text")
+    command = shlex.split(entry.get("command", ""))
+    if not command:
+        raise BenchError(f"peer {name}: command is missing")
+    url = entry.get("url", "")
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in _DEFAULT_PORTS and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise BenchError(f"peer {name}: url is {url!r}, expected http://… or grpc://… with a host")
+    body = Path(entry["body"]) if "body" in entry else None
+    form = _form(name, entry, url, body)
+    return Peer(name, tuple(command), url, form, body, entry.get("input", "input"))
+
+
+def _form(name: str, entry: Mapping[str, Any], url: str, body: Path | None) -> Form:
+    if "form" in entry:
+        try:
+            form = Form(entry["form"])
+        except ValueError:
+            form = Form.OURS
+        if form is Form.OURS:
+            raise BenchError(f"peer {name}: form is {entry['form']!r}, expected v1, v2 or recorded")
+    elif body is not None or url.startswith("grpc:"):
+        form = Form.RECORDED
+    else:
+        form = Form.V2 if urlsplit(url).path.startswith("/v2/") else Form.V1
+    if form is Form.RECORDED and body is None:
+        raise BenchError(f"peer {name}: body is missing, the file of the recorded request")
+    if form is not Form.RECORDED and url.startswith("grpc:"):
+        raise BenchError(f"peer {name}: over gRPC only a recorded request can be sent")
+    return form

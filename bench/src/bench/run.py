@@ -1,0 +1,194 @@
+"""The rounds: one server at a time, the raw model beside each, every case in its turn."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bench import load, server_metrics
+from bench.asking import Asking, Digits, ours
+from bench.cases import Case, ServerKind, Way, in_turns
+from bench.checking import check, first_answer
+from bench.errors import BenchError
+from bench.gateway import Gateway, gateway
+from bench.peers import Peer
+from bench.processes import Cores, cpu_s, on_cores, worker_memory
+from bench.servers import HOST, Plan, Ports, our_plan, peer_plan, running
+from bench.summary import ratio
+
+WARM_UP_S = 1
+GATEWAY_PATIENCE_S = 15.0
+NULL_DIGIT = 3  # as null_engine/null_predictor.py says
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    model: Path
+    cases: tuple[Case, ...]
+    rounds: int
+    seconds: int
+    peers: tuple[Peer, ...] = ()
+    own_load: bool = False
+
+
+class Bench:
+    """One run of the benchmark; `document` has at any time what was measured until then."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        cores: Cores,
+        free_ports: Sequence[int],
+        tell: Callable[[str], None],
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            settings: What to measure.
+            cores: Who runs where.
+            free_ports: Seven.
+            tell: Takes a line of progress.
+        """
+        self._settings = settings
+        self._cores = cores
+        self._ports = Ports(*free_ports[:3])
+        self._gateway_ports = list(free_ports[3:7])
+        self._tell = tell
+        self._digits = Digits.of_model(settings.model)
+        self._peers = {peer.name: peer for peer in settings.peers}
+        self._gateway: Gateway | None = None
+        self._done = 0
+        self.document: dict[str, Any] = {"raw": [], "samples": [], "servers": []}
+
+    def run(self, after_round: Callable[[], None]) -> None:
+        """Measure every round; `after_round` is called after each.
+
+        Raises:
+            BenchError: Something cannot be measured at all.
+        """
+        with ExitStack() as stack:
+            self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+            if any(case.gateway for case in self._settings.cases):
+                self._gateway = stack.enter_context(
+                    gateway(self._gateway_ports, self._ports, self._cores.gateway)
+                )
+            for number in range(self._settings.rounds):
+                self._raw(number)
+                for kind, cases in in_turns(self._settings.cases, number):
+                    self._server(number, kind, cases)
+                after_round()
+
+    def _raw(self, number: int) -> float:
+        """Measure the model alone.
+
+        Returns:
+            CPU milliseconds of one image, one at a time.
+        """
+        half = max(0.5, self._settings.seconds / 2)
+        command = [sys.executable, "-m", "bench.raw_model"]
+        with on_cores(self._cores.server):
+            done = subprocess.run(
+                [*command, str(self._settings.model), str(half)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise BenchError(f"the raw model failed: {done.stderr.strip()[-300:]}")
+        results = orjson.loads(done.stdout)
+        self.document["raw"] += [{"round": number, **result} for result in results]
+        cost = float(results[0]["cpu_ms"])
+        self._tell(f"round {number + 1}, raw model: {cost:.3f} ms an image")
+        return cost
+
+    def _server(self, number: int, kind: ServerKind, cases: Sequence[Case]) -> None:
+        """Start a server, measure its cases and, again, the raw model after it."""
+        before = self.document["raw"][-2]["cpu_ms"]
+        two = kind.workers > 1
+        cores = self._cores.two_workers if two else self._cores.server
+        asking = self._asking(replace(cases[0], gateway=False))
+        log = self._folder / f"{kind.name}.log"
+        samples = []
+        with running(kind.name, self._plan(kind, asking), asking, cores, log) as server:
+            warmed: set[tuple[Way, bool]] = set()
+            for case in cases:
+                asking = self._asking(case)
+                if (case.way, case.gateway) not in warmed:
+                    warmed.add((case.way, case.gateway))
+                    self._warm_up(asking, max(c.callers for c in cases))
+                sample = self._case(case, asking, server.pid, server.metrics_url)
+                samples.append({"round": number, **sample})
+            memory = worker_memory(server.pid)
+        started = {"round": number, "server": kind.name, "cold_start_s": server.cold_start_s}
+        self.document["servers"].append(started | memory)
+        after = self._raw(number)
+        for sample in samples:
+            sample["ratio"] = ratio(sample["server_cpu_ms"], [before], [after])
+        self.document["samples"] += samples
+
+    def _warm_up(self, asking: Asking, callers: int) -> None:
+        # The gateway may still think that the server which was here before is gone.
+        first_answer(asking, GATEWAY_PATIENCE_S)
+        self._load(asking, callers, WARM_UP_S, check(asking), self._cores.client)
+
+    def _case(
+        self, case: Case, asking: Asking, pid: int, metrics_url: str | None
+    ) -> dict[str, Any]:
+        answer_bytes = check(asking)
+        counts = server_metrics.read(metrics_url) if metrics_url else server_metrics.Counts()
+        envoy = self._gateway.envoy_pid if self._gateway and case.gateway else None
+        client = self._cores.client_of_two if case.server.workers > 1 else self._cores.client
+        spent, envoy_spent = cpu_s(pid), cpu_s(envoy) if envoy else 0.0
+        seen = self._load(asking, case.callers, self._settings.seconds, answer_bytes, client)
+        spent, envoy_spent = cpu_s(pid) - spent, (cpu_s(envoy) if envoy else 0.0) - envoy_spent
+        new = (server_metrics.read(metrics_url) if metrics_url else counts).since(counts)
+        failures = max(seen.failures, new.refused)
+        problem = f"{failures} of {seen.requests} requests failed" if failures else ""
+        per_s = seen.requests / seen.seconds
+        self._done += 1
+        total = self._settings.rounds * len(self._settings.cases)
+        self._tell(f"[{self._done}/{total}] {case.label}: {per_s:,.0f}/s {problem}".rstrip())
+        return {
+            **asdict(seen),
+            "case": case.name,
+            "callers": case.callers,
+            "problem": problem,
+            "failures": failures,
+            "per_s": per_s,
+            "server_cpu_ms": spent * 1e3 / seen.requests,
+            "gateway_cpu_ms": envoy_spent * 1e3 / seen.requests if envoy else None,
+            "by_batch": {str(size): count for size, count in sorted(new.by_batch.items())},
+        }
+
+    def _load(
+        self, asking: Asking, callers: int, seconds: int, answer_bytes: int, client: frozenset[int]
+    ) -> load.Load:
+        tool = load.tool_for(asking.way, self._settings.own_load)
+        return load.run(tool, asking, callers, seconds, answer_bytes, self._folder, client)
+
+    def _asking(self, case: Case) -> Asking:
+        kind = case.server
+        if kind.peer:
+            return self._peers[kind.name].asking(self._digits)
+        answered = NULL_DIGIT if kind.null else None
+        if case.gateway:
+            up = self._gateway
+            if up is None:
+                raise BenchError(f"{case.name} needs the gateway")
+            port = up.grpc_port if case.way is Way.GRPC else up.rest_port
+            return ours(case.way, HOST, port, self._digits, up.js_key, up.token, answered)
+        port = self._ports.grpc if case.way is Way.GRPC else self._ports.rest
+        return ours(case.way, HOST, port, self._digits, answered=answered)
+
+    def _plan(self, kind: ServerKind, asking: Asking) -> Plan:
+        if kind.peer:
+            return peer_plan(self._peers[kind.name].command, asking.port)
+        return our_plan(kind, self._ports, self._settings.model)

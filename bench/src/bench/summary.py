@@ -1,0 +1,99 @@
+"""From the samples of every round to one figure a case, with its spread; no input, no output."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+# Of a sample, in the order of the table.
+FIGURES = (
+    "per_s",
+    "server_cpu_ms",
+    "ratio",
+    "gateway_cpu_ms",
+    "p50_ms",
+    "p99_ms",
+    "client_busy",
+)
+RAW_FIGURES = ("per_s", "cpu_ms", "p50_ms", "p99_ms")
+SERVER_FIGURES = ("cold_start_s", "rss_mb", "uss_mb")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Median, smallest and largest; None of nothing."""
+    return Spread(median(values), min(values), max(values)) if values else None
+
+
+def summarise(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a document with `raw`, `samples` and `servers`, as bench.run writes it.
+
+    Only rounds without a failure count; a case with a failure in any round is not valid.
+    """
+    raw = {
+        f"raw-{batch}": _figures([r for r in document["raw"] if r["batch"] == batch], RAW_FIGURES)
+        for batch in sorted({r["batch"] for r in document["raw"]})
+    }
+    cases: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for sample in document["samples"]:
+        cases.setdefault((sample["case"], sample["callers"]), []).append(sample)
+    servers: dict[str, list[Mapping[str, Any]]] = {}
+    for started in document["servers"]:
+        servers.setdefault(started["server"], []).append(started)
+    return {
+        "raw": raw,
+        "cases": [_case(*key, samples) for key, samples in sorted(cases.items(), key=_by_name)],
+        "servers": {name: _figures(rows, SERVER_FIGURES) for name, rows in servers.items()},
+    }
+
+
+def ratio(cpu_ms: float, raw_before: Sequence[float], raw_after: Sequence[float]) -> float:
+    """A cost over the raw model's cost of one image, measured right before it and right after."""
+    nearest = [*raw_before[-1:], *raw_after[:1]]
+    return cpu_ms * len(nearest) / sum(nearest)
+
+
+def mean_batch(by_batch: Mapping[str, int]) -> float | None:
+    """The batch that the mean request was scored in."""
+    total = sum(by_batch.values())
+    if not total:
+        return None
+    return sum(int(size) * count for size, count in by_batch.items()) / total
+
+
+def _case(name: str, callers: int, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    problems = [sample["problem"] for sample in samples if sample["problem"]]
+    good = [sample for sample in samples if not sample["problem"]]
+    batches: Counter[str] = Counter()
+    for sample in good:
+        batches.update(sample["by_batch"])
+    return {
+        "case": name,
+        "callers": callers,
+        "rounds": len(samples),
+        "valid": bool(samples) and not problems,
+        "problems": list(dict.fromkeys(problems)),
+        "tool": samples[0]["tool"],
+        "by_batch": dict(sorted(batches.items(), key=lambda item: int(item[0]))),
+        **_figures(good, FIGURES),
+    }
+
+
+def _figures(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Spread | None]:
+    taken = list(rows)
+    return {
+        name: spread([row[name] for row in taken if row.get(name) is not None]) for name in names
+    }
+
+
+def _by_name(item: tuple[tuple[str, int], object]) -> tuple[str, int]:
+    return item[0]

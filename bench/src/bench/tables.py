@@ -1,0 +1,153 @@
+"""The figures as people read them: on the terminal and in Markdown, from the same rows."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from bench.summary import Spread, mean_batch
+from bench.targets import Held
+
+WIDTH = 140
+BUSY = 0.9  # from here on the client may be what limits
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts; the first `left` columns are words, the others numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 1
+
+
+def tables(summary: Mapping[str, Any], targets: Sequence[Held]) -> list[Table]:
+    """What was measured, then what it was to be."""
+    return [
+        Table(
+            "Cost of a prediction: median of the rounds ± half of their range",
+            (
+                *("case", "callers", "predictions/s", "CPU ms", "over raw", "Envoy CPU ms"),
+                *("p50 ms", "p99 ms", "batch"),
+            ),
+            (
+                *(_raw_row(name, figures) for name, figures in summary["raw"].items()),
+                *map(_case_row, summary["cases"]),
+            ),
+        ),
+        Table(
+            "Servers",
+            ("server", "first prediction s", "resident MB", "its alone MB (USS)"),
+            tuple(
+                (name, *(_text(of[figure], digits) for figure, digits in _SERVER_FIGURES))
+                for name, of in summary["servers"].items()
+            ),
+        ),
+        Table(
+            "Targets",
+            ("what", "case", "callers", "target", "measured", "met"),
+            tuple(map(_target_row, targets)),
+            left=2,
+        ),
+    ]
+
+
+_SERVER_FIGURES = (("cold_start_s", 2), ("rss_mb", 0), ("uss_mb", 0))
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """What has to be known to read the tables."""
+    said = []
+    tools = sorted({case["tool"] for case in summary["cases"]})
+    if tools:
+        said.append(f"load was sent by {' and '.join(tools)}")
+    for case in summary["cases"]:
+        name = f"{case['case']} at {case['callers']}"
+        said += [f"INVALID: {name}: {problem}" for problem in case["problems"]]
+        busy = case["client_busy"]
+        if busy is not None and busy.median >= BUSY:
+            said.append(
+                f"{name}: the client computed {busy.median:.0%} of the time, it may be the limit"
+            )
+    return said
+
+
+def show(shown: Sequence[Table]) -> None:
+    """To stdout; as wide as it takes where that is no terminal."""
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    for table in shown:
+        drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+        for index, column in enumerate(table.columns):
+            drawn.add_column(
+                column, justify="left" if index < table.left else "right", no_wrap=True
+            )
+        for row in table.rows:
+            drawn.add_row(*row)
+        console.print(drawn)
+
+
+def markdown(shown: Sequence[Table]) -> str:
+    """For docs/performance.md."""
+    parts = []
+    for table in shown:
+        rules = ("---" if index < table.left else "---:" for index in range(len(table.columns)))
+        lines = [table.columns, tuple(rules), *table.rows]
+        parts.append(
+            f"{table.title}:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        )
+    return "\n".join(parts)
+
+
+def _raw_row(name: str, figures: Mapping[str, Spread | None]) -> tuple[str, ...]:
+    return (
+        name,
+        "",
+        _text(figures["per_s"], 0),
+        _text(figures["cpu_ms"], 3),
+        "",
+        "",
+        _text(figures["p50_ms"], 2),
+        _text(figures["p99_ms"], 2),
+        name.partition("-")[2],
+    )
+
+
+def _case_row(case: Mapping[str, Any]) -> tuple[str, ...]:
+    batch = mean_batch(case["by_batch"])
+    return (
+        case["case"] if case["valid"] else f"{case['case']} (INVALID)",
+        str(case["callers"]),
+        _text(case["per_s"], 0),
+        _text(case["server_cpu_ms"], 3),
+        _text(case["ratio"], 2),
+        _text(case["gateway_cpu_ms"], 3),
+        _text(case["p50_ms"], 2),
+        _text(case["p99_ms"], 2),
+        "" if batch is None else f"{batch:.1f}",
+    )
+
+
+def _target_row(row: Held) -> tuple[str, ...]:
+    sign = "≥" if row.at_least else "≤"
+    return (
+        row.what,
+        row.case,
+        "" if row.callers is None else str(row.callers),
+        f"{sign} {row.limit:g} {row.unit}",
+        "" if row.measured is None else f"{row.measured:.3g} {row.unit}",
+        {True: "yes", False: "no", None: "not measured"}[row.met],
+    )
+
+
+def _text(figure: Spread | None, digits: int) -> str:
+    if figure is None:
+        return ""
+    middle = f"{figure.median:,.{digits}f}"
+    if figure.low == figure.high or not figure.median:
+        return middle
+    return f"{middle} ±{(figure.high - figure.low) / 2 / figure.median:.0%}"

@@ -1,0 +1,98 @@
+"""What the figures are held against."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+RATIO, CPU, GATEWAY = "CPU over raw", "server CPU", "Envoy CPU"
+MEMORY, COLD = "resident, a worker", "first prediction"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A limit on a figure of one case, or of one server."""
+
+    what: str
+    case: str
+    callers: int
+    figure: str
+    limit: float
+
+
+@dataclass(frozen=True)
+class Held:
+    """A target and what was measured; `measured` is None where that case was left out."""
+
+    what: str
+    case: str
+    callers: int | None
+    limit: float
+    unit: str
+    measured: float | None
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it is kept; None where nothing was measured."""
+        if self.measured is None:
+            return None
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
+
+
+_OF_CASES = (
+    Target(RATIO, "grpc", 1, "ratio", 1.7),
+    Target(RATIO, "grpc", 8, "ratio", 1.35),
+    Target(RATIO, "grpc", 32, "ratio", 1.2),
+    Target(RATIO, "rest-post", 1, "ratio", 2.1),
+    Target(RATIO, "rest-post", 8, "ratio", 1.7),
+    Target(RATIO, "rest-post", 32, "ratio", 1.45),
+    Target(RATIO, "rest-jsonp", 1, "ratio", 2.3),
+    Target(RATIO, "rest-jsonp", 8, "ratio", 1.9),
+    Target(RATIO, "rest-jsonp", 32, "ratio", 1.6),
+    Target(CPU, "null-grpc", 8, "server_cpu_ms", 0.30),
+    Target(CPU, "null-rest-post", 8, "server_cpu_ms", 0.38),
+    Target(GATEWAY, "grpc-gateway", 8, "gateway_cpu_ms", 0.17),
+    Target(GATEWAY, "rest-post-gateway", 8, "gateway_cpu_ms", 0.17),
+    Target(GATEWAY, "rest-jsonp-gateway", 8, "gateway_cpu_ms", 0.17),
+)
+TIMES = "\N{MULTIPLICATION SIGN}"
+_UNITS = {"ratio": TIMES, "server_cpu_ms": "ms", "gateway_cpu_ms": "ms"}
+_GATEWAY_ADDS_MS = 0.25  # at p50, with one caller: with more it is the server's queue that counts
+_RESIDENT_MB = 120.0
+_COLD_START_S = 1.5
+_TWO_WORKERS = 1.8
+
+
+def held(summary: Mapping[str, Any]) -> list[Held]:
+    """Every target, beside what a summary says of it."""
+    found = {(case["case"], case["callers"]): case for case in summary["cases"] if case["valid"]}
+
+    def figure(case: str, callers: int, name: str) -> float | None:
+        spread = found.get((case, callers), {}).get(name)
+        return None if spread is None else float(spread.median)
+
+    rows = [
+        Held(
+            target.what,
+            target.case,
+            target.callers,
+            target.limit,
+            _UNITS[target.figure],
+            figure(target.case, target.callers, target.figure),
+        )
+        for target in _OF_CASES
+    ]
+    for case in ("grpc", "rest-post", "rest-jsonp"):
+        direct, through = (figure(name, 1, "p50_ms") for name in (case, f"{case}-gateway"))
+        added = None if direct is None or through is None else through - direct
+        rows.append(Held("gateway adds at p50", case, 1, _GATEWAY_ADDS_MS, "ms", added))
+    for server in ("grpc", "rest"):
+        figures = summary["servers"].get(server, {})
+        resident, cold = (figures.get(name) for name in ("rss_mb", "cold_start_s"))
+        rows.append(Held(MEMORY, server, None, _RESIDENT_MB, "MB", resident and resident.median))
+        rows.append(Held(COLD, server, None, _COLD_START_S, "s", cold and cold.median))
+    for one, two in (("grpc", "grpc-2-workers"), ("rest-post", "rest-2-workers")):
+        alone, both = (figure(name, 32, "per_s") for name in (one, two))
+        gain = None if alone is None or both is None else both / alone
+        rows.append(Held("two workers over one", two, 32, _TWO_WORKERS, TIMES, gain, at_least=True))
+    return rows
