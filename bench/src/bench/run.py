@@ -19,7 +19,8 @@ from bench.errors import BenchError
 from bench.gateway import Gateway, gateway
 from bench.peers import Peer
 from bench.processes import Cores, cpu_s, on_cores, worker_memory
-from bench.servers import HOST, Plan, Ports, our_plan, peer_plan, running
+from bench.raw_model import BATCHES
+from bench.servers import HOST, Plan, Ports, Running, our_plan, peer_plan, running
 from bench.summary import ratio
 
 WARM_UP_S = 1
@@ -87,11 +88,7 @@ class Bench:
                 after_round()
 
     def _raw(self, number: int) -> float:
-        """Measure the model alone.
-
-        Returns:
-            CPU milliseconds of one image, one at a time.
-        """
+        """Measure the model alone; CPU milliseconds of one image, one at a time."""
         half = max(0.5, self._settings.seconds / 2)
         command = [sys.executable, "-m", "bench.raw_model"]
         with on_cores(self._cores.server):
@@ -111,37 +108,43 @@ class Bench:
 
     def _server(self, number: int, kind: ServerKind, cases: Sequence[Case]) -> None:
         """Start a server, measure its cases and, again, the raw model after it."""
-        before = self.document["raw"][-2]["cpu_ms"]
-        two = kind.workers > 1
-        cores = self._cores.two_workers if two else self._cores.server
-        asking = self._asking(replace(cases[0], gateway=False))
+        before = self.document["raw"][-len(BATCHES)]["cpu_ms"]
+        cores = self._cores.two_workers if kind.workers > 1 else self._cores.server
         log = self._folder / f"{kind.name}.log"
-        samples = []
-        with running(kind.name, self._plan(kind, asking), asking, cores, log) as server:
-            warmed: set[tuple[Way, bool]] = set()
-            for case in cases:
-                asking = self._asking(case)
-                if (case.way, case.gateway) not in warmed:
-                    warmed.add((case.way, case.gateway))
-                    self._warm_up(asking, max(c.callers for c in cases))
-                sample = self._case(case, asking, server.pid, server.metrics_url)
-                samples.append({"round": number, **sample})
-            memory = worker_memory(server.pid)
-        started = {"round": number, "server": kind.name, "cold_start_s": server.cold_start_s}
-        self.document["servers"].append(started | memory)
+        samples: list[dict[str, Any]] = []
+        try:
+            asking = self._asking(replace(cases[0], gateway=False))
+            with running(kind.name, self._plan(kind, asking), asking, cores, log) as server:
+                self._cases(cases, server, samples)
+                started = {"server": kind.name, "cold_start_s": server.cold_start_s}
+                self.document["servers"].append(
+                    {"round": number, **started, **worker_memory(server.pid)}
+                )
+        except BenchError as error:  # the others may be sound
+            self._tell(str(error))
+            samples += [_not_measured(case, str(error)) for case in cases[len(samples) :]]
         after = self._raw(number)
         for sample in samples:
-            sample["ratio"] = ratio(sample["server_cpu_ms"], [before], [after])
-        self.document["samples"] += samples
+            if "server_cpu_ms" in sample:
+                sample["ratio"] = ratio(sample["server_cpu_ms"], [before, after])
+        self.document["samples"] += [{"round": number, **sample} for sample in samples]
+
+    def _cases(self, cases: Sequence[Case], server: Running, samples: list[dict[str, Any]]) -> None:
+        warmed: set[tuple[Way, bool]] = set()
+        for case in cases:
+            asking = self._asking(case)
+            if (case.way, case.gateway) not in warmed:
+                warmed.add((case.way, case.gateway))
+                self._warm_up(asking, max(other.callers for other in cases))
+            samples.append(self._case(case, asking, server))
 
     def _warm_up(self, asking: Asking, callers: int) -> None:
         # The gateway may still think that the server which was here before is gone.
         first_answer(asking, GATEWAY_PATIENCE_S)
         self._load(asking, callers, WARM_UP_S, check(asking), self._cores.client)
 
-    def _case(
-        self, case: Case, asking: Asking, pid: int, metrics_url: str | None
-    ) -> dict[str, Any]:
+    def _case(self, case: Case, asking: Asking, server: Running) -> dict[str, Any]:
+        pid, metrics_url = server.pid, server.metrics_url
         answer_bytes = check(asking)
         counts = server_metrics.read(metrics_url) if metrics_url else server_metrics.Counts()
         envoy = self._gateway.envoy_pid if self._gateway and case.gateway else None
@@ -192,3 +195,13 @@ class Bench:
         if kind.peer:
             return peer_plan(self._peers[kind.name].command, asking.port)
         return our_plan(kind, self._ports, self._settings.model)
+
+
+def _not_measured(case: Case, problem: str) -> dict[str, Any]:
+    return {
+        "case": case.name,
+        "callers": case.callers,
+        "problem": problem,
+        "tool": "",
+        "by_batch": {},
+    }

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 # Of a sample, in the order of the table.
@@ -56,10 +56,9 @@ def summarise(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def ratio(cpu_ms: float, raw_before: Sequence[float], raw_after: Sequence[float]) -> float:
+def ratio(cpu_ms: float, raw_cpu_ms: Sequence[float]) -> float:
     """A cost over the raw model's cost of one image, measured right before it and right after."""
-    nearest = [*raw_before[-1:], *raw_after[:1]]
-    return cpu_ms * len(nearest) / sum(nearest)
+    return cpu_ms / mean(raw_cpu_ms)
 
 
 def mean_batch(by_batch: Mapping[str, int]) -> float | None:
@@ -82,7 +81,7 @@ def _case(name: str, callers: int, samples: Sequence[Mapping[str, Any]]) -> dict
         "rounds": len(samples),
         "valid": bool(samples) and not problems,
         "problems": list(dict.fromkeys(problems)),
-        "tool": samples[0]["tool"],
+        "tool": next((sample["tool"] for sample in samples if sample["tool"]), ""),
         "by_batch": dict(sorted(batches.items(), key=lambda item: int(item[0]))),
         **_figures(good, FIGURES),
     }

@@ -63,7 +63,7 @@ _SERVER_FIGURES = (("cold_start_s", 2), ("rss_mb", 0), ("uss_mb", 0))
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """What has to be known to read the tables."""
     said = []
-    tools = sorted({case["tool"] for case in summary["cases"]})
+    tools = sorted({case["tool"] for case in summary["cases"] if case["tool"]})
     if tools:
         said.append(f"load was sent by {' and '.join(tools)}")
     for case in summary["cases"]:

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import orjson
+import pytest
+
+from bench import asking
+from bench.asking import Digits, digit_told, framed
+from bench.cases import Way
+from model_runtime.digits import held_out
+from seldon_pb2 import ClassificationReply, ClassificationRequest, DefaultCustomPredictRequest
+
+MODEL = Path(__file__).parents[2] / "models/deep_mnist/1"
+SCORES = [0.0, 0.1, 0.0, 0.0, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0]
+OURS = {
+    "meta": {"puid": "p"},
+    "predictions": [{"predictedClass": str(i), "prediction": s} for i, s in enumerate(SCORES)],
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return Digits.of_model(MODEL)
+
+
+def test_every_request_holds_the_digit_that_it_is_checked_for(digits: Digits) -> None:
+    images = held_out().images
+    post = asking.ours(Way.POST, "h", 1, digits)
+    rpc = asking.ours(Way.GRPC, "h", 1, digits)
+    assert post.digits == rpc.digits == tuple(held_out().labels[list(digits.indices)])
+    for position in (0, 100):
+        image = images[digits.indices[position]].tolist()
+        assert orjson.loads(post.bodies[position])["data"] == pytest.approx(image)
+        values = DefaultCustomPredictRequest()
+        ClassificationRequest.FromString(rpc.bodies[position]).data.Unpack(values)
+        assert list(values.values) == image
+
+
+def test_keys_go_where_the_gateway_looks_for_them(digits: Digits) -> None:
+    jsonp = asking.ours(Way.JSONP, "h", 1, digits, js_key="a key")
+    assert jsonp.bodies[0].startswith(b"/js/predict?consumer_key=a%20key&json=")
+    assert jsonp.bodies[0].endswith(b"&jsonpCallback=j")
+    assert asking.ours(Way.POST, "h", 1, digits, js_key="k").path == "/js/predict?consumer_key=k"
+    assert asking.ours(Way.GRPC, "h", 1, digits, token="t").headers == {"oauth_token": "t"}
+
+
+def test_answers_of_every_form_tell_their_digit(digits: Digits) -> None:
+    reply = ClassificationReply()
+    for label, score in enumerate(SCORES):
+        reply.predictions.add(prediction=score, predictedClass=str(label))
+    for asked, answer in (
+        (asking.ours(Way.GRPC, "h", 1, digits), reply.SerializeToString()),
+        (asking.ours(Way.POST, "h", 1, digits), orjson.dumps(OURS)),
+        (asking.ours(Way.JSONP, "h", 1, digits), b"j(" + orjson.dumps(OURS) + b")"),
+        (asking.v1("h", 1, "/p", digits), orjson.dumps({"predictions": [SCORES]})),
+        (
+            asking.v2("h", 1, "/p", digits, "input"),
+            orjson.dumps({"outputs": [{"name": "o", "data": SCORES}]}),
+        ),
+    ):
+        assert digit_told(asked, answer) == 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"error": "busy"}',
+        b'{"predictions": [[1, 2]]}',
+        b'{"predictions": [[1], [2]]}',
+        b'{"predictions": 1}',
+    ],
+)
+def test_answers_of_no_form_are_refused(digits: Digits, answer: bytes) -> None:
+    with pytest.raises(ValueError, match="none of form v1"):
+        digit_told(asking.v1("h", 1, "/p", digits), answer)
+
+
+def test_v1_and_v2_bodies(digits: Digits) -> None:
+    image = held_out().images[digits.indices[0]].tolist()
+    ((row,),) = orjson.loads(asking.v1("h", 1, "/p", digits).bodies[0]).values()
+    assert row == pytest.approx(image)
+    (tensor,) = orjson.loads(asking.v2("h", 1, "/p", digits, "x").bodies[0])["inputs"]
+    assert (tensor["name"], tensor["shape"], tensor["datatype"]) == ("x", [1, 784], "FP32")
+    assert tensor["data"] == pytest.approx(image)
+
+
+def test_a_grpc_message_is_framed_as_http2_carries_it() -> None:
+    assert framed(b"abc") == b"\0\0\0\0\3abc"

@@ -1,0 +1,52 @@
+import pytest
+
+from bench.cases import Way, all_cases, chosen, in_turns, parse_callers
+from bench.errors import BenchError
+
+
+def test_every_way_is_measured_directly_and_through_the_gateway() -> None:
+    names = {case.name for case in all_cases([1])}
+    for way in ("grpc", "rest-post", "rest-jsonp"):
+        for name in (way, f"null-{way}"):
+            assert {name, f"{name}-gateway"} <= names
+
+
+def test_two_workers_are_measured_once_however_many_callers_are_asked_for() -> None:
+    cases = [case for case in all_cases([1, 8]) if case.server.workers == 2]
+    assert [(case.name, case.callers) for case in cases] == [
+        ("rest-2-workers", 32),
+        ("grpc-2-workers", 32),
+    ]
+
+
+def test_patterns_choose_cases() -> None:
+    cases = all_cases([1, 8], [("other", Way.POST)])
+    assert {case.name for case in chosen(cases, "grpc, other")} == {"grpc", "other"}
+    assert {case.callers for case in chosen(cases, "other")} == {1, 8}
+    assert chosen(cases, "") == cases
+
+
+def test_pattern_that_fits_nothing_is_told_with_what_there_is() -> None:
+    with pytest.raises(BenchError, match=r"'rpc', which fits none of: rest-post, "):
+        chosen(all_cases([1]), "grpc,rpc")
+
+
+@pytest.mark.parametrize("text", ["", "0", "1,", "201", "1.5", "eight", "-1"])
+def test_wrong_callers_are_refused(text: str) -> None:
+    with pytest.raises(BenchError, match="CALLERS is"):
+        parse_callers(text)
+
+
+def test_callers_are_sorted_and_counted_once() -> None:
+    assert parse_callers("32, 1,8,1") == [1, 8, 32]
+
+
+def test_each_round_begins_with_another_server_and_holds_every_case() -> None:
+    cases = all_cases([1, 8])
+    rounds = [in_turns(cases, number) for number in range(3)]
+    assert len({turns[0][0].name for turns in rounds}) == 3
+    for turns in rounds:
+        assert sorted(case.label for _, own in turns for case in own) == sorted(
+            case.label for case in cases
+        )
+    assert rounds[0][1][1] == rounds[1][0][1][::-1]

@@ -1,0 +1,135 @@
+"""The benchmark as a person runs it, as short as can be."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bench.__main__ import INTERRUPTED, free_ports
+from deploy import stack_processes
+from model_runtime.digits import held_out
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(output: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "bench", "--output", str(output), "--callers", "2", *words]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result_in(output: Path) -> dict[str, Any]:
+    (file,) = output.glob("*-bench.json")
+    return dict(json.loads(file.read_text()))
+
+
+def test_a_short_run(tmp_path: Path) -> None:
+    words = ("--rounds", "1", "--seconds", "1", "--cases", "grpc-gateway,null-rest-post")
+    bench = start(tmp_path, *words)
+    printed, progress = bench.communicate(timeout=100)
+    assert bench.returncode == 0, progress
+    result = result_in(tmp_path)
+    assert "incomplete" not in result
+    figures = {case["case"]: case for case in result["summary"]["cases"]}
+    assert set(figures) == {"grpc-gateway", "null-rest-post"}
+    for case in figures.values():
+        assert case["valid"]
+        assert case["per_s"]["median"] > 0
+        assert case["ratio"]["median"] > 0
+        assert sum(case["by_batch"].values()) > 0
+    assert figures["grpc-gateway"]["gateway_cpu_ms"]["median"] > 0
+    assert figures["null-rest-post"]["gateway_cpu_ms"] is None
+    for server in ("grpc", "null-rest"):
+        assert result["summary"]["servers"][server]["cold_start_s"]["median"] > 0
+        assert result["summary"]["servers"][server]["rss_mb"]["median"] > 10
+    assert {row["batch"] for row in result["raw"]} == {1, 32}
+    assert result["machine"]["cpu"]
+    assert "[2/2]" in progress
+    (table,) = tmp_path.glob("*-bench.md")
+    for text in (printed, table.read_text()):
+        assert "raw-1" in text
+        assert "null-rest-post" in text
+        assert "≤ 1.35" in text
+
+
+def test_other_servers_and_our_own_generator(tmp_path: Path) -> None:
+    """The other server is our own with a recorded request; one more cannot be started."""
+    (port, nobody) = free_ports(2)
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"data": held_out().images[0].tolist()}))
+    serve = f"{sys.executable} -m serving_rest"
+    settings = f"MODEL_FOLDER={ROOT / 'models/deep_mnist/1'} REST_WORKERS=1 REST_PORT={port}"
+    peers = [
+        {
+            "name": "other",
+            "command": f"env {settings} {serve}",
+            "url": f"http://127.0.0.1:{port}/predict",
+            "body": str(body),
+        },
+        {"name": "broken", "command": "false", "url": f"http://127.0.0.1:{nobody}/v1/models/m"},
+    ]
+    file = tmp_path / "peers.json"
+    file.write_text(json.dumps(peers))
+    words = ("--rounds", "1", "--seconds", "1", "--cases", "other,broken", "--own-load")
+    bench = start(tmp_path, *words, "--peers", str(file))
+    _, progress = bench.communicate(timeout=100)
+    assert bench.returncode == 1, progress
+    assert "INVALID: broken at 2: broken ended with status 1" in progress
+    figures = {case["case"]: case for case in result_in(tmp_path)["summary"]["cases"]}
+    assert figures["other"]["valid"]
+    assert figures["other"]["tool"] == "own"
+    assert figures["other"]["server_cpu_ms"]["median"] > 0
+    assert not figures["broken"]["valid"]
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Not tmp_path: a Unix socket's path has a limit."""
+    with tempfile.TemporaryDirectory(prefix="b-") as folder:
+        yield Path(folder).resolve()
+
+
+def test_interrupted_it_ends_its_servers_and_keeps_what_it_has(
+    tmp_path: Path, short_folder: Path
+) -> None:
+    words = ("--rounds", "9", "--seconds", "1", "--cases", "null-grpc,null-rest-jsonp-gateway")
+    bench = start(tmp_path, *words, TMPDIR=str(short_folder))
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*.json")):  # the first round is over
+        assert time.monotonic() < deadline
+        assert bench.poll() is None
+        time.sleep(0.05)
+    (home,) = (script.parents[1] for script in short_folder.rglob("envoy.sh"))
+    gateway = stack_processes.of_stack(home)
+    servers = psutil.Process(bench.pid).children(recursive=True)
+    assert len(gateway) >= 3
+    bench.send_signal(signal.SIGTERM)
+    _, progress = bench.communicate(timeout=60)
+    assert bench.returncode == INTERRUPTED, progress
+    assert "INCOMPLETE: interrupted in round 2 of 9" in progress
+    assert "interrupted" in result_in(tmp_path)["incomplete"]
+    assert stack_processes.wait_gone([*gateway, *servers], 5) == []
+    assert list(short_folder.iterdir()) == []
+
+
+def test_wrong_settings_are_told_in_a_sentence(tmp_path: Path) -> None:
+    bench = start(tmp_path, "--cases", "nonsense")
+    _, said = bench.communicate(timeout=60)
+    assert bench.returncode == 1
+    assert said.startswith("bench: CASES has 'nonsense', which fits none of: ")
+    assert not list(tmp_path.iterdir())

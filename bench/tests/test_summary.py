@@ -1,0 +1,89 @@
+from typing import Any
+
+import pytest
+
+from bench.summary import Spread, mean_batch, ratio, spread, summarise
+from bench.tables import markdown, remarks, tables
+from bench.targets import held
+
+
+def sample(case: str, callers: int, **figures: Any) -> dict[str, Any]:
+    usual = {
+        "per_s": 1000.0,
+        "server_cpu_ms": 0.3,
+        "ratio": 1.5,
+        "gateway_cpu_ms": None,
+        "p50_ms": 1.0,
+        "p99_ms": 2.0,
+        "client_busy": 0.2,
+        "problem": "",
+        "tool": "wrk",
+        "by_batch": {"1": 10},
+    }
+    return {**usual, **figures, "case": case, "callers": callers}
+
+
+def document(*samples: dict[str, Any]) -> dict[str, Any]:
+    raw = {"batch": 1, "per_s": 5000.0, "cpu_ms": 0.2, "p50_ms": 0.2, "p99_ms": 0.3}
+    started = {"server": "grpc", "cold_start_s": 0.4, "rss_mb": 130.0, "uss_mb": 60.0}
+    return {"raw": [raw], "samples": list(samples), "servers": [started]}
+
+
+def test_median_and_range() -> None:
+    assert spread([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+    assert spread([]) is None
+
+
+def test_ratio_is_to_what_the_model_cost_around_it() -> None:
+    assert ratio(0.6, [0.2, 0.4]) == pytest.approx(2.0)
+
+
+def test_a_round_with_failures_is_left_out_and_makes_the_case_invalid() -> None:
+    bad = sample("grpc", 8, per_s=9000.0, problem="3 of 9 requests failed", by_batch={"2": 5})
+    summary = summarise(document(bad, sample("grpc", 8), sample("grpc", 32)))
+    eight, many = summary["cases"]
+    assert not eight["valid"]
+    assert eight["per_s"].high == 1000.0
+    assert eight["by_batch"] == {"1": 10}
+    assert many["valid"]
+    assert "INVALID: grpc at 8: 3 of 9 requests failed" in remarks(summary)
+    assert all(row.measured is None for row in held(summary) if row.callers == 8)
+
+
+def test_mean_batch() -> None:
+    assert mean_batch({"1": 10, "16": 10}) == 8.5
+    assert mean_batch({}) is None
+
+
+def test_targets_are_held_against_the_medians() -> None:
+    summary = summarise(
+        document(
+            sample("grpc", 8, ratio=1.3),
+            sample("grpc", 32, ratio=1.3),
+            sample("grpc", 1, p50_ms=0.8),
+            sample("grpc-gateway", 1, p50_ms=1.0),
+            sample("grpc-2-workers", 32, per_s=1900.0),
+        )
+    )
+    met = {(row.what, row.case, row.callers): row.met for row in held(summary)}
+    assert met["CPU over raw", "grpc", 8] is True
+    assert met["CPU over raw", "grpc", 32] is False
+    assert met["gateway adds at p50", "grpc", 1] is True
+    assert met["two workers over one", "grpc-2-workers", 32] is True
+    assert met["resident, a worker", "grpc", None] is False
+    assert met["first prediction", "grpc", None] is True
+    assert met["first prediction", "rest", None] is None
+
+
+def test_a_busy_client_is_told() -> None:
+    summary = summarise(document(sample("grpc", 8, client_busy=0.97)))
+    assert any("the client computed 97% of the time" in text for text in remarks(summary))
+
+
+def test_markdown_has_the_same_columns_in_every_row() -> None:
+    summary = summarise(document(sample("grpc", 8), sample("grpc", 8, per_s=2000.0)))
+    text = markdown(tables(summary, held(summary)))
+    assert "| grpc | 8 | 1,500 ±33% | 0.300 | 1.50 |" in text
+    for block in text.split("\n\n"):
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in rows}) <= 1
