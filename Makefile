@@ -14,7 +14,7 @@ LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS REST_F
 # Not what the shell happens to have: many export a HOST of their own.
 $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval export LOADTEST_$(v) := $($(v)))))
 
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix monitor calibrate undeploy train protos dashboards images check test test-images clean
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix monitor calibrate undeploy train protos dashboards images manifests check test test-images clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG
 
 images: setup  ## Build the container images: REGISTRY= TAG= BASE_IMAGE= BUILD_IMAGE= TOOL=docker|podman|buildah NAME=
 	@$(BIN)/python -m deploy images $(IMAGE_OPTIONS) $(NAME)
+
+manifests: setup  ## The stack as YAML for Kubernetes: OVERLAYS='monitoring loadtest' OUTPUT=folder, or - for stdout
+	@$(BIN)/python -m deploy manifests $(foreach o,$(OVERLAYS),--overlay $(o)) $(if $(OUTPUT),--output $(OUTPUT))
 
 check: setup-dev  ## Lint, formatting and types
 	$(BIN)/ruff check .
