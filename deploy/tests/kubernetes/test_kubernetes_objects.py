@@ -12,9 +12,10 @@ import pytest
 
 from deploy import images
 from deploy.deployment import MICROSERVICE
-from deploy.kubernetes.objects.serving import MODEL_NAME
+from deploy.kubernetes.objects.serving import MODEL_NAME, Microservice, microservice
 from deploy.kubernetes.settings import KubernetesSettings
 from deploy.kubernetes.stack import needed_secrets, stack
+from deploy.microservices import Api
 
 ROOT = Path(__file__).parents[3]
 
@@ -104,8 +105,9 @@ def test_containers_have_more_than_restricted_asks_for(every_stack: Stacks) -> N
     for objects in every_stack:
         for name, template in pods(objects):
             # Prometheus alone asks the API, for the pods that it scrapes.
-            assert template["spec"]["automountServiceAccountToken"] is (name == "prometheus")
-            for container in template["spec"]["containers"]:
+            spec = template["spec"]
+            assert spec["automountServiceAccountToken"] is (name == "prometheus")
+            for container in spec["containers"] + spec.get("initContainers", []):
                 assert container["securityContext"]["readOnlyRootFilesystem"] is True
                 resources = container["resources"]
                 assert resources["requests"].keys() == {"cpu", "memory"}
@@ -397,3 +399,82 @@ def test_another_model_is_another_job() -> None:
 
 def test_the_model_has_the_same_name_as_on_one_machine() -> None:
     assert MODEL_NAME == MICROSERVICE
+
+
+def test_probes_ask_what_they_are_for() -> None:
+    deployments = of_kind(render(), "Deployment")
+    for name, ready, live in (
+        ("serving-rest", ("httpGet", "/health/ready"), ("httpGet", "/health/live")),
+        ("serving-grpc", ("grpc", 8600), ("httpGet", "/health/live")),
+        ("control-plane", ("httpGet", "/health/ready"), ("httpGet", "/health/live")),
+        # An Envoy without its control plane is not ready; to start it anew would not help.
+        ("envoy", ("httpGet", "/health/ready"), ("tcpSocket", None)),
+    ):
+        container = deployments[name]["spec"]["template"]["spec"]["containers"][0]
+        for probe, (kind, what) in (("readinessProbe", ready), ("livenessProbe", live)):
+            asked = container[probe][kind]
+            assert (asked["port"] if kind == "grpc" else asked.get("path")) == what
+
+        def patience(probe: str, container: Object = container) -> int:
+            asked = container[probe]
+            return int(asked.get("periodSeconds", 10) * asked.get("failureThreshold", 3))
+
+        # Out of the list soon, killed late, and never while it still starts.
+        assert patience("readinessProbe") < patience("livenessProbe") < 100
+        assert patience("startupProbe") >= 60
+
+
+def test_processes_are_as_many_as_the_cores_that_were_asked_for() -> None:
+    """Left alone they would count the node's."""
+    for name, variable in (
+        ("serving-rest", "REST_WORKERS"),
+        ("serving-grpc", "GRPC_WORKERS"),
+        ("envoy", "SELDON_ENVOY_THREADS"),
+    ):
+        template = of_kind(render(), "Deployment")[name]["spec"]["template"]
+        environment = {one["name"]: one for one in template["spec"]["containers"][0]["env"]}
+        assert environment[variable]["valueFrom"]["resourceFieldRef"] == {
+            "resource": "requests.cpu",
+            "divisor": "1",
+        }
+
+
+def test_a_server_waits_for_a_model_that_is_being_downloaded_and_for_no_other() -> None:
+    def waits(objects: list[Object]) -> set[str]:
+        return {name for name, template in pods(objects) if "initContainers" in template["spec"]}
+
+    assert waits(render(MODEL_SOURCE="s3://models/1")) == {"serving-rest", "serving-grpc"}
+    assert waits(render()) == set()
+    settings = KubernetesSettings.from_env({"MODEL_SOURCE": "s3://models/1"})
+    other = Microservice("other", Api.REST, settings.rest, "/seldon-data/other/1")
+    assert waits(microservice(settings, other)) == set()
+
+
+def test_microservices_of_one_program_share_no_pods() -> None:
+    settings = KubernetesSettings.from_env({})
+    one, other = (
+        microservice(settings, Microservice(name, Api.RPC, settings.grpc, f"/seldon-data/{name}"))
+        for name in ("first", "second")
+    )
+    (template,) = (template for _, template in pods(one))
+    assert [made["metadata"]["name"] for made in one] == ["first-grpc"] * len(one)
+    for kind in ("Service", "NetworkPolicy", "Deployment"):
+        (mine,), (theirs,) = of_kind(one, kind).values(), of_kind(other, kind).values()
+        assert mine["metadata"]["labels"]["app.kubernetes.io/component"] == "first"
+        for made, expected in ((mine, True), (theirs, False)):
+            wanted = made["spec"].get("podSelector", made["spec"].get("selector"))
+            assert selects(wanted.get("matchLabels", wanted), template) is expected
+
+
+def test_a_microservice_of_an_image_has_no_volume() -> None:
+    settings = KubernetesSettings.from_env({})
+    image = "registry.example/team/my-model:2.0.0"
+    made = microservice(settings, Microservice("mine", Api.REST, settings.rest, image=image))
+    ((_, template),) = pods(made)
+    (container,) = template["spec"]["containers"]
+    assert container["image"] == image
+    assert [volume["name"] for volume in template["spec"]["volumes"]] == ["tmp"]
+    assert {one["name"] for one in container["env"]}.isdisjoint({"MODEL_FOLDER"})
+    for one in made:
+        for version in VERSIONS:
+            kubernetes_validate.validate(one, version, strict=True)

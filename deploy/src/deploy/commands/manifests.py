@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from deploy.commands.base import StackCommand, debug_option
-from deploy.console import say
 from deploy.kubernetes import manifests
 from deploy.kubernetes.settings import OVERLAYS, KubernetesSettings
 from deploy.kubernetes.stack import needed_secrets, stack
@@ -29,8 +28,7 @@ def write_manifests(overlays: tuple[str, ...], output: str) -> None:
     if output == "-":
         click.echo(manifests.as_yaml(objects), nl=False)
     else:
-        for path in manifests.write(objects, Path(output)):
-            say(f"wrote {path}")
+        manifests.write(objects, Path(output))
     for secret in needed_secrets(settings):
         click.echo(
             f"needs the Secret {secret.name} with {', '.join(secret.keys)}: {secret.what}", err=True

@@ -233,6 +233,7 @@ def _grafana(settings: KubernetesSettings, files: Mapping[str, str]) -> list[Obj
             "GF_ANALYTICS_REPORTING_ENABLED": "false",
             "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
             "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
+            "GF_PLUGINS_PREINSTALL_DISABLED": "true",  # it would fetch them at every start
         },
         mounts=[
             _mount("data", "/var/lib/grafana"),

@@ -95,6 +95,7 @@ def microservice(settings: KubernetesSettings, wanted: Microservice) -> list[Obj
         },
         [_server(settings, wanted)],
         volumes=[storage.data_mount(settings, read_only=True)[0]] if wanted.folder else [],
+        **_wait_for_download(settings, wanted),
         annotations={"prometheus.io/port": str(metrics_port)},
         # It leaves, then what is in flight is answered.
         terminationGracePeriodSeconds=LEAVE_S + _GRACE_S + 10,
@@ -172,6 +173,21 @@ def _server(settings: KubernetesSettings, wanted: Microservice) -> Object:
         ),
         lifecycle={"preStop": {"sleep": {"seconds": LEAVE_S}}},
     )
+
+
+def _wait_for_download(settings: KubernetesSettings, wanted: Microservice) -> Object:
+    """A server without its model ends, and is tried again ever more slowly: this one waits."""
+    if settings.model_source is None or wanted.folder != settings.model_folder:
+        return {}
+    waiting = container(
+        "wait-for-model",
+        settings.image(PROGRAMS[wanted.api]),
+        Resources("10m", "16Mi", "32Mi"),
+        command=["sh", "-c", 'until [ -f "$MODEL_FOLDER/model.json" ]; do sleep 1; done'],
+        environment={"MODEL_FOLDER": wanted.folder},
+        mounts=[storage.data_mount(settings, read_only=True)[1]],
+    )
+    return {"initContainers": [waiting]}
 
 
 def _autoscaler(settings: KubernetesSettings, name: str, program: str, sizing: Sizing) -> Object:
