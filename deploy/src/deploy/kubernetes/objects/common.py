@@ -263,11 +263,9 @@ def network_policy(
     allowed: Sequence[Object],
 ) -> Object:
     """Who reaches `pods`; see ingress."""
-    spec = {
-        "podSelector": {"matchLabels": dict(pods)},
-        "policyTypes": ["Ingress"],
-        "ingress": list(allowed),
-    }
+    spec: Object = {"podSelector": {"matchLabels": dict(pods)}, "policyTypes": ["Ingress"]}
+    if allowed:  # the API drops an empty list, and takes it for a change each time
+        spec["ingress"] = list(allowed)
     return an_object(settings, "networking.k8s.io/v1", "NetworkPolicy", name, program, spec=spec)
 
 
