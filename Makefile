@@ -14,10 +14,7 @@ LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS REST_F
 # Not what the shell happens to have: many export a HOST of their own.
 $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval export LOADTEST_$(v) := $($(v)))))
 
-# Given on the command line alone: the shell has a SECONDS of its own.
-BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
-
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix monitor calibrate bench undeploy train protos dashboards images check test test-images clean
+.PHONY: the shell has a SECONDS of its own. BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))')) .PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix monitor calibrate bench undeploy train protos dashboards images check test test-images clean manifests
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +89,9 @@ IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG
 
 images: setup  ## Build the container images: REGISTRY= TAG= BASE_IMAGE= BUILD_IMAGE= TOOL=docker|podman|buildah NAME=
 	@$(BIN)/python -m deploy images $(IMAGE_OPTIONS) $(NAME)
+
+manifests: setup  ## The stack as YAML for Kubernetes: OVERLAYS='monitoring loadtest' OUTPUT=folder, or - for stdout
+	@$(BIN)/python -m deploy manifests $(foreach o,$(OVERLAYS),--overlay $(o)) $(if $(OUTPUT),--output $(OUTPUT))
 
 check: setup-dev  ## Lint, formatting and types
 	$(BIN)/ruff check .

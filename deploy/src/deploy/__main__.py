@@ -1,4 +1,4 @@
-"""`python -m deploy deploy | undeploy | status | logs | images`: what the Makefile calls."""
+"""`python -m deploy deploy | undeploy | status | … | manifests`: what the Makefile calls."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,7 @@ import click
 from deploy import deployment
 from deploy.commands.base import StackCommand, StackGroup, debug_option
 from deploy.commands.images import build
+from deploy.commands.manifests import write_manifests
 from deploy.commands.status import show_logs, show_status
 from deploy.lifecycle import take_down
 from deploy.local import LocalStack
@@ -44,6 +45,7 @@ def undeploy(purge: bool) -> None:
 main.add_command(show_status)
 main.add_command(show_logs)
 main.add_command(build)
+main.add_command(write_manifests)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,1 @@
+"""Kubernetes objects from settings, as plain dicts in the API's JSON form. Pure."""
