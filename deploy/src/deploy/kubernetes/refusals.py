@@ -96,7 +96,8 @@ def from_answer(request: Request, code: int, body: str | bytes | None) -> Cluste
             "correct the name, or use a newer cluster"
         )
     if code in (400, 413, 422):
-        return ClusterRefused(f"{where} is refused as invalid: {_clause(message)}; correct it")
+        why = "; ".join(_invalid(cause) for cause in causes) or _clause(message)
+        return ClusterRefused(f"{where} is refused as invalid: {why}; correct it")
     if code == 429:
         return ClusterUnreachable(
             f"{request.server} is too busy to {request.verb} {where}: try again in a minute"
@@ -178,6 +179,13 @@ def _conflict(request: Request, causes: list[dict[str, Any]]) -> ClusterError:
         f"{request.where}: {fields} was set by {', '.join(managers)}, not by {FIELD_MANAGER}: "
         "undo that, or set FORCE=1 to take it over"
     )
+
+
+def _invalid(cause: dict[str, Any]) -> str:
+    """Field and reason; the API repeats the whole value, which may be a screenful."""
+    message = str(cause.get("message", ""))
+    short = re.sub(r"^Invalid value: .{60,}: ", "", message, flags=re.DOTALL)
+    return _clause(f"{cause.get('field')}: {short}")
 
 
 def _status(body: str | bytes | None) -> dict[str, Any]:
