@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from control_plane import ControlPlane, missing_programs
-from kubernetes import client, config
+from kubernetes import config
 from small_kubernetes import SmallKubernetes
 
 from deploy.console import wait_until
@@ -166,9 +166,7 @@ def real() -> Iterator[RealCluster]:
 
 
 @pytest.fixture(params=["small", pytest.param("real", marks=pytest.mark.cluster)])
-def cluster(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[RealCluster | SmallCluster]:
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RealCluster | SmallCluster]:
     """Each kind of cluster in turn."""
     if request.param == "real":
         yield request.getfixturevalue("real")

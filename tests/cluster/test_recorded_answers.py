@@ -103,7 +103,12 @@ class Provoked:
         item = self.deployment()
         spec = item["spec"]["template"]["spec"]
         spec["restartPolicy"] = "Never"
-        job = {**item, "apiVersion": "batch/v1", "kind": "Job", "spec": {"template": {"spec": spec}}}
+        job = {
+            **item,
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "spec": {"template": {"spec": spec}},
+        }
         self.done(self.apply(job))
         spec["containers"][0]["image"] = "envoy:2"
         return self.apply(job)

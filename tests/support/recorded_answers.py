@@ -15,4 +15,3 @@ def read() -> dict[str, Any]:
 def write(case: str, answer: dict[str, Any]) -> None:
     """Record one anew."""
     _FILE.write_text(json.dumps({**read(), case: answer}, indent=1, sort_keys=True) + "\n")
-

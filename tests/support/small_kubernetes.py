@@ -116,7 +116,11 @@ class SmallKubernetes:
 
     def stamped(self, item: Object, before: Object | None) -> Object:
         """With what the server itself keeps about an object."""
-        own = {key: before["metadata"][key] for key in _OWN if key in before["metadata"]} if before else {}
+        own = (
+            {key: before["metadata"][key] for key in _OWN if key in before["metadata"]}
+            if before
+            else {}
+        )
         spec_changed = before is None or before.get("spec") != item.get("spec")
         item["metadata"] = {
             "uid": str(uuid.uuid4()),

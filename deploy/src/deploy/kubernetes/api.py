@@ -1,7 +1,6 @@
 """A cluster's API: the `kubernetes` client, with deadlines, retries and errors in our words."""
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +40,9 @@ RETRIES = Retry(
     raise_on_status=False,
 )
 
+# No file can be there: the client's own choice is a name in /tmp that anybody can foresee.
+_NO_CACHE = f"{os.devnull}/none"
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -75,11 +77,9 @@ class Api:
         self.server = str(http.configuration.host)
         self.login = login
         self._http = http
-        # Its own cache file would have a name in /tmp that anybody can foresee.
-        self._cache = tempfile.TemporaryDirectory(prefix="discovery-", ignore_cleanup_errors=True)
         with self._asking("get", "the API's kinds"):
             try:
-                self._dynamic = DynamicClient(http, cache_file=f"{self._cache.name}/kinds.json")
+                self._dynamic = DynamicClient(http, cache_file=_NO_CACHE)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise ClusterUnreachable(
                     f"{self.server} does not answer like a Kubernetes API server: correct the "
@@ -91,7 +91,6 @@ class Api:
 
     def __exit__(self, *_: object) -> None:
         self._http.close()
-        self._cache.cleanup()
 
     def knows(self, api_version: str, kind: str) -> bool:
         """Whether the cluster has this kind."""
