@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from control_plane import ControlPlane, missing_programs
 from kubernetes import config
-from small_kubernetes import SmallKubernetes
+from small_kubernetes import SmallKubernetes, kubeconfig
 
 from deploy.console import wait_until
 from deploy.kubernetes.api import Api, connect
@@ -96,6 +97,27 @@ class RealCluster:
         assert wait_until(made, 20, 0.2)
         return found
 
+    def fail_job(self, job: Object) -> None:
+        """Have its pod fail, which its controller then sees."""
+        found: list[Object] = []
+
+        def made() -> bool:
+            found[:] = self.ask("GET", ROOTS["Pod"].format(job["metadata"]["namespace"]))[1][
+                "items"
+            ]
+            return bool(found)
+
+        assert wait_until(made, 20, 0.2)
+        self.set_status({**found[0], "kind": "Pod"}, {"phase": "Failed"})
+
+    def login_with(self, token: str, folder: Path) -> dict[str, str]:
+        """An environment that is somebody else's."""
+        settings = self.http.configuration
+        authority = {"certificate-authority": str(settings.ssl_ca_cert)}
+        path = folder / "another"
+        path.write_text(yaml.safe_dump(kubeconfig(settings.host, token, **authority)))
+        return {"KUBECONFIG": str(path)}
+
     def remove_namespace(self, name: str) -> None:
         """With all that is in it."""
         self.ask("DELETE", f"{ROOTS['Namespace']}/{name}")
@@ -123,6 +145,11 @@ class SmallCluster:
 
     def exists(self, kind: str, namespace: str | None, name: str) -> bool:
         return f"{ROOTS[kind].format(namespace)}/{name}" in self.server.objects
+
+    def fail_job(self, job: Object) -> None:
+        failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
+        message = "Job has reached the specified backoff limit"
+        self.set_status(job, {"conditions": [{**failed, "message": message}]})
 
     def pods_of(self, deployment: Object) -> list[Object]:
         name, namespace = deployment["metadata"]["name"], deployment["metadata"]["namespace"]

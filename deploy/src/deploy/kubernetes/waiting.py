@@ -111,7 +111,7 @@ class _Wait:
         return readiness.owned(self._selected("v1", "Pod", item), newest) if newest else []
 
     def _selected(self, api_version: str, kind: str, item: Object) -> list[Object]:
-        labels = item["spec"]["selector"]["matchLabels"]
+        labels = item["spec"].get("selector", {}).get("matchLabels", {})
         selector = ",".join(f"{name}={value}" for name, value in labels.items())
         return self._api.list(api_version, kind, item["metadata"]["namespace"], labels=selector)
 
