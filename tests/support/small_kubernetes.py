@@ -302,22 +302,23 @@ class _Handler(BaseHTTPRequestHandler):
         after = self.cluster.stamped(after, before)
         if self.query.get("dryRun") != "All":
             self.cluster.objects[self.place] = after
+            if "deletionTimestamp" in after["metadata"] and not after["metadata"].get("finalizers"):
+                del self.cluster.objects[self.place]
         return (200 if before else 201), after
 
     def _delete(self, options: Object) -> Any:
-        (group, _, plural, _), path = self._kind_of()
+        (group, kind, plural, _), path = self._kind_of()
         item = self._existing(group, plural, path["name"])
         metadata = item["metadata"]
         uid = options.get("preconditions", {}).get("uid", metadata["uid"])
         if uid != metadata["uid"]:
+            details = {"name": path["name"], "kind": kind} | ({"group": group} if group else {})
             message = (
-                f"Operation cannot be fulfilled on {plural}{'.' + group if group else ''} "
+                f"Operation cannot be fulfilled on {kind}{'.' + group if group else ''} "
                 f'"{path["name"]}": the UID in the precondition ({uid}) does not match the UID '
                 f"in record ({metadata['uid']}). The object might have been deleted and then "
                 "recreated"
             )
-            details = {"name": path["name"], "kind": plural}
-            details |= {"group": group} if group else {}
             raise _Answer(409, _status(409, "Conflict", message, details))
         if metadata.get("finalizers"):
             metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"

@@ -4,7 +4,17 @@ from collections.abc import Iterator
 from typing import Any
 
 # What the API server keeps about an object, not what it was told.
-_ITS_OWN = frozenset({"managedFields", "resourceVersion", "generation", "uid", "creationTimestamp"})
+_ITS_OWN = frozenset(
+    {
+        "managedFields",
+        "resourceVersion",
+        "generation",
+        "uid",
+        "creationTimestamp",
+        "finalizers",
+        "annotations",
+    }
+)
 _NAMED_BY = ("name", "containerPort", "port", "mountPath", "key")
 
 
@@ -15,6 +25,11 @@ def changed_paths(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def _told(item: dict[str, Any]) -> dict[str, Any]:
     metadata = {key: value for key, value in item["metadata"].items() if key not in _ITS_OWN}
+    # Such as deployment.kubernetes.io/revision: controllers write at any time.
+    notes = item["metadata"].get("annotations") or {}
+    metadata["annotations"] = {
+        key: value for key, value in notes.items() if "kubernetes.io/" not in key
+    }
     return {**{k: v for k, v in item.items() if k != "status"}, "metadata": metadata}
 
 

@@ -6,7 +6,6 @@ What is ours says so by its labels; nothing else is ever changed or removed.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from deploy.console import step, wait_until
 from deploy.errors import ClusterForbidden, ClusterRefused, ClusterTimeout, NotOurs
@@ -229,8 +228,9 @@ class Cluster:
                 self.api.apply(item, force=force)
             return Outcome(which, Change.REPLACED)
         after = self.api.apply(item, dry_run=dry_run, force=force)
-        paths = changed_paths(before, after)
-        if not paths and _version(before) == _version(after):
+        # Another version may be due to a controller, which wrote the status in the meantime.
+        paths = [] if _is_stored(before, after, dry_run) else changed_paths(before, after)
+        if not paths:
             return Outcome(which, Change.UNCHANGED)
         return Outcome(which, Change.CONFIGURED, ", ".join(paths))
 
@@ -327,8 +327,10 @@ class Cluster:
         return f"{Reference.of(item)}{waits}"
 
 
-def _version(item: Object) -> Any:
-    return item["metadata"].get("resourceVersion")
+def _is_stored(before: Object, after: Object, dry_run: bool) -> bool:
+    """Whether it is the version that was there; a dry run shows the old one with what is new."""
+    versions = {item["metadata"].get("resourceVersion") for item in (before, after)}
+    return len(versions) == 1 and not dry_run
 
 
 def _has_failed(job: Object) -> bool:
