@@ -33,8 +33,6 @@ ROOTS = {
 class RealCluster:
     """Whatever KUBECONFIG names, asked without the code under test."""
 
-    is_small = False
-
     def __init__(self, kubeconfig: Path) -> None:
         self.environ = {"KUBECONFIG": str(kubeconfig)}
         self.http = config.new_client_from_config(str(kubeconfig))
@@ -97,6 +95,13 @@ class RealCluster:
         assert wait_until(made, 20, 0.2)
         return found
 
+    def make_ready(self, deployment: Object) -> None:
+        """Have its pods be ready, which its controller then sees."""
+        at = "2026-01-01T00:00:00Z"
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": at}
+        for pod in self.pods_of(deployment):
+            self.set_status(pod, {"phase": "Running", "conditions": [ready]})
+
     def fail_job(self, job: Object) -> None:
         """Have its pod fail, which its controller then sees."""
         found: list[Object] = []
@@ -126,8 +131,6 @@ class RealCluster:
 class SmallCluster:
     """The same of the small server; `pods_of` does what controllers would."""
 
-    is_small = True
-
     def __init__(self, server: SmallKubernetes) -> None:
         self.server = server
         self.environ = {"KUBECONFIG": str(server.kubeconfig)}
@@ -145,6 +148,11 @@ class SmallCluster:
 
     def exists(self, kind: str, namespace: str | None, name: str) -> bool:
         return f"{ROOTS[kind].format(namespace)}/{name}" in self.server.objects
+
+    def make_ready(self, deployment: Object) -> None:
+        count = len(self.pods_of(deployment))
+        rolled_out = {"updatedReplicas": count, "availableReplicas": count, "replicas": count}
+        self.set_status(deployment, rolled_out)
 
     def fail_job(self, job: Object) -> None:
         failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}

@@ -1,5 +1,10 @@
 """Objects in a cluster: the small one always, a real one with `-m cluster`."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -414,15 +419,7 @@ def test_ready_is_when_pods_are_available(
 ) -> None:
     objects = [stack.namespace(), stack.claim(), stack.deployment()]
     said(*objects)
-    pods = cluster.pods_of(stack.deployment())
-    if cluster.is_small:
-        available = {"updatedReplicas": 1, "availableReplicas": 1, "replicas": 1}
-        cluster.set_status(stack.deployment(), available)
-    else:
-        ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
-        running = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
-        status = {"phase": "Running", "conditions": [ready], **container(running, ready=True)}
-        cluster.set_status(pods[0], status)
+    cluster.make_ready(stack.deployment())
     wait_ready(api, objects, 30, 0.1)
 
 
@@ -466,16 +463,33 @@ def test_deploy_and_undeploy(
     assert capsys.readouterr().out.startswith(f"nothing to remove: namespace {space} has")
 
 
-def test_broken_off_deploy_is_finished_by_the_next(
+_DEPLOY = """
+import json, os, sys
+from deploy.kubernetes.lifecycle import Place, Wishes, deploy_objects
+objects, namespace = json.loads(sys.argv[1])
+deploy_objects(objects, Place(namespace, "one"), Wishes("envoy"), os.environ)
+"""
+
+
+def test_interrupted_deploy_is_finished_by_the_next(
     stack: Stack, cluster: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    objects = [stack.namespace(), stack.config_map(a="1"), stack.service()]
-
-    with connect(cluster.environ) as api:
-        applying = Cluster(api, stack.place).apply(objects)
-        next(applying)
-        next(applying)
-        applying.close()  # what Ctrl-C does between two requests
+    objects = [stack.namespace(), stack.service(), stack.deployment()]
+    told = json.dumps([objects, stack.place.namespace])
+    with subprocess.Popen(
+        [sys.executable, "-c", _DEPLOY, told],
+        env={**os.environ, **cluster.environ},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("waiting for Deployment envoy"):
+                break
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.stderr.read()
+    capsys.readouterr()
+    cluster.make_ready(stack.deployment())
     deploy_objects(objects, stack.place, Wishes(gateway="envoy"), cluster.environ)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:3] == ["ConfigMap settings: unchanged", "Service envoy: created"]
+    assert lines[1:3] == ["Service envoy: unchanged", "Deployment envoy: unchanged"]

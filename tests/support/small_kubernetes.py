@@ -181,6 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     cluster: SmallKubernetes
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes
 
     def log_message(self, *_: object) -> None:
         pass

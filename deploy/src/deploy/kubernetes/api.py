@@ -142,12 +142,14 @@ class Api:
         """Every object of a kind in a namespace, as selectors narrow it."""
         resource = self._resource(api_version, kind)
         with self._asking("list", kind, namespace):
-            answer = self._dynamic.get(
-                resource,
-                namespace=namespace,
-                label_selector=labels,
-                field_selector=fields,
-                serializer=_plain,
+            answer = _object(
+                self._dynamic.get(
+                    resource,
+                    namespace=namespace,
+                    label_selector=labels,
+                    field_selector=fields,
+                    serializer=_plain,
+                )
             )
         # A list's items do not say what they are.
         about = {"apiVersion": api_version, "kind": kind}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from deploy.console import step, wait_until
+from deploy.console import follow
 from deploy.errors import ClusterForbidden, ClusterRefused, ClusterTimeout, NotOurs
 from deploy.kubernetes.api import Api, Object, Reference
 from deploy.kubernetes.changes import changed_paths
@@ -300,16 +300,13 @@ class Cluster:
     def _wait_until_gone(self, items: Sequence[Object], timeout_s: float) -> None:
         left = list(items)
 
-        def gone() -> bool:
+        def look() -> str:
             left[:] = [item for item in left if self._is_there(item)]
-            return not left
+            names = ", ".join(str(Reference.of(item)) for item in left)
+            return f"waiting until gone: {names}" if names else ""
 
-        if not items:
+        if not follow(look, timeout_s, every_s=0.5):
             return
-        names = ", ".join(str(Reference.of(item)) for item in items)
-        with step(f"waiting until gone: {names}"):
-            if wait_until(gone, timeout_s, every_s=0.5):
-                return
         names = ", ".join(self._why_there(item) for item in left)
         raise ClusterTimeout(
             f"not gone from namespace {self.place.namespace} within {timeout_s:.0f} s: {names}; "

@@ -45,10 +45,10 @@ def deploy_objects(
     with _reached(environ, wishes.context) as api:
         cluster = Cluster(api, place)
         for outcome in cluster.apply(objects, dry_run=wishes.dry_run, force=wishes.force):
-            say(str(outcome))
+            say(f"would be: {outcome}" if wishes.dry_run else str(outcome))
         if wishes.dry_run:
             for item in cluster.stale(objects):
-                say(f"{Reference.of(item)}: {Change.REMOVED}")
+                say(f"would be: {Reference.of(item)}: {Change.REMOVED}")
             say("a dry run: nothing was changed")
             return
         wait_ready(api, objects, wishes.timeout_s)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from deploy.console import step, wait_until
+from deploy.console import follow
 from deploy.errors import ClusterError, ClusterTimeout, WorkloadFailed
 from deploy.kubernetes import readiness
 from deploy.kubernetes.api import Api, Object, Reference
@@ -37,22 +37,15 @@ class _Wait:
         self._since: dict[tuple[Reference, float], float] = {}
 
     def run(self, timeout_s: float, every_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        self._look()
-        while self._states:
-            shown = self._text()
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise ClusterTimeout(
-                    f"not ready within {timeout_s:.0f} s: {shown}; run it again to wait on, or "
-                    "see kubectl get events"
-                )
-            with step(f"waiting for {shown}"):
-                wait_until(lambda shown=shown: self._changed(shown), left_s, every_s)  # type: ignore[misc]
+        def look() -> str:
+            self._look()
+            return f"waiting for {text}" if (text := self._text()) else ""
 
-    def _changed(self, shown: str) -> bool:
-        self._look()
-        return self._text() != shown
+        if follow(look, timeout_s, every_s):
+            raise ClusterTimeout(
+                f"not ready within {timeout_s:.0f} s: {self._text()}; run it again to wait on, or "
+                "see kubectl get events"
+            )
 
     def _text(self) -> str:
         return ", ".join(f"{which} ({state.text})" for which, state in self._states.items())
