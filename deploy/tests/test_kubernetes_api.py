@@ -21,6 +21,7 @@ from deploy.errors import (
 )
 from deploy.kubernetes import api as edge
 from deploy.kubernetes.api import Api, Reference, connect
+from deploy.kubernetes.cluster import Cluster, Place
 
 ITEM = {
     "apiVersion": "apps/v1",
@@ -271,6 +272,20 @@ def test_unknown_context(server: SmallKubernetes) -> None:
 def test_unknown_kind(api: Api) -> None:
     with pytest.raises(ClusterRefused, match=r"has no Rollout of argoproj\.io/v1: use a cluster"):
         api.read(Reference("argoproj.io/v1", "Rollout", "envoy", "default"))
+
+
+def test_what_serves_is_deleted_before_what_it_needs(server: SmallKubernetes, api: Api) -> None:
+    place = Place("default", "one")
+    about = {"namespace": "default", "labels": place.labels}
+    for version, kind, name in (
+        ("v1", "ConfigMap", "settings"),
+        ("v1", "Service", "envoy"),
+        ("apps/v1", "Deployment", "envoy"),
+    ):
+        server.put({"apiVersion": version, "kind": kind, "metadata": {"name": name, **about}})
+    Cluster(api, place).delete(purge=False, timeout_s=10)
+    deleted = [one.rpartition("/default/")[2] for one in server.requests if "DELETE" in one]
+    assert deleted == ["deployments/envoy", "configmaps/settings", "services/envoy"]
 
 
 def test_last_log_line(server: SmallKubernetes, api: Api) -> None:

@@ -21,6 +21,7 @@ OPTIONAL_GROUPS = frozenset({"monitoring.coreos.com"})
 
 # Data: removed on purpose alone.
 _KEPT = frozenset({"PersistentVolumeClaim"})
+_SERVES = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})
 _MAIN = frozenset({"Deployment", "Service", "ConfigMap"})
 # Copies of a Service's or a Pod's labels, which controllers make and remove.
 _DERIVED = frozenset({"Endpoints", "EndpointSlice", "Event", "PodMetrics"})
@@ -292,7 +293,8 @@ class Cluster:
             return False
 
     def _remove(self, items: Sequence[Object], timeout_s: float) -> list[Outcome]:
-        for item in items:
+        # What serves goes first, while it still has its Service and its settings to end well.
+        for item in sorted(items, key=lambda item: item["kind"] not in _SERVES):
             self.api.delete(item)
         self._wait_until_gone(items, timeout_s)
         return [Outcome(Reference.of(item), Change.REMOVED) for item in items]
