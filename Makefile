@@ -14,10 +14,13 @@ LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS REST_F
 # Not what the shell happens to have: many export a HOST of their own.
 $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval export LOADTEST_$(v) := $($(v)))))
 
-.PHONY: the shell has a SECONDS of its own. BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))')) .PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix monitor calibrate bench undeploy train protos dashboards images check test test-images clean manifests
+# Given on the command line alone: the shell has a SECONDS of its own.
+BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
+
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix monitor calibrate bench undeploy train protos dashboards images manifests check test test-images test-cluster clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.ready  ## Create .venv with all that serves and measures (no TensorFlow)
 
@@ -103,6 +106,9 @@ test: setup-dev  ## Unit, contract and end-to-end tests, on this machine
 
 test-images: setup-dev  ## Build the images without a registry, run the stack in containers (podman, mmdebstrap)
 	$(BIN)/pytest -m images tests/images
+
+test-cluster: setup-dev  ## Tests on a Kubernetes cluster: KUBECONFIG=, or an API server from PATH
+	$(BIN)/pytest -m cluster tests/cluster
 
 clean:  ## Remove .venv and caches (make undeploy first)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -35,6 +35,23 @@ def step(text: str) -> Iterator[None]:
         yield
 
 
+def follow(look: Callable[[], str], timeout_s: float, every_s: float) -> str:
+    """Poll until `look()` says nothing, and show what it says until then.
+
+    Returns:
+        What it said last: nothing, unless `timeout_s` has passed.
+    """
+    deadline = time.monotonic() + timeout_s
+    said = look()
+    while said and time.monotonic() < deadline:
+        with step(said):
+            shown = said
+            while said == shown and time.monotonic() < deadline:
+                time.sleep(every_s)
+                said = look()
+    return said
+
+
 def wait_until(reached: Callable[[], bool], timeout_s: float, every_s: float = 0.1) -> bool:
     """Poll until `reached()` is true; False when it is not within `timeout_s`."""
     deadline = time.monotonic() + timeout_s

@@ -1,4 +1,4 @@
-"""What can go wrong on this machine; `str(error)` is the one sentence the operator reads.
+"""What can go wrong while deploying; `str(error)` is the one sentence the operator reads.
 
 DeployError
 ├── SettingInvalid        a variable or an option is wrong; the message names it and the limit
@@ -8,7 +8,16 @@ DeployError
 ├── StackHalfDead         parts of a stack are left; take it down first
 ├── ProgramFailed         a process did not start, or died while it started
 ├── MicroserviceRefused   a microservice's options contradict each other or the running stack
-└── ImageFailed           a container image cannot be built here
+├── ImageFailed           a container image cannot be built here
+└── ClusterError          a Kubernetes cluster
+    ├── ClusterNotConfigured  which one, or as whom, is not said or wrong: KUBECONFIG, context
+    ├── ClusterUnreachable    it does not answer, or is not to be trusted
+    ├── ClusterRefused        it does not let us: login, permission, quota, webhook, invalid
+    │   └── ClusterForbidden  permission alone is wanting
+    ├── NotOurs               an object of that name belongs to somebody else
+    ├── FieldConflict         somebody else set a field of our object
+    ├── WorkloadFailed        pods that will not become ready
+    └── ClusterTimeout        not ready, or not gone, in time
 
 The gateway's errors and the model's have trees of their own: seldon_gateway.errors,
 model_runtime.errors.
@@ -49,3 +58,39 @@ class MicroserviceRefused(DeployError):
 
 class ImageFailed(DeployError):
     """A container image cannot be built here."""
+
+
+class ClusterError(DeployError):
+    """A Kubernetes cluster does not do what it was asked."""
+
+
+class ClusterNotConfigured(ClusterError):
+    """Which cluster, or as whom, is not said or wrong."""
+
+
+class ClusterUnreachable(ClusterError):
+    """It does not answer, or is not to be trusted."""
+
+
+class ClusterRefused(ClusterError):
+    """It does not let us: login, permission, quota, webhook, an invalid object."""
+
+
+class ClusterForbidden(ClusterRefused):
+    """This login may not do it."""
+
+
+class NotOurs(ClusterError):
+    """An object of that name belongs to somebody else."""
+
+
+class FieldConflict(ClusterError):
+    """Somebody else set a field of our object."""
+
+
+class WorkloadFailed(ClusterError):
+    """Pods that will not become ready, whatever the time."""
+
+
+class ClusterTimeout(ClusterError):
+    """Not ready, or not gone, in time."""

@@ -1,0 +1,110 @@
+"""A stack in a cluster: up, and down."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from deploy.console import say, step, wait_until
+from deploy.errors import ClusterForbidden
+from deploy.kubernetes import addresses
+from deploy.kubernetes.api import Api, Object, Reference, connect
+from deploy.kubernetes.cluster import Change, Cluster, Place
+from deploy.kubernetes.waiting import wait_ready
+
+_BALANCER_S = 90.0
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a deploy is done.
+
+    Attributes:
+        gateway: The Service whose addresses are told in the end.
+        context: Of KUBECONFIG; None for its current one.
+        timeout_s: For all workloads to become ready, and for what is removed to go.
+        dry_run: Say what would change, and change nothing.
+        force: Take over fields that others set.
+    """
+
+    gateway: str
+    context: str | None = None
+    timeout_s: float = 300.0
+    dry_run: bool = False
+    force: bool = False
+
+
+def deploy_objects(
+    objects: Sequence[Object], place: Place, wishes: Wishes, environ: Mapping[str, str]
+) -> None:
+    """Apply the objects, wait until they are ready, remove ours that are in the list no more.
+
+    Broken off at any point, what is applied stays, and the next run does the rest.
+
+    Raises:
+        ClusterError: One sentence each.
+    """
+    with _reached(environ, wishes.context) as api:
+        cluster = Cluster(api, place)
+        for outcome in cluster.apply(objects, dry_run=wishes.dry_run, force=wishes.force):
+            say(f"would be: {outcome}" if wishes.dry_run else str(outcome))
+        if wishes.dry_run:
+            for item in cluster.stale(objects):
+                say(f"would be: {Reference.of(item)}: {Change.REMOVED}")
+            say("a dry run: nothing was changed")
+            return
+        wait_ready(api, objects, wishes.timeout_s)
+        # Last: what is stale may have served until now.
+        for outcome in cluster.prune(objects, wishes.timeout_s):
+            say(str(outcome))
+        say("")
+        for line in _addresses(api, place, wishes.gateway):
+            say(line)
+
+
+def undeploy_objects(
+    place: Place,
+    environ: Mapping[str, str],
+    *,
+    context: str | None = None,
+    purge: bool = False,
+    timeout_s: float = 180.0,
+) -> None:
+    """Remove what is ours in the namespace; `purge`: data and an empty namespace too.
+
+    Raises:
+        ClusterError: One sentence each.
+    """
+    with _reached(environ, context) as api:
+        cluster = Cluster(api, place)
+        outcomes = cluster.delete(purge=purge, timeout_s=timeout_s)
+    for outcome in outcomes:
+        say(str(outcome))
+    if cluster.unseen:
+        say(f"not allowed to list {', '.join(cluster.unseen)}: what is ours of these stays")
+    if not outcomes:
+        say(f"nothing to remove: namespace {place.namespace} has nothing of {place.instance}")
+
+
+def _reached(environ: Mapping[str, str], context: str | None) -> Api:
+    with step("reaching the cluster"):
+        return connect(environ, context)
+
+
+def _addresses(api: Api, place: Place, gateway: str) -> list[str]:
+    which = Reference("v1", "Service", gateway, place.namespace)
+    service = api.read(which)
+    if service is None:
+        return []
+    if service["spec"]["type"] == "LoadBalancer" and not addresses.balancer(service):
+        with step(f"waiting for the address of {which}'s load balancer"):
+            wait_until(
+                lambda: addresses.balancer(api.read(which) or {}) is not None, _BALANCER_S, 1.0
+            )
+        service = api.read(which) or service
+    return addresses.lines(service, _node(api) if service["spec"]["type"] == "NodePort" else None)
+
+
+def _node(api: Api) -> str | None:
+    try:
+        return addresses.node_address(api.list("v1", "Node", None))
+    except ClusterForbidden:
+        return None  # nodes are seldom shown to tenants

@@ -1,0 +1,120 @@
+"""Waits until workloads are ready, says what they wait for, and gives up where it is no use."""
+
+import time
+from collections.abc import Sequence
+
+from deploy.console import follow
+from deploy.errors import ClusterError, ClusterTimeout, WorkloadFailed
+from deploy.kubernetes import readiness
+from deploy.kubernetes.api import Api, Object, Reference
+from deploy.kubernetes.readiness import Phase, State
+
+WATCHED = frozenset({"Deployment", "StatefulSet", "Job", "PersistentVolumeClaim"})
+
+
+def wait_ready(api: Api, objects: Sequence[Object], timeout_s: float, every_s: float = 1.0) -> None:
+    """Wait until Deployments and StatefulSets are rolled out and Jobs complete.
+
+    Args:
+        api: Where they are.
+        objects: As they were applied; other kinds need no waiting.
+        timeout_s: For all of them together.
+        every_s: Between two looks.
+
+    Raises:
+        WorkloadFailed: One of them will not become ready.
+        ClusterTimeout: One of them is not ready in time.
+    """
+    _Wait(api, [Reference.of(one) for one in objects if one["kind"] in WATCHED]).run(
+        timeout_s, every_s
+    )
+
+
+class _Wait:
+    def __init__(self, api: Api, pending: list[Reference]) -> None:
+        self._api = api
+        self._states = {which: State(Phase.WAITING, "not looked at yet") for which in pending}
+        self._since: dict[tuple[Reference, float], float] = {}
+
+    def run(self, timeout_s: float, every_s: float) -> None:
+        def look() -> str:
+            self._look()
+            return f"waiting for {text}" if (text := self._text()) else ""
+
+        if follow(look, timeout_s, every_s):
+            raise ClusterTimeout(
+                f"not ready within {timeout_s:.0f} s: {self._text()}; run it again to wait on, or "
+                "see kubectl get events"
+            )
+
+    def _text(self) -> str:
+        return ", ".join(f"{which} ({state.text})" for which, state in self._states.items())
+
+    def _look(self) -> None:
+        for which in list(self._states):
+            state = self._state(which)
+            if state.phase is Phase.READY:
+                del self._states[which]
+            else:
+                self._states[which] = state
+            self._give_up_on(which, state)
+
+    def _give_up_on(self, which: Reference, state: State) -> None:
+        trouble = (which, state.patience_s)
+        for other in [one for one in self._since if one[0] == which and one != trouble]:
+            del self._since[other]
+        if state.phase is not Phase.TROUBLED:
+            self._since.pop(trouble, None)
+            return
+        now = time.monotonic()
+        if now - self._since.setdefault(trouble, now) >= state.patience_s:
+            raise WorkloadFailed(f"{which}: {state.text}{self._last_words(which, state)}")
+
+    def _last_words(self, which: Reference, state: State) -> str:
+        if state.log is None or which.namespace is None:
+            return ""
+        log = state.log
+        try:
+            line = self._api.last_log_line(which.namespace, log.pod, log.container, log.previous)
+        except ClusterError:
+            line = ""  # the node may be gone, and with it the log: the failure is the news
+        told = f": {line}" if line else ""
+        previous = " --previous" if log.previous else ""
+        return f"{told} (kubectl logs -n {which.namespace} {log.pod} -c {log.container}{previous})"
+
+    def _state(self, which: Reference) -> State:
+        item = self._api.read(which)
+        if item is None:
+            if which.kind == "Job":  # ttlSecondsAfterFinished removes one that is done
+                return State(Phase.READY, "gone")
+            return State(Phase.TROUBLED, "somebody removed it: run it again")
+        if which.kind == "PersistentVolumeClaim":
+            return readiness.claim(item)
+        if which.kind == "Deployment":
+            return readiness.deployment(item, self._newest_pods(item))
+        pods = readiness.owned(self._selected("v1", "Pod", item), item)
+        complaint = "" if pods else self._complaint(item)
+        if which.kind == "Job":
+            return readiness.job(item, pods, complaint)
+        return readiness.stateful_set(item, pods, complaint)
+
+    def _newest_pods(self, item: Object) -> list[Object]:
+        """Without those of older revisions: their trouble may be why there is a new one."""
+        newest = readiness.newest(self._selected("apps/v1", "ReplicaSet", item), item)
+        return readiness.owned(self._selected("v1", "Pod", item), newest) if newest else []
+
+    def _selected(self, api_version: str, kind: str, item: Object) -> list[Object]:
+        labels = item["spec"].get("selector", {}).get("matchLabels", {})
+        selector = ",".join(f"{name}={value}" for name, value in labels.items())
+        return self._api.list(api_version, kind, item["metadata"]["namespace"], labels=selector)
+
+    def _complaint(self, item: Object) -> str:
+        """Why its controller could make no pod; only its events tell."""
+        metadata = item["metadata"]
+        events = self._api.list(
+            "v1",
+            "Event",
+            metadata["namespace"],
+            fields=f"involvedObject.uid={metadata['uid']},reason=FailedCreate",
+        )
+        return str(events[-1].get("message", "")) if events else ""
