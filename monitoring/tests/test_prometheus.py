@@ -32,8 +32,8 @@ def run(*words: object) -> str:
 def test_what_is_committed_is_what_is_generated() -> None:
     for name, text in files().items():
         assert (FOLDER / name).read_text(encoding="utf-8") == text, f"{name}: make dashboards"
-    folders = ("prometheus", "dashboards")
-    found = [path for folder in folders for path in (FOLDER / folder).iterdir()]
+    folders = ("prometheus", "alertmanager", "grafana", "dashboards")
+    found = [path for folder in folders for path in (FOLDER / folder).rglob("*") if path.is_file()]
     assert {path.relative_to(FOLDER).as_posix() for path in found} == set(files())
 
 

@@ -1,10 +1,7 @@
 """The images, built without a registry, and the stack made of them."""
 
 import json
-import os
-import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +12,7 @@ import grpc
 import pytest
 import requests
 from google.protobuf.any_pb2 import Any
-from podman import BASE_PACKAGES, BUILD_PACKAGES, Podman
+from podman import Podman
 
 import seldon_pb2
 import seldon_pb2_grpc
@@ -38,30 +35,6 @@ LARGEST = {
 }
 DIGITS = held_out()
 PATIENCE_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def podman() -> Iterator[Podman]:
-    for tool in ("podman", "mmdebstrap"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed: on Debian, apt-get install podman mmdebstrap")
-    made = Podman(Path(tempfile.mkdtemp(prefix="test-images-", dir="/var/tmp")))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def images(podman: Podman) -> dict[str, str]:
-    """Each image's full name by its last part."""
-    podman.debootstrap(BASE, *BASE_PACKAGES)
-    podman.debootstrap(BUILD, *BASE_PACKAGES, *BUILD_PACKAGES)
-    built = podman.build(
-        *("--base-image", BASE, "--build-image", BUILD, "--envoy-package", "--tag", "test"),
-        PIP_TRUSTED_HOST=f"{os.environ.get('PIP_TRUSTED_HOST', '')} {MARK}",
-    )
-    found = {name.rpartition("/")[2].removesuffix(":test"): name for name in built}
-    assert found.keys() == LARGEST.keys()
-    return found
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,13 @@ class Podman:
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout.split()
 
+    def configuration(self) -> Path:
+        """A containers.conf with these limits, for what calls podman itself."""
+        limits = ", ".join(f'"{one.removeprefix("--ulimit=")}"' for one in self.ulimits)
+        path = self.home / "containers.conf"
+        path.write_text(f'[containers]\ndefault_ulimits = [{limits}]\n[engine]\nruntime = "runc"\n')
+        return path
+
     def close(self) -> None:
         """Remove everything."""
         self("rm", "--all", "--force", "--time=0", check=False)

@@ -9,6 +9,7 @@ DeployError
 ├── ProgramFailed         a process did not start, or died while it started
 ├── MicroserviceRefused   a microservice's options contradict each other or the running stack
 ├── ImageFailed           a container image cannot be built here
+├── ComposeFailed         containers by compose do not start or are not as they should be
 └── ClusterError          a Kubernetes cluster
     ├── ClusterNotConfigured  which one, or as whom, is not said or wrong: KUBECONFIG, context
     ├── ClusterUnreachable    it does not answer, or is not to be trusted
@@ -58,6 +59,10 @@ class MicroserviceRefused(DeployError):
 
 class ImageFailed(DeployError):
     """A container image cannot be built here."""
+
+
+class ComposeFailed(DeployError):
+    """Containers by compose do not start or are not as they should be."""
 
 
 class ClusterError(DeployError):

@@ -13,7 +13,7 @@ def main() -> None:
     root = Path(__file__).parents[2]
     for name, text in files().items():
         path = root / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         sys.stdout.write(f"wrote {path.relative_to(root)}\n")
     url = os.environ.get("GRAFANA_URL")

@@ -27,6 +27,7 @@ from deploy.kubernetes.objects.common import (
 )
 from deploy.kubernetes.objects.gateway import ENVOY
 from deploy.kubernetes.settings import KubernetesSettings, Resources
+from monitoring import provisioning
 from monitoring.prometheus import ENVOY_STATS
 
 PROMETHEUS, ALERTMANAGER, GRAFANA = "prometheus", "alertmanager", "grafana"
@@ -43,36 +44,6 @@ GRAFANA_SECRET, GRAFANA_KEY = "grafana-admin-password", "password"
 CONFIGURATION, RULES = "prometheus/kubernetes.yaml", "prometheus/rules.yaml"
 
 _NOBODY, _GRAFANA_USER = 65534, 472  # as in the images
-_DASHBOARDS = "/var/lib/grafana-dashboards"
-
-# Alerts are shown and go nowhere: who is told is the operator's to add.
-_ALERTMANAGER = """\
-route:
-  receiver: nobody
-  group_by: [alertname, protocol]
-receivers:
-- name: nobody
-"""
-_DATASOURCE = {
-    "apiVersion": 1,
-    "datasources": [
-        {
-            "name": "Prometheus",
-            "uid": "prometheus",
-            "type": "prometheus",
-            "access": "proxy",
-            "url": "http://prometheus:9090",
-            "isDefault": True,
-            "jsonData": {"timeInterval": "5s", "httpMethod": "POST"},
-        }
-    ],
-}
-_PROVIDER = {
-    "apiVersion": 1,
-    "providers": [
-        {"name": "prediction-services", "type": "file", "options": {"path": _DASHBOARDS}}
-    ],
-}
 
 
 def monitoring(settings: KubernetesSettings, files: Mapping[str, str]) -> list[Object]:
@@ -178,7 +149,7 @@ def _prometheus(settings: KubernetesSettings, files: Mapping[str, str]) -> list[
 
 def _alertmanager(settings: KubernetesSettings) -> list[Object]:
     name, pods = ALERTMANAGER, selector(settings, ALERTMANAGER)
-    configuration = {"alertmanager.yml": _ALERTMANAGER}
+    configuration = {"alertmanager.yml": _yaml(provisioning.alertmanager())}
     server = container(
         name,
         IMAGES[name],
@@ -215,7 +186,10 @@ def _alertmanager(settings: KubernetesSettings) -> list[Object]:
 
 def _grafana(settings: KubernetesSettings, files: Mapping[str, str]) -> list[Object]:
     name, pods = GRAFANA, selector(settings, GRAFANA)
-    provisioning = {"datasource.yaml": _yaml(_DATASOURCE), "dashboards.yaml": _yaml(_PROVIDER)}
+    sources = {
+        "datasource.yaml": _yaml(provisioning.grafana_datasource()),
+        "dashboards.yaml": _yaml(provisioning.grafana_dashboards()),
+    }
     dashboards = {
         PurePosixPath(path).name: text
         for path, text in sorted(files.items())
@@ -237,7 +211,7 @@ def _grafana(settings: KubernetesSettings, files: Mapping[str, str]) -> list[Obj
         },
         mounts=[
             _mount("data", "/var/lib/grafana"),
-            _mount("dashboards", _DASHBOARDS),
+            _mount("dashboards", provisioning.DASHBOARDS_FOLDER),
             {
                 **_mount("provisioning", f"{etc}/datasources/datasource.yaml"),
                 "subPath": "datasource.yaml",
@@ -259,10 +233,10 @@ def _grafana(settings: KubernetesSettings, files: Mapping[str, str]) -> list[Obj
             _from_config_map("dashboards", "grafana-dashboards"),
             _from_config_map("provisioning", "grafana-provisioning"),
         ],
-        annotations={"checksum/configuration": digest([provisioning, dashboards])},
+        annotations={"checksum/configuration": digest([sources, dashboards])},
     )
     return [
-        config_map(settings, "grafana-provisioning", name, provisioning),
+        config_map(settings, "grafana-provisioning", name, sources),
         config_map(settings, "grafana-dashboards", name, dashboards),
         service(
             settings,

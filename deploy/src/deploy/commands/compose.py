@@ -1,0 +1,143 @@
+"""`python -m deploy compose …`: what make calls with TARGET=compose."""
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from deploy import check, compose, deployment, images
+from deploy.commands.base import StackCommand, StackGroup, debug_option
+from deploy.console import say
+from deploy.errors import ComposeFailed, SettingInvalid
+from deploy.microservices import Api
+from deploy.operator_view import Credentials
+from deploy.settings import gateway_host
+from seldon_gateway.registry import SCOPE_ALL, SCOPE_JS
+from seldon_gateway.settings import GatewaySettings
+
+_TEST_TYPES = ("js-predict", "grpc-predict")
+
+
+def _found() -> compose.Compose:
+    environ = dict(os.environ)
+    # One version for the images that are built and those that are run.
+    environ.setdefault("SELDON_TAG", version("prediction-services-deploy"))
+    return compose.Compose.find(Path.cwd(), environ)
+
+
+@click.group("compose", cls=StackGroup)
+def main() -> None:
+    """The stack in containers, by docker compose or podman-compose."""
+
+
+@main.command("deploy", cls=StackCommand)
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice(compose.MONITORING),
+    help="Leave out a part of monitoring; Grafana goes with its Prometheus.",
+)
+@debug_option
+def deploy(without: tuple[str, ...]) -> None:
+    """Build what images are missing, start every container, predict over each protocol."""
+    it = _found()
+    if "prometheus" in without:
+        without = (*without, "grafana")
+    monitoring = [name for name in compose.MONITORING if name not in without]
+    _build_missing(it)
+    password = Path(it.environ.get("GRAFANA_PASSWORD_FILE") or compose.PASSWORD)
+    compose.make_password(password)
+    gateway = GatewaySettings.from_env(it.environ)
+    host = gateway_host(gateway)
+    base = f"http://{host}:{gateway.rest_port}"
+    compose.bring_up(it, (*compose.SERVING, *monitoring), base)
+    shown = _credentials(it)
+    for api in Api:
+        say(check.prediction(api, gateway, shown))
+    say("")
+    say(f"REST      {base}/js/predict and /predict")
+    say(f"gRPC      {host}:{gateway.grpc_port} (io.seldon.api.rpc.Seldon/Classify)")
+    for name, variable, port in (
+        ("prometheus", "SELDON_PROMETHEUS_PORT", "9190"),
+        ("alertmanager", "SELDON_ALERTMANAGER_PORT", "9093"),
+        ("grafana", "SELDON_GRAFANA_PORT", "3000"),
+    ):
+        if name in monitoring:
+            user = f" (user admin, password in {password})" if name == "grafana" else ""
+            say(f"{name:<13} http://127.0.0.1:{it.environ.get(variable) or port}{user}")
+    say("next      make loadtest TARGET=compose PROTO=rest, make undeploy TARGET=compose")
+
+
+@main.command("undeploy", cls=StackCommand)
+@click.option("--purge", is_flag=True, help="Remove the volumes too: clients, keys, metrics.")
+@debug_option
+def undeploy(purge: bool) -> None:
+    """Stop and remove every container; volumes stay."""
+    it = _found()
+    it.run("--profile", "loadtest", "down", *(["--volumes"] if purge else []))
+    if purge:
+        Path(it.environ.get("GRAFANA_PASSWORD_FILE") or compose.PASSWORD).unlink(missing_ok=True)
+
+
+@main.command("status", cls=StackCommand)
+@debug_option
+def status() -> int:
+    """Show every service's state; status 1 when one does not run."""
+    it = _found()
+    wrong = []
+    for name in (*compose.SERVING, *compose.MONITORING):
+        state, code = it.state(name)
+        say(f"{name:<14} {state}" + (f" ({code})" if state == "exited" else ""))
+        if state != "running" and (name, state, code) != (compose.SETUP, "exited", 0):
+            wrong.append(name)
+    return 1 if [name for name in wrong if name not in compose.MONITORING] else 0
+
+
+@main.command("logs", cls=StackCommand)
+@click.argument("name", required=False)
+@debug_option
+def logs(name: str | None) -> None:
+    """The newest lines of every service, or of the one called NAME."""
+    _found().run("logs", "--tail", "20", *([name] if name else []))
+
+
+@main.command("loadtest", cls=StackCommand)
+@click.option("--test-type", required=True, type=click.Choice(_TEST_TYPES))
+@debug_option
+def loadtest(test_type: str) -> int:
+    """Locust's master and workers in containers; the run's folder comes to ./results."""
+    it = _found()
+    if it.state(compose.GATEWAY)[0] != "running":
+        raise ComposeFailed("no stack runs in containers: make deploy TARGET=compose")
+    given = it.environ.get("LOADTEST_WORKERS") or "2"
+    if not given.isdigit() or not 1 <= int(given) <= 64:
+        raise SettingInvalid(f"WORKERS is {given!r}, expected a number from 1 to 64")
+    return compose.load_test(it, test_type, int(given), Path("results"))
+
+
+def _build_missing(it: compose.Compose) -> None:
+    ours = version("prediction-services-deploy")
+    missing = it.missing_images(compose.image_references(it.environ, ours))
+    if not missing:
+        return
+    if it.environ.get("SELDON_REGISTRY"):
+        return  # compose pulls them
+    if it.environ["SELDON_TAG"] != ours:
+        raise ComposeFailed(
+            f"{', '.join(missing)} are not here: make images TAG={it.environ['SELDON_TAG']}"
+        )
+    build = images.Build("localhost", ours, ours, images.revision(it.root))
+    names = {reference.rpartition("/")[2].partition(":")[0] for reference in missing}
+    wanted = [image for image in images.IMAGES if image.name in names]
+    for reference in images.build_images(it.engine, build, wanted, it.root, it.environ):
+        say(f"built {reference}")
+
+
+def _credentials(it: compose.Compose) -> Credentials:
+    rows = json.loads(it.seldon_cli("keys", "--client-name", deployment.CLIENT))
+    keys = {row["scope"]: row for row in rows}
+    return Credentials(
+        keys[SCOPE_JS]["key"], keys[SCOPE_ALL]["key"], keys[SCOPE_ALL].get("secret") or ""
+    )

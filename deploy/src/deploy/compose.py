@@ -1,0 +1,256 @@
+"""The stack of compose.yaml, by docker compose or podman-compose."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.console import step, wait_until
+from deploy.errors import ComposeFailed
+from deploy.probes import is_ready
+
+PROJECT = "prediction-services"
+FILE = Path("compose.yaml")
+PASSWORD = Path(".seldon/compose/grafana-password")
+
+SETUP, GATEWAY, LOADTEST, WORKER = "setup", "envoy", "loadtest", "loadtest-worker"
+SERVING = ("control-plane", "serving-rest", "serving-grpc", SETUP, GATEWAY)
+MONITORING = ("prometheus", "alertmanager", "grafana")
+OUR_IMAGES = ("control-plane", "serving-rest", "serving-grpc", "envoy", "loadtest")
+
+_READY_S = 180.0
+
+
+@dataclass(frozen=True)
+class Compose:
+    """How compose is called on this machine.
+
+    Attributes:
+        engine: docker or podman.
+        command: The start of every compose command.
+        root: The repository, which compose.yaml's paths start from.
+        environ: Variables of compose.yaml.
+    """
+
+    engine: str
+    command: tuple[str, ...]
+    root: Path
+    environ: Mapping[str, str]
+
+    @classmethod
+    def find(cls, root: Path, environ: Mapping[str, str]) -> Compose:
+        """The first that works here: a docker client without its server does not.
+
+        Raises:
+            ComposeFailed: None does, or this is not the repository.
+        """
+        if not (root / FILE).is_file():
+            raise ComposeFailed(f"{root} is not the root of the repository: {FILE} is read there")
+        beside = Path(sys.executable).with_name("podman-compose")
+        podman_compose = str(beside) if beside.exists() else shutil.which("podman-compose")
+        for engine, command in (
+            ("docker", ("docker", "compose")),
+            ("podman", (podman_compose,) if podman_compose else ("podman", "compose")),
+        ):
+            if _works((engine, "info"), environ) and _works((*command, "version"), environ):
+                return cls(engine, (*command, "--file", str(FILE)), root, environ)
+        raise ComposeFailed(
+            "neither docker compose nor podman-compose works here: install one, such as "
+            "Debian's package podman and, from PyPI, podman-compose"
+        )
+
+    def run(self, *words: str) -> None:
+        """Run a compose command; what it says goes to stderr.
+
+        Raises:
+            ComposeFailed: It ended with another status than 0.
+        """
+        done = subprocess.run(
+            [*self.command, *words], cwd=self.root, env=dict(self.environ), stdout=2, check=False
+        )
+        if done.returncode != 0:
+            raise ComposeFailed(
+                f"{self.engine}'s compose {words[0]} ended with status {done.returncode}: "
+                "its last lines say why"
+            )
+
+    def ask(self, *words: str) -> str:
+        """What a command of the engine itself prints; empty when it fails."""
+        done = self._ask(*words)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    @property
+    def project(self) -> str:
+        """What stands before the names of containers, networks and volumes."""
+        return self.environ.get("COMPOSE_PROJECT_NAME") or PROJECT
+
+    def container(self, service: str) -> str:
+        """The id of a service's newest container, stopped ones too; empty when there is none."""
+        found = self.ask(
+            *(
+                "ps",
+                "--all",
+                "--quiet",
+                f"--filter=label=com.docker.compose.project={self.project}",
+            ),
+            f"--filter=label=com.docker.compose.service={service}",
+        )
+        return found.split()[0] if found else ""
+
+    def state(self, service: str) -> tuple[str, int]:
+        """Its status as the engine words it, such as running or exited, and its exit code."""
+        container = self.container(service)
+        told = self.ask("inspect", "--format={{.State.Status}} {{.State.ExitCode}}", container)
+        status, _, code = told.partition(" ")
+        return status or "missing", int(code or 0)
+
+    def missing_images(self, references: Sequence[str]) -> list[str]:
+        """Those that the engine does not have."""
+        return [one for one in references if not self.ask("image", "inspect", one)]
+
+    def seldon_cli(self, *words: str) -> str:
+        """What `seldon-cli words` prints, in a container of the service that sets up.
+
+        Raises:
+            ComposeFailed: It fails.
+        """
+        command = [
+            *self.command, "run", "--rm", "-T", "--no-deps", SETUP, "seldon-cli", "--quiet", *words,
+        ]  # fmt: skip
+        done = subprocess.run(
+            command, cwd=self.root, env=dict(self.environ), capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise ComposeFailed(f"seldon-cli failed in its container: {_last_line(done.stderr)}")
+        return done.stdout
+
+    def follow(self, container: str) -> int:
+        """Pass on what a container says until it ends; its exit code."""
+        command = [self.engine, "logs", "--follow", container]
+        subprocess.run(command, env=dict(self.environ), check=False)
+        return int(self.ask("wait", container) or 1)
+
+    def copy(self, container: str, path: str, into: Path) -> None:
+        """Copy what is in a folder of a container.
+
+        Raises:
+            ComposeFailed: It is not there, or cannot be written here.
+        """
+        into.mkdir(parents=True, exist_ok=True)
+        done = self._ask("cp", f"{container}:{path}/.", str(into))
+        if done.returncode != 0:
+            raise ComposeFailed(f"no results came out of {path}: {_last_line(done.stderr)}")
+
+    def _ask(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [self.engine, *words]
+        return subprocess.run(
+            command, env=dict(self.environ), capture_output=True, text=True, check=False
+        )
+
+
+def image_references(environ: Mapping[str, str], version: str) -> list[str]:
+    """The full names of our images in compose.yaml."""
+    registry = environ.get("SELDON_REGISTRY") or "localhost"
+    tag = environ.get("SELDON_TAG") or version
+    return [f"{registry}/{PROJECT}/{name}:{tag}" for name in OUR_IMAGES]
+
+
+def make_password(path: Path) -> bool:
+    """A password for Grafana's user admin, unless there is one; True if it was made now.
+
+    The file can be read by Grafana's own user in its container, its folder by nobody else here.
+    """
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    draft = path.with_suffix(".draft")
+    draft.write_text(secrets.token_urlsafe(18))
+    draft.chmod(0o444)
+    draft.replace(path)
+    return True
+
+
+def bring_up(compose: Compose, services: Sequence[str], gateway_url: str) -> None:
+    """Start `services`, or leave as they are those that run, and wait for the gateway.
+
+    Raises:
+        ComposeFailed: One sentence; what was started goes on, for its logs to be read.
+    """
+    with step(f"starting {len(services)} containers"):
+        compose.run("up", "--detach", *services)
+
+    def ready() -> bool:
+        status, code = compose.state(SETUP)
+        if status == "exited" and code != 0:
+            raise ComposeFailed(f"{SETUP} ended with status {code}: {_REMEDY.format(SETUP)}")
+        return status == "exited" and is_ready(f"{gateway_url}/health/ready")
+
+    with step("waiting for the gateway"):
+        if not wait_until(ready, _READY_S, every_s=0.5):
+            states = {name: compose.state(name)[0] for name in services}
+            wrong = [f"{name} is {state}" for name, state in states.items() if state != "running"]
+            raise ComposeFailed(
+                f"the gateway at {gateway_url} is not ready after {_READY_S:.0f} s "
+                f"({', '.join(wrong) or 'every container runs'}): {_REMEDY.format(GATEWAY)}"
+            )
+
+
+_REMEDY = "make logs TARGET=compose NAME={} shows why"
+
+
+def load_test(compose: Compose, test_type: str, workers: int, results: Path) -> int:
+    """One run of Locust's master and workers, its folder fetched into `results`.
+
+    Returns:
+        The master's exit code.
+
+    Raises:
+        ComposeFailed: It did not start, or left nothing.
+    """
+    output = f"/results/{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    here = {
+        **compose.environ,
+        "LOADTEST_TEST_TYPE": test_type,
+        "LOADTEST_WORKERS": str(workers),
+        "LOADTEST_OUTPUT": output,
+    }
+    run = Compose(compose.engine, (*compose.command, "--profile", "loadtest"), compose.root, here)
+    try:
+        with step(f"starting Locust: a master and {workers} workers"):
+            run.run(
+                *("up", "--detach", "--force-recreate", "--no-deps"),
+                *("--scale", f"{WORKER}={workers}", LOADTEST, WORKER),
+            )
+        master = run.container(LOADTEST)
+        if not master:
+            raise ComposeFailed(f"{LOADTEST} has no container: {_REMEDY.format(LOADTEST)}")
+        status = run.follow(master)
+        run.copy(master, output, results)
+    finally:
+        with step("removing Locust's containers"):
+            run.run("rm", "--stop", "--force", LOADTEST, WORKER)
+    return status
+
+
+def _works(command: Sequence[str], environ: Mapping[str, str]) -> bool:
+    try:
+        return (
+            subprocess.run(command, env=dict(environ), capture_output=True, check=False).returncode
+            == 0
+        )
+    except FileNotFoundError:
+        return False
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "it says nothing"
