@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,7 +120,12 @@ def run_together(
         folder = RunFolder.create(settings.output, settings.protocol)
         folder.write_settings(settings.document())
         fleets.append(Fleet(settings, credentials, folder))
-    before = [scraped(settings, urls) for settings, urls in zip(runs, pages, strict=True)]
+    before = [Scraped(failure="the run did not begin") for _ in runs]
+
+    def look() -> None:
+        # When all load generators are there: each elsewhere has asked for one prediction first.
+        before[:] = [scraped(settings, urls) for settings, urls in zip(runs, pages, strict=True)]
+
     failure: LoadGeneratorFailed | None = None
     interrupted = False
     with (
@@ -134,7 +139,7 @@ def run_together(
             for fleet in fleets:
                 fleet.start(bind)
             arrive_s = START_UP_S if bind is None else OTHERS_S
-            interrupted = _wait(fleets, stop_wanted, display, arrive_s)
+            interrupted = _wait(fleets, stop_wanted, display, arrive_s, look)
             if interrupted and bind is not None:
                 _hand_in_early(fleets)
         except LoadGeneratorFailed as error:
@@ -207,6 +212,7 @@ def _wait(
     stop_wanted: threading.Event,
     display: progress.Display,
     arrive_s: float,
+    before_begin: Callable[[], None],
 ) -> bool:
     """Until every result is there; True if a signal came first."""
     total_s = max(fleet.settings.total_s for fleet in fleets)
@@ -220,6 +226,7 @@ def _wait(
             fleet.check()
         if not started and all(fleet.ready for fleet in fleets):
             started = True
+            before_begin()
             # Late enough for each to have read it.
             start_ns = time.perf_counter_ns() + round(START_AFTER_S * NS_PER_S)
             for fleet in fleets:
