@@ -1,8 +1,10 @@
 """`make deploy TARGET=compose`, by podman-compose, with images that no registry has.
 
-Grafana is left out: it comes from a registry alone. Its files are checked by the monitoring's tests.
+Grafana is left out, since only a registry has it; the tests of monitoring check its files.
 """
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 from podman import Podman
 
+from deploy import compose
 from local_stack import free_ports
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
 DEBIAN = "localhost/test/monitoring:bookworm"
 # As the official images are, for their configuration to fit: who runs them, and with which folder.
 PROGRAMS = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
@@ -33,6 +36,13 @@ class Deployed:
 
     def deploy(self, *words: str) -> subprocess.CompletedProcess[str]:
         return run(self.environ, *words)
+
+    def query(self, query: str) -> float:
+        """One number from Prometheus; 0 without any series."""
+        base = f"http://127.0.0.1:{self.environ['SELDON_PROMETHEUS_PORT']}"
+        answer = requests.get(f"{base}/api/v1/query", params={"query": query}, timeout=10)
+        rows = answer.json()["data"]["result"]
+        return float(rows[0]["value"][1]) if rows else 0.0
 
 
 def run(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -88,3 +98,76 @@ def deployed(podman: Podman, images: dict[str, str]) -> Iterator[Deployed]:
 def test_a_digit_is_predicted_over_both_protocols(deployed: Deployed) -> None:
     assert "a handwritten 7 is predicted as 7 over REST" in deployed.printed
     assert "a handwritten 7 is predicted as 7 over gRPC" in deployed.printed
+
+
+def test_it_prints_where_everything_is(deployed: Deployed) -> None:
+    environ = deployed.environ
+    assert f"http://127.0.0.1:{environ['SELDON_REST_PORT']}/js/predict" in deployed.printed
+    assert f"http://127.0.0.1:{environ['SELDON_PROMETHEUS_PORT']}" in deployed.printed
+    assert "grafana" not in deployed.printed
+
+
+def test_no_log_has_a_secret(deployed: Deployed) -> None:
+    found = compose.Compose.find(ROOT, deployed.environ)
+    keys = json.loads(found.seldon_cli("keys", "--client-name", "deep_mnist_client"))
+    (secret,) = [key["secret"] for key in keys if key["secret"]]
+    done = deployed.deploy("logs")
+    logs = done.stdout + done.stderr
+    assert "committed the strategy of deep_mnist_client" in logs
+    assert secret not in logs
+
+
+def test_a_second_deploy_changes_nothing(deployed: Deployed) -> None:
+    def containers() -> str:
+        return deployed.podman("ps", "--quiet", "--no-trunc", "--sort=id").stdout
+
+    before = containers()
+    done = deployed.deploy("deploy", "--without", "grafana")
+    assert done.returncode == 0, done.stderr
+    assert containers() == before
+
+
+def test_status_names_every_service(deployed: Deployed) -> None:
+    done = deployed.deploy("status")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^envoy +running$", done.stdout, re.MULTILINE)
+    assert re.search(r"^setup +exited \(0\)$", done.stdout, re.MULTILINE)
+    assert re.search(r"^grafana +missing$", done.stdout, re.MULTILINE)
+
+
+def test_who_is_no_gateway_does_not_reach_the_control_plane(deployed: Deployed) -> None:
+    look = "import socket; socket.create_connection(('control-plane', 8081), timeout=3)"
+    project = deployed.environ["COMPOSE_PROJECT_NAME"]
+    for service, reached in (("serving-rest", False), ("control-plane", True)):
+        done = deployed.podman("exec", f"{project}_{service}_1", "python", "-c", look, check=False)
+        assert (done.returncode == 0) is reached, done.stderr
+
+
+@pytest.mark.parametrize("name", ["prometheus", "alertmanager", "envoy", "serving-rest"])
+def test_health_checks_pass(deployed: Deployed, name: str) -> None:
+    deployed.podman("healthcheck", "run", f"{deployed.environ['COMPOSE_PROJECT_NAME']}_{name}_1")
+
+
+@pytest.mark.parametrize("test_type", ["js-predict", "grpc-predict"])
+def test_a_load_test_runs_and_prometheus_sees_both_sides(
+    deployed: Deployed, test_type: str, tmp_path: Path
+) -> None:
+    environ = {**deployed.environ, "LOADTEST_OUTPUT": str(tmp_path / "results")}
+    done = run(environ, "loadtest", "--test-type", test_type)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "results").glob("*/summary.json")
+    summary = json.loads(path.read_text())
+    assert summary["requests"] > 100
+    assert summary["failures"] == 0
+    assert (path.parent / "report.html").is_file()
+    protocol = "rest" if test_type == "js-predict" else "grpc"
+    for metric in ("loadtest_requests_total", "seldon_requests_total"):
+        assert deployed.query(f'sum(max_over_time({metric}{{protocol="{protocol}"}}[5m]))') > 100
+
+
+def test_prometheus_sends_its_alerts_to_alertmanager(deployed: Deployed) -> None:
+    base = f"http://127.0.0.1:{deployed.environ['SELDON_PROMETHEUS_PORT']}"
+    found = requests.get(f"{base}/api/v1/alertmanagers", timeout=10).json()["data"]
+    assert [one["url"] for one in found["activeAlertmanagers"]] == [
+        "http://alertmanager:9093/api/v2/alerts"
+    ]

@@ -93,16 +93,13 @@ class Compose:
 
     def container(self, service: str) -> str:
         """The id of a service's newest container, stopped ones too; empty when there is none."""
-        found = self.ask(
-            *(
-                "ps",
-                "--all",
-                "--quiet",
-                f"--filter=label=com.docker.compose.project={self.project}",
-            ),
-            f"--filter=label=com.docker.compose.service={service}",
-        )
-        return found.split()[0] if found else ""
+        return next(iter(self._containers(service)), "")
+
+    def remove(self, *services: str) -> None:
+        """Remove their containers, also those that run."""
+        # Not by compose: podman-compose has no such command.
+        if found := [one for service in services for one in self._containers(service)]:
+            self.ask("rm", "--force", *found)
 
     def state(self, service: str) -> tuple[str, int]:
         """Its status as the engine words it, such as running or exited, and its exit code."""
@@ -148,6 +145,13 @@ class Compose:
         done = self._ask("cp", f"{container}:{path}/.", str(into))
         if done.returncode != 0:
             raise ComposeFailed(f"no results came out of {path}: {_last_line(done.stderr)}")
+
+    def _containers(self, service: str) -> list[str]:
+        return self.ask(
+            *("ps", "--all", "--quiet"),
+            f"--filter=label=com.docker.compose.project={self.project}",
+            f"--filter=label=com.docker.compose.service={service}",
+        ).split()
 
     def _ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [self.engine, *words]
@@ -237,7 +241,7 @@ def load_test(compose: Compose, test_type: str, workers: int, results: Path) -> 
         run.copy(master, output, results)
     finally:
         with step("removing Locust's containers"):
-            run.run("rm", "--stop", "--force", LOADTEST, WORKER)
+            run.remove(LOADTEST, WORKER)
     return status
 
 

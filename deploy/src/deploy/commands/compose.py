@@ -57,8 +57,8 @@ def deploy(without: tuple[str, ...]) -> None:
     for api in Api:
         say(check.prediction(api, gateway, shown))
     say("")
-    say(f"REST      {base}/js/predict and /predict")
-    say(f"gRPC      {host}:{gateway.grpc_port} (io.seldon.api.rpc.Seldon/Classify)")
+    say(f"REST          {base}/js/predict and /predict")
+    say(f"gRPC          {host}:{gateway.grpc_port} (io.seldon.api.rpc.Seldon/Classify)")
     for name, variable, port in (
         ("prometheus", "SELDON_PROMETHEUS_PORT", "9190"),
         ("alertmanager", "SELDON_ALERTMANAGER_PORT", "9093"),
@@ -67,7 +67,7 @@ def deploy(without: tuple[str, ...]) -> None:
         if name in monitoring:
             user = f" (user admin, password in {password})" if name == "grafana" else ""
             say(f"{name:<13} http://127.0.0.1:{it.environ.get(variable) or port}{user}")
-    say("next      make loadtest TARGET=compose PROTO=rest, make undeploy TARGET=compose")
+    say("next          make loadtest TARGET=compose PROTO=rest, make undeploy TARGET=compose")
 
 
 @main.command("undeploy", cls=StackCommand)
@@ -107,14 +107,17 @@ def logs(name: str | None) -> None:
 @click.option("--test-type", required=True, type=click.Choice(_TEST_TYPES))
 @debug_option
 def loadtest(test_type: str) -> int:
-    """Locust's master and workers in containers; the run's folder comes to ./results."""
+    """Locust's master and workers in containers; the run's folder comes to LOADTEST_OUTPUT."""
     it = _found()
     if it.state(compose.GATEWAY)[0] != "running":
         raise ComposeFailed("no stack runs in containers: make deploy TARGET=compose")
     given = it.environ.get("LOADTEST_WORKERS") or "2"
     if not given.isdigit() or not 1 <= int(given) <= 64:
         raise SettingInvalid(f"WORKERS is {given!r}, expected a number from 1 to 64")
-    return compose.load_test(it, test_type, int(given), Path("results"))
+    results = Path(it.environ.get("LOADTEST_OUTPUT") or "results")
+    status = compose.load_test(it, test_type, int(given), results)
+    say(f"The container's report came to {results / 'latest' / 'report.html'}")
+    return status
 
 
 def _build_missing(it: compose.Compose) -> None:
