@@ -123,7 +123,6 @@ def run_together(
     before = [Scraped(failure="the run did not begin") for _ in runs]
 
     def look() -> None:
-        # When all load generators are there: each elsewhere has asked for one prediction first.
         before[:] = [scraped(settings, urls) for settings, urls in zip(runs, pages, strict=True)]
 
     failure: LoadGeneratorFailed | None = None
@@ -136,10 +135,16 @@ def run_together(
         ),
     ):
         try:
+            if bind is None:
+                look()
             for fleet in fleets:
                 fleet.start(bind)
-            arrive_s = START_UP_S if bind is None else OTHERS_S
-            interrupted = _wait(fleets, stop_wanted, display, arrive_s, look)
+            if bind is None:
+                interrupted = _wait(fleets, stop_wanted, display, START_UP_S)
+            else:
+                # Each load generator elsewhere asks for one prediction before it joins, and its
+                # users wait for the start.
+                interrupted = _wait(fleets, stop_wanted, display, OTHERS_S, look)
             if interrupted and bind is not None:
                 _hand_in_early(fleets)
         except LoadGeneratorFailed as error:
@@ -212,7 +217,7 @@ def _wait(
     stop_wanted: threading.Event,
     display: progress.Display,
     arrive_s: float,
-    before_begin: Callable[[], None],
+    before_begin: Callable[[], None] = lambda: None,
 ) -> bool:
     """Until every result is there; True if a signal came first."""
     total_s = max(fleet.settings.total_s for fleet in fleets)

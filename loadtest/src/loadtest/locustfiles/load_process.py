@@ -73,6 +73,7 @@ class LoadProcess:
         settings = self.settings
         name, folder, remote = environ[PROCESS], Path(environ[FOLDER]), bool(environ.get(REMOTE))
         self._is_master = name == MASTER
+        self._remote = remote
         self._parent = int(environ[PARENT])
         if remote and self._is_master:
             MasterOfRemotes(folder, settings)
@@ -178,8 +179,14 @@ class LoadProcess:
         while True:
             now = time.perf_counter_ns()
             turns = self._turns
+            if turns is None and self._remote:
+                # The servers' counts are read between the last one's arrival and the start.
+                while self._turns is None:
+                    gevent.sleep(WATCH_S)
+                gevent.sleep(rng.uniform(0, self.settings.wait_ms[1] / 1000))
+                continue
             if turns is None:
-                return True
+                return True  # as they come, at the rate that was asked for
             turn = next(((begins, ends) for begins, ends in turns if now < ends), None)
             if turn is None:
                 return False
