@@ -32,6 +32,7 @@ LARGEST = {
     "control-plane": 350,
     "envoy": 400,
     "loadtest": 700,
+    "model-download": 450,
 }
 DIGITS = held_out()
 PATIENCE_S = 60.0
@@ -158,7 +159,9 @@ def test_an_image_says_what_it_is_and_runs_as_nobody(
     assert labels["org.opencontainers.image.title"] == f"prediction-services/{name}"
     assert labels["org.opencontainers.image.version"] != "0"
     assert labels["org.opencontainers.image.revision"]
-    assert image["Healthcheck"]["Test"][0] == ("NONE" if name == "loadtest" else "CMD")
+    assert image["Healthcheck"]["Test"][0] == (
+        "NONE" if name in ("loadtest", "model-download") else "CMD"
+    )
 
 
 @pytest.mark.parametrize("name", LARGEST)

@@ -53,6 +53,7 @@ IMAGES = (
     Image("control-plane", "seldon-gateway/Dockerfile"),
     Image("envoy", "seldon-gateway/envoy.Dockerfile"),
     Image("loadtest", "loadtest/Dockerfile"),
+    Image("model-download", "model-download/Dockerfile"),
 )
 
 

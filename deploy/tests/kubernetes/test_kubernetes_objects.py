@@ -29,9 +29,6 @@ VOLUMES = {
     "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim",
     "projected", "secret",
 }  # fmt: skip
-# Written beside these, in a branch of its own.
-OTHER_IMAGES = {"model-download"}
-
 Object = dict[str, Any]
 Stacks = list[list[Object]]
 
@@ -247,7 +244,7 @@ def test_ports_and_users_are_those_of_the_images(every_stack: Stacks) -> None:
                 match = re.fullmatch(
                     r"localhost/prediction-services/([a-z-]+):[0-9.]+", container["image"]
                 )
-                if match is None or match[1] in OTHER_IMAGES:
+                if match is None:
                     continue
                 seen.add(match[1])
                 dockerfile = dockerfiles[match[1]]
@@ -258,7 +255,7 @@ def test_ports_and_users_are_those_of_the_images(every_stack: Stacks) -> None:
                     assert ports == {int(port) for port in exposed[1].split()}
                 user = template["spec"]["securityContext"]
                 assert f"\nUSER {user['runAsUser']}:{user['runAsGroup']}\n" in dockerfile
-    assert seen == dockerfiles.keys() - OTHER_IMAGES
+    assert seen == dockerfiles.keys()
 
 
 def test_every_image_is_pinned(every_stack: Stacks) -> None:

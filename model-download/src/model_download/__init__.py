@@ -1,0 +1,1 @@
+"""Puts a model version into a model repository: checked, atomic, resumable."""
