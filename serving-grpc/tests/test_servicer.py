@@ -13,6 +13,7 @@ from model_runtime.testing import FakePredictor, expected_scores
 from serving_grpc.servicer import STATUS
 
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 TYPE_URL = b"type.googleapis.com/io.seldon.api.rpc.DefaultCustomPredictRequest"
 
 
@@ -180,9 +181,9 @@ def test_a_deadline_shorter_than_the_queue_ends_the_call_and_it_is_not_computed(
     eventually(lambda: running.batcher.waiting == 0 and running.in_flight() == 1)
     late = running.begin(good, timeout=0.15)
     assert late.exception(timeout=10).code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    eventually(lambda: running.count("DEADLINE_EXCEEDED") == 1)
     running.predictor.gate.set()
     first.result(timeout=10)
+    eventually(lambda: running.count("DEADLINE_EXCEEDED") == 1)
     running.classify(good)
     assert running.predictor.batches == [1, 1]
 
@@ -210,14 +211,28 @@ def test_a_full_queue_refuses_at_once_and_health_still_answers(start, good, even
     assert running.count("OK") == 3
 
 
-def test_calls_past_the_threads_are_refused_not_lined_up(start, good, eventually):
+def test_predictions_need_no_thread_of_the_others(start, good):
     running = start(GRPC_THREADS="1")
-    running.predictor.gate.clear()
-    first = running.begin(good)
-    eventually(lambda: running.in_flight() == 1)
-    assert running.refusal(good).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    running.predictor.gate.set()
-    assert first.result(timeout=10)
+    over = threading.Event()
+
+    def nothing():
+        over.wait()
+        yield from ()
+
+    held = running.channel.stream_stream(REFLECTION)(nothing())
+    for _ in range(20):
+        assert running.classify(good)
+    over.set()
+    held.cancel()
+
+
+def test_a_call_without_a_message_is_refused(start):
+    running = start()
+    nothing = running.channel.stream_unary(CLASSIFY)
+    with pytest.raises(grpc.RpcError) as refused:
+        nothing(iter(()), timeout=10)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "no message" in refused.value.details()
 
 
 def test_a_model_that_fails_is_internal_without_its_words(start, good, caplog):

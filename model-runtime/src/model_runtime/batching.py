@@ -1,11 +1,13 @@
 """Many callers, one engine: requests that wait share its next call.
 
 Work-conserving: there is no timer. A caller that finds the engine free runs it in its own thread,
-which spares a hand-over to another and back; what comes while the engine is busy is scored by the
-batcher's thread, call after call, until nothing waits. Before each call the processor and the
-interpreter's lock are given up for a moment: with nothing else to do that costs half a
-microsecond, and under load the threads that hold requests on their way get them into the batch.
-Without it they sit ready to run while the engine has the core, and most batches are of one.
+which spares a hand-over to another and back; what comes while the engine is busy, or from callers
+that do not wait, is scored by the batcher's thread, call after call, until nothing waits.
+
+Before each call the processor and the interpreter's lock are given up for a moment: with nothing
+else to do that costs half a microsecond, and under load the threads that hold requests on their
+way get them into the batch. Without it they sit ready to run while the engine has the core, and
+most batches are of one.
 """
 
 import ctypes
@@ -13,6 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from queue import SimpleQueue
 
 import numpy as np
@@ -54,25 +57,37 @@ class Scored:
         self.batch_size = batch_size
 
 
+Tell = Callable[[Scored | ServingError], None]
+
+
 class _Pending:
-    """A request in the queue. `answered` is a lock that its caller waits on.
+    """A request in the queue; `tell` is called with its outcome.
 
     `alone` is whether it has one instance.
     """
 
-    __slots__ = ("alone", "answered", "deadline", "instance", "outcome", "queued")
+    __slots__ = ("alone", "deadline", "instance", "queued", "tell")
 
-    def __init__(self, instance: NDArray[np.float32], timeout_s: float | None) -> None:
+    def __init__(self, instance: NDArray[np.float32], tell: Tell, timeout_s: float | None) -> None:
         self.instance = instance
+        self.tell = tell
         self.alone = instance.ndim == 1
         self.queued = time.perf_counter()
         self.deadline = None if timeout_s is None else self.queued + timeout_s
+
+
+class _Reply:
+    """What a caller waits for."""
+
+    __slots__ = ("answered", "outcome")
+
+    def __init__(self) -> None:
         self.outcome: Scored | ServingError | None = None
         # A bare lock, not an Event: an Event is a lock, a condition and a list more per request.
         self.answered = threading.Lock()
         self.answered.acquire()
 
-    def answer(self, outcome: "Scored | ServingError") -> None:
+    def tell(self, outcome: Scored | ServingError) -> None:
         self.outcome = outcome
         self.answered.release()
 
@@ -137,27 +152,37 @@ class MicroBatcher:
             InvalidInstances: The model's scores are not finite: its values are too large.
             PredictorFailed: The engine raised.
         """
-        if timeout_s is not None and timeout_s <= 0:
-            raise DeadlinePassed("the deadline had passed when the request arrived")
-        pending = _Pending(instance, timeout_s)
-        with self._gate:
-            if not self._open:
-                raise PredictorNotReady("the model is not ready")
-            free, self._busy = not self._busy, True
-            if not free and len(self._queue) >= self._max_queue:
-                raise QueueFull(f"{self._max_queue} requests wait already, the limit; try again")
-            self._queue.append(pending)
-        if free:
+        reply = _Reply()
+        if self._enqueue(_Pending(instance, reply.tell, timeout_s)):
             try:
                 self._score_waiting()
             finally:
                 self._pass_on()
-        if not pending.answered.acquire(timeout=-1 if timeout_s is None else timeout_s):
+        if not reply.answered.acquire(timeout=-1 if timeout_s is None else timeout_s):
             raise DeadlinePassed(f"no answer within the deadline of {timeout_s:.3f} s")
-        outcome = pending.outcome
+        outcome = reply.outcome
         if isinstance(outcome, Scored):
             return outcome
         raise outcome or PredictorFailed("the model gave no answer")
+
+    def send(
+        self, instance: NDArray[np.float32], tell: Tell, timeout_s: float | None = None
+    ) -> None:
+        """As `submit`, for callers that cannot wait.
+
+        Args:
+            instance: As there.
+            tell: Called once in the batcher's thread, with the scores or with what `submit`
+                raises; must not raise.
+            timeout_s: As there; who waits past it is told so when the engine comes to it.
+
+        Raises:
+            QueueFull: As there; then `tell` is not called.
+            DeadlinePassed: Likewise.
+            PredictorNotReady: Likewise.
+        """
+        if self._enqueue(_Pending(instance, tell, timeout_s)):
+            self._hand_over.put(True)
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Refuse new requests, answer those that wait, end the thread.
@@ -173,6 +198,19 @@ class MicroBatcher:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def _enqueue(self, pending: _Pending) -> bool:
+        """Put a request into the queue; True if that takes the engine, which was free."""
+        if pending.deadline is not None and pending.deadline <= pending.queued:
+            raise DeadlinePassed("the deadline had passed when the request arrived")
+        with self._gate:
+            if not self._open:
+                raise PredictorNotReady("the model is not ready")
+            free, self._busy = not self._busy, True
+            if not free and len(self._queue) >= self._max_queue:
+                raise QueueFull(f"{self._max_queue} requests wait already, the limit; try again")
+            self._queue.append(pending)
+            return free
 
     def _pass_on(self) -> None:
         """Give the engine to the batcher's thread if anything waits, else leave it free."""
@@ -215,7 +253,7 @@ class MicroBatcher:
         live = []
         for pending in taken:
             if pending.deadline is not None and pending.deadline <= now:
-                pending.answer(DeadlinePassed("the deadline passed while the request waited"))
+                pending.tell(DeadlinePassed("the deadline passed while the request waited"))
             else:
                 live.append(pending)
         return live
@@ -234,12 +272,12 @@ class MicroBatcher:
                 raise PredictorFailed(f"{len(scores)} answers to {len(instances)} instances")
         except ServingError as error:
             for pending in batch:  # one object each: every caller's thread adds its traceback
-                pending.answer(type(error)(str(error)))
+                pending.tell(type(error)(str(error)))
             return
         except Exception:  # the thread must outlive whatever an engine raises
             log.exception("the predictor failed on a batch of %d", len(batch))
             for pending in batch:
-                pending.answer(PredictorFailed("the model failed on this instance"))
+                pending.tell(PredictorFailed("the model failed on this instance"))
             return
         compute_s = time.perf_counter() - started
         # Finite values near float32's limit overflow inside the model.
@@ -249,6 +287,6 @@ class MicroBatcher:
         for answer, sound, pending in zip(scores, finite, batch, strict=True):
             if sound.all():
                 queue_s = started - pending.queued
-                pending.answer(Scored(answer, queue_s, compute_s, len(instances)))
+                pending.tell(Scored(answer, queue_s, compute_s, len(instances)))
             else:
-                pending.answer(InvalidInstances(NO_FINITE_SCORE))
+                pending.tell(InvalidInstances(NO_FINITE_SCORE))

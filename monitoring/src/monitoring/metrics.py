@@ -4,9 +4,6 @@ Servers, dashboards and rules take the names from here. Labels are the client's 
 variation's label, never a key or an address. Times are in seconds.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REQUESTS = "seldon_requests"
@@ -108,6 +105,10 @@ class ServingMetrics:
             multiprocess_mode="livemin",
         ).labels(protocol).set_to_current_time()
 
+    def begin(self) -> None:
+        """Count one request more as in flight; `observe` ends it."""
+        self._in_flight.inc()
+
     def observe(
         self,
         client: str,
@@ -135,12 +136,4 @@ class ServingMetrics:
                 histogram.labels(self._protocol, variation).observe(value)
         if batch_size is not None:
             self._batch_size.labels(self._protocol, variation).observe(batch_size)
-
-    @contextmanager
-    def in_flight(self) -> Iterator[None]:
-        """Count a request as in flight for the time of the block."""
-        self._in_flight.inc()
-        try:
-            yield
-        finally:
-            self._in_flight.dec()
+        self._in_flight.dec()

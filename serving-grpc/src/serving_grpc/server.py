@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from model_runtime import MicroBatcher
 from monitoring.metrics import ServingMetrics
+from serving_grpc.call_loop import CallLoop
 from serving_grpc.ports import PortUnavailable
 from serving_grpc.servicer import SERVICE, SeldonServicer
 from serving_grpc.settings import Settings
@@ -43,16 +44,15 @@ class PredictionServer:
         self._health = health.HealthServicer()
         for name in _HEALTH_NAMES:
             self._health.set(name, _NOT_SERVING)
-        self._calls = _Calls(settings.threads)
+        # Of health and reflection; past the threads a call would wait in a line without a limit.
+        self._others = _Calls(settings.threads)
         self._server = grpc.server(
-            self._calls,
+            self._others,
             options=_channel_options(settings),
-            # Past the threads a call would wait in a line without a limit: refused instead.
             maximum_concurrent_rpcs=settings.threads,
         )
-        handlers = SeldonServicer(batcher, metrics).handlers()
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, handlers),)
+        self._predictions = CallLoop(
+            self._server, f"/{SERVICE}/Classify", SeldonServicer(batcher, metrics).classify
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -67,6 +67,7 @@ class PredictionServer:
     def start(self) -> None:
         """Accept calls; health says NOT_SERVING."""
         self._server.start()
+        self._predictions.start()
 
     def announce(self) -> None:
         """Say SERVING: the model has scored an instance."""
@@ -86,7 +87,7 @@ class PredictionServer:
         stopped = self._server.stop(grace_s)
         idle_before = False
         while not stopped.wait(_IDLE_CHECK_S):
-            idle = self._calls.unanswered == 0
+            idle = not self._others.unanswered and not self._predictions.unanswered
             if idle and idle_before:  # what is left are streams that end only with their caller
                 self._server.stop(None)
             idle_before = idle

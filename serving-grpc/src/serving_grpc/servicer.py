@@ -1,8 +1,4 @@
-"""Seldon/Classify on raw bytes: status, metadata and metrics here, the messages in wire.py.
-
-The handler takes and gives bytes. grpc would answer a request that its own deserializer cannot
-read with INTERNAL; read here, it is the caller's INVALID_ARGUMENT with a text that says why.
-"""
+"""Seldon/Classify on raw bytes: status, metadata and metrics here, the messages in wire.py."""
 
 import logging
 import time
@@ -10,9 +6,10 @@ import time
 import grpc
 
 import seldon_pb2
-from model_runtime import ErrorKind, MicroBatcher, Scored, ServingError
+from model_runtime import ErrorKind, InvalidInstances, MicroBatcher, Scored, ServingError
 from monitoring.metrics import ServingMetrics
 from serving_grpc import wire
+from serving_grpc.call_loop import Call, Metadata
 
 log = logging.getLogger(__name__)
 
@@ -43,50 +40,52 @@ class SeldonServicer:
         self._metrics = metrics
         self._info = batcher.info
 
-    def Classify(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        """Score one ClassificationRequest; see seldon.proto."""
+    def classify(self, call: Call) -> None:
+        """Score one ClassificationRequest, see seldon.proto; the batcher's thread ends the call."""
         started = time.perf_counter()
-        client, variation = _caller(context)
-        status, details = grpc.StatusCode.OK, ""
-        reply = b""
-        scored: Scored | None = None
-        with self._metrics.in_flight():
-            try:
-                instance, puid = wire.read_request(request, self._info.features)
-                scored = self._batcher.submit(instance, _timeout_s(context))
-                reply = wire.write_reply(scored.scores, self._info, puid, variation)
-            except ServingError as error:
-                status, details = STATUS[error.kind], str(error)
-            except Exception:  # whatever it is, the caller gets no traceback
-                log.exception("Classify failed")
-                status, details = grpc.StatusCode.INTERNAL, "the server failed on this request"
-            total_s = time.perf_counter() - started
-            context.set_trailing_metadata(((TIMING_KEY, wire.server_timing(total_s, scored)),))
-        if scored is None:
-            self._metrics.observe(client, variation, status.name, total_s)
-        else:
-            self._metrics.observe(
-                client,
-                variation,
-                status.name,
-                total_s,
-                scored.queue_s,
-                scored.compute_s,
-                scored.batch_size,
-            )
-        if status is not grpc.StatusCode.OK:
-            context.abort(status, details)
-        return reply
+        self._metrics.begin()
+        puid = ""
 
-    def handlers(self) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
-        """The service's method handlers, on bytes both ways."""
-        return {"Classify": grpc.unary_unary_rpc_method_handler(self.Classify)}
+        def end(outcome: Scored | Exception) -> None:
+            self._end(call, started, puid, outcome)
+
+        try:
+            if call.message is None:
+                raise InvalidInstances("the call has no message, expected one")
+            instance, puid = wire.read_request(call.message, self._info.features)
+            self._batcher.send(instance, end, _timeout_s(call))
+        except Exception as error:  # whatever it is, the caller gets no traceback
+            end(error)
+
+    def _end(self, call: Call, started: float, puid: str, outcome: Scored | Exception) -> None:
+        client, variation = _caller(call.metadata)
+        status, details, reply = grpc.StatusCode.OK, "", None
+        scored = None
+        try:
+            if not isinstance(outcome, Scored):
+                raise outcome
+            scored = outcome
+            reply = wire.write_reply(scored.scores, self._info, puid, variation)
+        except ServingError as error:
+            status, details = STATUS[error.kind], str(error)
+        except Exception:
+            log.exception("Classify failed")
+            status, details = grpc.StatusCode.INTERNAL, "the server failed on this request"
+        total_s = time.perf_counter() - started
+        self._metrics.observe(
+            client,
+            variation,
+            status.name,
+            total_s,
+            *((scored.queue_s, scored.compute_s, scored.batch_size) if scored else ()),
+        )
+        call.end(status, details, reply, ((TIMING_KEY, wire.server_timing(total_s, scored)),))
 
 
-def _caller(context: grpc.ServicerContext) -> tuple[str, str]:
+def _caller(metadata: Metadata) -> tuple[str, str]:
     """Client and variation, as the gateway's metadata names them."""
     client, variation = "direct", "default"
-    for key, value in context.invocation_metadata():
+    for key, value in metadata:
         if key == VARIATION_KEY:
             variation = str(value) or variation
         elif key == CLIENT_KEY:
@@ -94,8 +93,8 @@ def _caller(context: grpc.ServicerContext) -> tuple[str, str]:
     return client, variation
 
 
-def _timeout_s(context: grpc.ServicerContext) -> float | None:
-    remaining_s = context.time_remaining()
+def _timeout_s(call: Call) -> float | None:
+    remaining_s = call.remaining_s
     if remaining_s is None or remaining_s > _LONGEST_DEADLINE_S:
         return None
     return remaining_s

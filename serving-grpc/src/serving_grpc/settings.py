@@ -6,10 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_runtime.predictor import BATCH_SIZES
-
-# Threads beyond those that wait for an answer: health checks, reflection, refusals.
-_SPARE_THREADS = 16
 _LARGEST_PORT = 65535
 
 
@@ -28,7 +24,7 @@ class Settings:
     port: int  # 0: any free one, written to the log
     metrics_port: int  # 0 likewise
     workers: int
-    threads: int  # a worker's; a prediction holds one while it waits
+    threads: int  # a worker's, for health and reflection; a prediction holds none
     queue_limit: int  # predictions that wait in one worker; one more is refused
     max_message_bytes: int
     grace_s: float  # what a prediction in flight has left after SIGTERM
@@ -43,7 +39,6 @@ class Settings:
         folder = environ.get("MODEL_FOLDER", "")
         if not folder:
             raise SettingInvalid("MODEL_FOLDER is not set: name the folder that holds model.json")
-        queue_limit = _integer(environ, "GRPC_QUEUE_LIMIT", 256, 1, 100_000)
         return cls(
             model_folder=Path(folder),
             model_name=environ.get("MODEL_NAME") or None,
@@ -52,15 +47,8 @@ class Settings:
             port=_integer(environ, "GRPC_PORT", 8600, 0, _LARGEST_PORT),
             metrics_port=_integer(environ, "GRPC_METRICS_PORT", 8601, 0, _LARGEST_PORT),
             workers=_integer(environ, "GRPC_WORKERS", usable_cores(), 1, 1024),
-            # So many that the queue's limit refuses a prediction, never a lack of threads.
-            threads=_integer(
-                environ,
-                "GRPC_THREADS",
-                queue_limit + max(BATCH_SIZES) + _SPARE_THREADS,
-                1,
-                200_000,
-            ),
-            queue_limit=queue_limit,
+            threads=_integer(environ, "GRPC_THREADS", 32, 1, 200_000),
+            queue_limit=_integer(environ, "GRPC_QUEUE_LIMIT", 256, 1, 100_000),
             max_message_bytes=_integer(environ, "GRPC_MAX_MESSAGE_BYTES", 1_048_576, 1, 2**31 - 1),
             grace_s=_seconds(environ, "GRPC_GRACE_S", 10.0),
         )

@@ -183,16 +183,16 @@ class Predictions:
         variation = environ.get(VARIATION, "")[:MAX_LABEL] or "default"
         exchange = _Exchange()
         code = None
-        with self._metrics.in_flight():
-            try:
-                body = self._score(environ, jsonp, variation, started, exchange)
-            except (RequestRefused, ServingError) as error:
-                code = error.code if isinstance(error, RequestRefused) else CODE_OF_KIND[error.kind]
-                body = _error_body(code, str(error))
-            except Exception:
-                log.exception("a prediction failed")
-                code = ErrorCode.GENERIC
-                body = _error_body(code, MESSAGES[code])
+        self._metrics.begin()
+        try:
+            body = self._score(environ, jsonp, variation, started, exchange)
+        except (RequestRefused, ServingError) as error:
+            code = error.code if isinstance(error, RequestRefused) else CODE_OF_KIND[error.kind]
+            body = _error_body(code, str(error))
+        except Exception:
+            log.exception("a prediction failed")
+            code = ErrorCode.GENERIC
+            body = _error_body(code, MESSAGES[code])
 
         status = HTTPStatus.OK if code is None else code.status
         total_s = time.perf_counter() - started

@@ -1,0 +1,117 @@
+"""One method's calls, taken by one thread and answered from any.
+
+grpc's own server gives each call a thread and carries five events of it from one thread to another;
+that costs three times what the C core itself needs. Here one thread takes the events of one unary
+method as they come, and whoever has the answer hands it to the core. All other methods of the
+server stay with grpc's own threads.
+
+Python's grpc has no public interface for this. `grpc._cython.cygrpc` is what its own server is
+written on, so pyproject.toml allows the versions of grpcio that the tests have passed with.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+# Calls that the core may hand over before they are asked for one by one.
+_AHEAD = 32
+_NO_FLAGS = 0
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class Call:
+    """One call whose request has come; it is to be ended, once."""
+
+    __slots__ = ("_core", "_deadline", "ended", "message", "metadata")
+
+    def __init__(self, core: Any, metadata: Metadata, deadline: float) -> None:
+        """`core` is cygrpc's call, `deadline` in Unix time."""
+        self._core = core
+        self._deadline = deadline
+        self.metadata = metadata
+        self.message: bytes | None = None
+        self.ended = False
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds until its deadline; None if it has none."""
+        return None if self._deadline == math.inf else self._deadline - time.time()
+
+    def end(
+        self, status: grpc.StatusCode, details: str, reply: bytes | None, trailing: Metadata
+    ) -> None:
+        """Send what is to be sent; a caller that is gone is no error."""
+        self.ended = True
+        operations = [
+            cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),
+            cygrpc.SendStatusFromServerOperation(
+                trailing, status.value[0], details.encode(), _NO_FLAGS
+            ),
+            cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),
+        ]
+        if reply is not None:
+            operations.insert(1, cygrpc.SendMessageOperation(reply, _NO_FLAGS))
+        self._core.start_server_batch(tuple(operations), self)
+
+
+class CallLoop:
+    """The thread that takes the calls of one method."""
+
+    def __init__(self, server: grpc.Server, method: str, take: Callable[[Call], None]) -> None:
+        """Before the server starts.
+
+        Args:
+            server: Of `grpc.server`.
+            method: Its full name, "/package.Service/Method".
+            take: Called for each call, in this thread; must not raise, nor wait for long.
+        """
+        self._core = server._state.server  # type: ignore[attr-defined]
+        self._events = cygrpc.CompletionQueue()
+        self._core.register_completion_queue(self._events)
+        self._core.register_method(method)
+        self._method = method
+        self._take = take
+        self._asked_for = 0
+        self.unanswered = 0
+
+    def start(self) -> None:
+        """After the server has started. The thread ends after it has stopped."""
+        threading.Thread(target=self._run, name="calls", daemon=True).start()
+
+    def _run(self) -> None:
+        for _ in range(_AHEAD):
+            self._ask_for_one()
+        while self._asked_for or self.unanswered:
+            self._handle(self._events.poll())
+        self._events.shutdown()
+
+    def _ask_for_one(self) -> None:
+        try:
+            self._core.request_registered_call(self._events, self._events, self._method, None)
+        except ValueError:  # the server is being stopped
+            return
+        self._asked_for += 1
+
+    def _handle(self, event: Any) -> None:
+        call: Call | None = event.tag
+        if call is None:
+            self._asked_for -= 1
+            if event.success:
+                self._ask_for_one()
+                self._begin(event)
+        elif call.ended:
+            self.unanswered -= 1
+        else:
+            call.message = event.batch_operations[0].message()
+            self._take(call)
+
+    def _begin(self, event: Any) -> None:
+        self.unanswered += 1
+        call = Call(event.call, event.invocation_metadata, event.call_details.deadline)
+        event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), call)
