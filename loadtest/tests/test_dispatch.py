@@ -96,6 +96,26 @@ def test_a_late_arrival_that_had_a_thread_is_not_late_for_want_of_one() -> None:
     assert still.late_for_want_of_a_thread == 0
 
 
+def test_a_late_arrival_while_threads_still_connect_is_not_late_for_want_of_one() -> None:
+    gate = threading.Event()
+    still = dispatcher(gate, count=3, max_in_flight=5)
+    still.due_ns[:] = time.perf_counter_ns() - 200_000_000
+    connect = threading.Event()
+    quick = threading.Lock()
+
+    class Connecting(HeldConnection):
+        def open(self) -> None:
+            if not quick.acquire(blocking=False):
+                connect.wait(20)
+
+    gate.set()
+    still.new_connection = lambda: Connecting(gate)
+    still.start()
+    until(lambda: still.finished)
+    connect.set()
+    assert still.late_for_want_of_a_thread == 0
+
+
 def test_past_the_limit_requests_are_late_counted_and_all_sent() -> None:
     gate = threading.Event()
     engine = dispatcher(gate, count=50, max_in_flight=8)

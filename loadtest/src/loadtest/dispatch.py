@@ -126,9 +126,9 @@ class Dispatcher:
             outcome = connection.predict(request.instance, request.puid, int(self.due_ns[index]))
             self.done.append((request.instance, outcome))
             with self._counts:
-                self._ended += 1
-                if not self._ready:
+                if self.in_flight >= self.max_in_flight:
                     self._freed_ns = time.perf_counter_ns()
+                self._ended += 1
                 self._ready += 1
         connection.close()
 
