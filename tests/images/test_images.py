@@ -1,6 +1,8 @@
 """The images, built without a registry, and the stack made of them."""
 
+import hashlib
 import json
+import shutil
 import subprocess
 import threading
 import time
@@ -204,6 +206,71 @@ def test_without_a_model_a_server_ends_with_one_sentence(
     assert ended.returncode == 1
     assert f"{name}: " in ended.stderr
     assert "/models" in ended.stderr
+
+
+# Alone: a version from a folder onto a volume
+
+
+@pytest.fixture
+def new_volume(podman: Podman) -> Iterator[str]:
+    name = "downloaded"
+    podman("volume", "create", name)
+    yield name
+    podman("volume", "rm", "--force", name)
+
+
+def download(
+    podman: Podman, images: dict[str, str], source: Path, volume: str
+) -> subprocess.CompletedProcess[str]:
+    return podman.run(
+        *("--rm", "--network=none", f"--volume={source}:/source:ro", f"--volume={volume}:/models"),
+        *(images["model-download"], "--source=/source", "--target=/models/deep_mnist"),
+        check=False,
+    )
+
+
+def on_volume(podman: Podman, images: dict[str, str], volume: str) -> dict[str, str]:
+    """The checksum of every file, whose owner must be nobody."""
+    look = ("find", "/models/deep_mnist/1", "-type", "f", "-user", "10001", "-exec", "sha256sum")
+    listed = podman.run(
+        *("--rm", "--entrypoint=", f"--volume={volume}:/models:ro", images["model-download"]),
+        *(*look, "{}", "+"),
+    ).stdout
+    lines = (line.split() for line in listed.splitlines())
+    return {path.removeprefix("/models/deep_mnist/1/"): checksum for checksum, path in lines}
+
+
+def test_the_download_puts_a_version_on_a_volume_as_nobody(
+    podman: Podman, images: dict[str, str], new_volume: str
+) -> None:
+    source = ROOT / "models" / "deep_mnist" / "1"
+    done = download(podman, images, source, new_volume)
+    assert done.returncode == 0, done.stderr
+    found = on_volume(podman, images, new_volume)
+    assert found["model.json"] == hashlib.sha256((source / "model.json").read_bytes()).hexdigest()
+    described = json.loads((source / "model.json").read_text())["files"]
+    assert described.items() <= found.items()
+
+    again = download(podman, images, source, new_volume)
+    assert again.returncode == 0, again.stderr
+    assert on_volume(podman, images, new_volume) == found
+
+
+def test_a_download_of_a_broken_model_changes_nothing(
+    podman: Podman, images: dict[str, str], new_volume: str, tmp_path: Path
+) -> None:
+    source = ROOT / "models" / "deep_mnist" / "1"
+    assert download(podman, images, source, new_volume).returncode == 0
+    before = on_volume(podman, images, new_volume)
+    broken = tmp_path / "broken"
+    shutil.copytree(source, broken)
+    broken.chmod(0o755)
+    with (broken / "model.tflite").open("r+b") as file:
+        file.write(b"broken")
+    done = download(podman, images, broken, new_volume)
+    assert done.returncode == 1
+    assert "model.tflite" in done.stderr
+    assert on_volume(podman, images, new_volume) == before
 
 
 # The stack
