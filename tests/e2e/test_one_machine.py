@@ -173,29 +173,6 @@ def test_a_failed_start_leaves_the_old_variations_serving(own_stack: Stack, tmp_
         assert predict_rest(own_stack, shown.js_key) == 200
 
 
-def test_two_variations_share_the_traffic(own_stack: Stack) -> None:
-    shown = own_stack.credentials()
-    folder = str(ROOT / "models/deep_mnist/1")
-    start = ("start-microservice", "--type", "prediction", "--client", CLIENT)
-    own_stack.run(
-        *start, "-p", "mnist-a", folder, "rest", "0.5", "-p", "mnist-b", folder, "rest", "0.5"
-    )
-    document = json.dumps({"data": DIGITS.images[0].tolist()})
-    parameters = {"consumer_key": shown.js_key, "json": document}
-    labels = []
-    with requests.Session() as session:
-        for _ in range(400):
-            answer = session.get(f"{own_stack.url}/js/predict", params=parameters, timeout=10)
-            labels.append(answer.json()["meta"]["variation"])
-    assert set(labels) == {"mnist-a", "mnist-b"}
-    # 400 fair draws leave 150 to 250 in one of 1.7 million runs.
-    assert 150 <= labels.count("mnist-a") <= 250
-    own_stack.run(*start, "-p", "tensorflow-deep-mnist", folder, "rest", "1.0")
-    eventually(lambda: predict_rest(own_stack, shown.js_key) == 200)
-    own_stack.run("stop-microservice", "mnist-a", "rest")
-    own_stack.run("stop-microservice", "mnist-b", "rest")
-
-
 def test_any_killed_process_comes_back(own_stack: Stack) -> None:
     shown = own_stack.credentials()
 
