@@ -32,7 +32,7 @@ def test_a_refused_request_has_no_compute_time() -> None:
     )
     labels = {"protocol": "grpc", "variation": "default"}
     assert registry.get_sample_value("seldon_request_duration_seconds_count", labels) == 1
-    assert registry.get_sample_value("seldon_compute_duration_seconds_count", labels) is None
+    assert registry.get_sample_value("seldon_compute_duration_seconds_count", labels) == 0
 
 
 def test_in_flight_rises_at_the_beginning_and_falls_with_the_end() -> None:

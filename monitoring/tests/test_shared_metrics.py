@@ -1,6 +1,5 @@
 """Counts of workers that come and go: none is lost, none is there twice."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -15,8 +14,11 @@ from monitoring.shared_metrics import SharedMetrics, absorb, forget
 # A worker that counts `n` requests of half a millisecond, tells so, and stays.
 WORKER = """
 import sys
+from pathlib import Path
 from prometheus_client import CollectorRegistry
 from monitoring.metrics import ServingMetrics
+from monitoring.shared_metrics import share
+share(Path(sys.argv[2]))
 metrics = ServingMetrics(CollectorRegistry(), "rest", "m", "1")
 for _ in range(int(sys.argv[1])):
     metrics.observe("c", "v", "200", 0.0005, 0.0, 0.0004, 1)
@@ -30,8 +32,7 @@ MODEL = "seldon_model_info"
 
 def worker(folder: Path, count: int) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(count)],
-        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        [sys.executable, "-c", WORKER, str(count), str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

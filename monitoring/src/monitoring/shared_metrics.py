@@ -7,13 +7,15 @@ neither: whoever moves counts holds a lock.
 """
 
 import fcntl
+import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client import CollectorRegistry, Metric, values
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
@@ -22,11 +24,60 @@ KINDS = ("counter", "histogram")
 _LOCK = "lock"
 
 
+def share(folder: Path) -> None:
+    """In a worker, before its first metric: all of them live in files of `folder` from here on."""
+    files: dict[str, MmapedDict] = {}
+    lock = threading.Lock()
+    pid = os.getpid()
+
+    class SharedValue:
+        """The client's own value, which asks for the process id at every step: no worker forks."""
+
+        _multiprocess = True
+
+        def __init__(
+            self,
+            kind: str,
+            metric: str,
+            name: str,
+            label_names: list[str],
+            label_values: list[str],
+            help_text: str,
+            multiprocess_mode: str = "",
+            **_: object,
+        ) -> None:
+            prefix = f"{kind}_{multiprocess_mode}" if kind == "gauge" else kind
+            with lock:
+                if prefix not in files:
+                    files[prefix] = MmapedDict(str(folder / f"{prefix}_{pid}.db"))  # type: ignore[no-untyped-call]
+                self._file = files[prefix]
+                self._key = mmap_key(metric, name, label_names, label_values, help_text)
+                self._value: float = self._file.read_value(self._key)[0]  # type: ignore[no-untyped-call]
+
+        def inc(self, amount: float) -> None:
+            with lock:
+                self._value = value = self._value + amount
+                self._file.write_value(self._key, value, 0.0)  # type: ignore[no-untyped-call]
+
+        def set(self, value: float, timestamp: float | None = None) -> None:
+            with lock:
+                self._value = value
+                self._file.write_value(self._key, value, timestamp or 0.0)  # type: ignore[no-untyped-call]
+
+        def get(self) -> float:
+            return self._value
+
+        def get_exemplar(self) -> None:
+            return None
+
+    values.ValueClass = SharedValue
+
+
 class SharedMetrics(Collector):
     """What all workers have counted, those that are gone included."""
 
     def __init__(self, folder: Path, registry: CollectorRegistry) -> None:
-        """Add to `registry` what is in `folder`, the PROMETHEUS_MULTIPROC_DIR of the workers."""
+        """Add to `registry` what is in `folder`, where the workers `share` theirs."""
         self._folder = folder
         self._files = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
         registry.register(self)

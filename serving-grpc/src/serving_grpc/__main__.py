@@ -50,7 +50,6 @@ def serve(settings: Settings) -> None:
         ProcessTree(os.getpid(), "grpc", registry)
         pool = WorkerPool(
             settings.workers,
-            # PROMETHEUS_MULTIPROC_DIR must stand before a worker imports prometheus_client.
             os.environ | {"GRPC_PORT": str(port), "PROMETHEUS_MULTIPROC_DIR": metrics_dir},
             settings.grace_s,
             lambda pid: absorb(Path(metrics_dir), pid),
