@@ -101,10 +101,15 @@ def good(request_bytes) -> bytes:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Running]]:
-    """Start a server on any free port: predictor, ready or not, environment."""
+    """Start a server on any free port: predictor, ready or not, who runs it, environment."""
     with ExitStack() as stack:
 
-        def start(predictor: FakePredictor | None = None, ready: bool = True, **environ: str):
+        def start(
+            predictor: FakePredictor | None = None,
+            ready: bool = True,
+            runs_engine: bool = False,
+            **environ: str,
+        ):
             predictor = predictor or FakePredictor()
             settings = Settings.from_env(
                 {"MODEL_FOLDER": "unused", "GRPC_PORT": "0", "GRPC_GRACE_S": "5"} | environ
@@ -112,10 +117,11 @@ def start() -> Iterator[Callable[..., Running]]:
             batcher = MicroBatcher(predictor, max_queue=settings.queue_limit)
             registry = CollectorRegistry()
             metrics = ServingMetrics(registry, "grpc", "fake", "1")
-            server = PredictionServer(batcher, metrics, settings)
+            server = PredictionServer(batcher, metrics, settings, runs_engine)
             server.start()
             if ready:
-                batcher.start()
+                if not runs_engine:
+                    batcher.start()
                 server.announce()
                 stack.callback(batcher.close)
             stack.callback(server.drain, 0.0)

@@ -149,8 +149,9 @@ def test_a_refusal_carries_its_server_timing_too(start):
     assert re.fullmatch(r"total;dur=\d+\.\d{3}", timing)
 
 
-def test_eight_callers_get_each_their_own_answers(start, request_bytes):
-    running = start()
+@pytest.mark.parametrize("runs_engine", [False, True])
+def test_eight_callers_get_each_their_own_answers(runs_engine, start, request_bytes):
+    running = start(runs_engine=runs_engine)
     wrong = []
 
     def call(tag: int) -> None:
@@ -191,6 +192,21 @@ def test_a_deadline_shorter_than_the_queue_ends_the_call_and_it_is_not_computed(
 @pytest.mark.parametrize("timeout", [None, 1e9])
 def test_a_call_without_a_deadline_or_with_one_far_away_is_served(timeout, start, good):
     assert start().channel.unary_unary(CLASSIFY)(good, timeout=timeout)
+
+
+def test_calls_that_came_while_the_loop_ran_the_engine_share_its_next_call(start, good, eventually):
+    running = start(runs_engine=True)
+    running.predictor.gate.clear()
+    first = running.begin(good)
+    eventually(lambda: running.in_flight() == 1 and running.batcher.waiting == 0)
+    others = [running.begin(good) for _ in range(8)]
+    late = running.begin(good, timeout=0.1)
+    assert late.exception(timeout=10).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    running.predictor.gate.set()
+    assert all(call.result(timeout=10) for call in [first, *others])
+    assert running.predictor.batches == [1, 8]
+    eventually(lambda: running.count("DEADLINE_EXCEEDED") == 1)
+    assert running.count("OK") == 9
 
 
 def test_a_full_queue_refuses_at_once_and_health_still_answers(start, good, eventually, check):

@@ -5,7 +5,7 @@ is scored by a `Predictor` (litert_predictor.py or tensorflow_predictor.py), whi
 (loading.py) made from a model folder (model_folder.py).
 """
 
-from model_runtime.batching import MicroBatcher, Scored
+from model_runtime.batching import MicroBatcher, Scored, give_way
 from model_runtime.errors import (
     DeadlinePassed,
     ErrorKind,
@@ -23,7 +23,7 @@ from model_runtime.instances import (
     parse_instance,
     parse_instances,
 )
-from model_runtime.loading import load_predictor
+from model_runtime.loading import is_quick, load_predictor
 from model_runtime.model_folder import ModelFolder, read_model_folder
 from model_runtime.predictor import ModelInfo, Predictor
 
@@ -44,6 +44,8 @@ __all__ = [
     "ServingError",
     "check_instance",
     "check_instances",
+    "give_way",
+    "is_quick",
     "load_predictor",
     "parse_instance",
     "parse_instances",

@@ -1,13 +1,11 @@
 """Many callers, one engine: requests that wait share its next call.
 
-Work-conserving: there is no timer. A caller that finds the engine free runs it in its own thread,
-which spares a hand-over to another and back; what comes while the engine is busy, or from callers
-that do not wait, is scored by the batcher's thread, call after call, until nothing waits.
+Work-conserving: there is no timer. While the engine computes, requests gather in the queue; when it
+is free it takes what waits, up to the largest prepared batch.
 
-Before each call the processor and the interpreter's lock are given up for a moment: with nothing
-else to do that costs half a microsecond, and under load the threads that hold requests on their
-way get them into the batch. Without it they sit ready to run while the engine has the core, and
-most batches are of one.
+Who runs the engine is chosen at `start`. A thread of the batcher's own is right for an engine that
+takes long: meanwhile others are taken in, and refused. A quick engine is run by the server's own
+loop, between two looks at its sockets: then no request goes from one thread to another and back.
 """
 
 import ctypes
@@ -31,8 +29,12 @@ from model_runtime.errors import (
 )
 from model_runtime.predictor import BATCH_SIZES, ModelInfo, Predictor
 
+# Before it takes a batch, the batcher's own thread gives up the processor and the interpreter's
+# lock for a moment: with nothing else to do that costs half a microsecond, and under load the
+# threads that hold requests on their way get them into the batch. Without it they sit ready to run
+# while the engine has the core, and most batches are of one.
 # Not os.sched_yield, which keeps the interpreter's lock (until Python 3.12) that the others need.
-_give_way = ctypes.CDLL(None).sched_yield
+give_way = ctypes.CDLL(None).sched_yield
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +95,7 @@ class _Reply:
 
 
 class MicroBatcher:
-    """A predictor for many threads, a bounded queue beside it, and the thread that empties that."""
+    """A predictor for many callers, and a bounded queue beside it."""
 
     def __init__(self, predictor: Predictor, max_batch: int = 16, max_queue: int = 256) -> None:
         """Not started yet: `start` it in the process that serves.
@@ -107,13 +109,15 @@ class MicroBatcher:
         self._sizes = tuple(size for size in BATCH_SIZES if size <= max_batch)
         self._max_queue = max_queue
         self._queue: deque[_Pending] = deque()
-        # Guards the queue, whether the engine is taken, and the step from open to closed.
+        # Guards the queue, whether the engine computes, and the step from open to closed.
         self._gate = threading.Condition(threading.Lock())
         self._open = False
-        self._busy = False
-        # To the batcher's thread: True gives it the engine, False ends it.
-        self._hand_over: SimpleQueue[bool] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self._computing = False
+        self._engine: threading.Thread | None = None  # who runs it
+        self._wake: Callable[[], None] = lambda: None
+        self._own: threading.Thread | None = None
+        # To the batcher's own thread: True wakes it, False ends it.
+        self._work: SimpleQueue[bool] = SimpleQueue()
 
     @property
     def info(self) -> ModelInfo:
@@ -122,23 +126,43 @@ class MicroBatcher:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes requests: started, not closed, its thread alive."""
-        return self._open and self._thread.is_alive()
+        """Whether it takes requests: started, not closed, alive the thread that scores."""
+        return self._open and self._engine is not None and self._engine.is_alive()
 
     @property
     def waiting(self) -> int:
         """Requests in the queue, not counting those being computed."""
         return len(self._queue)
 
-    def start(self) -> None:
-        """Start the thread and take requests."""
-        self._thread.start()
+    @property
+    def full_batch(self) -> int:
+        """Requests that fill the largest batch: there is no use in waiting for more."""
+        return self._sizes[-1]
+
+    def start(self, wake: Callable[[], None] | None = None) -> None:
+        """Take requests.
+
+        Args:
+            wake: None for a thread of the batcher's own. Otherwise the thread that calls this runs
+                the engine, by `score_waiting` whenever anything waits, and `wake` is called when
+                another thread has sent something.
+        """
+        if wake is None:
+            self._wake = lambda: self._work.put(True)
+            self._engine = self._own = threading.Thread(
+                target=self._run, name="batcher", daemon=True
+            )
+            self._own.start()
+        else:
+            self._wake = wake
+            self._engine = threading.current_thread()
         self._open = True
 
     def submit(self, instance: NDArray[np.float32], timeout_s: float | None = None) -> Scored:
         """Score one instance, or several that came together; blocks until it is answered.
 
-        Several are scored in an engine call of their own, so that none waits for a part of it.
+        Not for the thread that runs the engine, which would wait for itself. Several are scored in
+        an engine call of their own, so that none waits for a part of it.
 
         Args:
             instance: Shape (features,) or (instances, features), as parse_instances or
@@ -153,11 +177,7 @@ class MicroBatcher:
             PredictorFailed: The engine raised.
         """
         reply = _Reply()
-        if self._enqueue(_Pending(instance, reply.tell, timeout_s)):
-            try:
-                self._score_waiting()
-            finally:
-                self._pass_on()
+        self.send(instance, reply.tell, timeout_s)
         if not reply.answered.acquire(timeout=-1 if timeout_s is None else timeout_s):
             raise DeadlinePassed(f"no answer within the deadline of {timeout_s:.3f} s")
         outcome = reply.outcome
@@ -168,12 +188,12 @@ class MicroBatcher:
     def send(
         self, instance: NDArray[np.float32], tell: Tell, timeout_s: float | None = None
     ) -> None:
-        """As `submit`, for callers that cannot wait.
+        """As `submit`, for callers that do not wait.
 
         Args:
             instance: As there.
-            tell: Called once in the batcher's thread, with the scores or with what `submit`
-                raises; must not raise.
+            tell: Called once in the thread that runs the engine, with the scores or with what
+                `submit` raises; must not raise.
             timeout_s: As there; who waits past it is told so when the engine comes to it.
 
         Raises:
@@ -181,69 +201,67 @@ class MicroBatcher:
             DeadlinePassed: Likewise.
             PredictorNotReady: Likewise.
         """
-        if self._enqueue(_Pending(instance, tell, timeout_s)):
-            self._hand_over.put(True)
+        pending = _Pending(instance, tell, timeout_s)
+        if pending.deadline is not None and pending.deadline <= pending.queued:
+            raise DeadlinePassed("the deadline had passed when the request arrived")
+        with self._gate:
+            if not self._open:
+                raise PredictorNotReady("the model is not ready")
+            if len(self._queue) >= self._max_queue:
+                raise QueueFull(f"{self._max_queue} requests wait already, the limit; try again")
+            first = not self._queue
+            self._queue.append(pending)
+        if first and threading.current_thread() is not self._engine:
+            self._wake()
+
+    def score_waiting(self) -> bool:
+        """One call of the engine, in the thread that runs it.
+
+        Returns:
+            Whether anything waited.
+        """
+        batch = self._take()
+        if batch:
+            self._score(batch)
+        self._computing = False
+        if not self._open:  # somebody may wait in `close`
+            with self._gate:
+                self._gate.notify_all()
+        return batch is not None
 
     def close(self, timeout_s: float = 10.0) -> bool:
-        """Refuse new requests, answer those that wait, end the thread.
+        """Refuse new requests, have those answered that wait, end the batcher's own thread.
 
         Returns:
             Whether all that ended within `timeout_s` seconds. Safe to call twice.
         """
         with self._gate:
             self._open = False
-            if not self._gate.wait_for(lambda: not self._busy, timeout_s):
+        if threading.current_thread() is self._engine:
+            while self.score_waiting():
+                pass
+            return True
+        with self._gate:
+            if not self._gate.wait_for(lambda: not (self._queue or self._computing), timeout_s):
                 return False
-        self._hand_over.put(False)
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _enqueue(self, pending: _Pending) -> bool:
-        """Put a request into the queue; True if that takes the engine, which was free."""
-        if pending.deadline is not None and pending.deadline <= pending.queued:
-            raise DeadlinePassed("the deadline had passed when the request arrived")
-        with self._gate:
-            if not self._open:
-                raise PredictorNotReady("the model is not ready")
-            free, self._busy = not self._busy, True
-            if not free and len(self._queue) >= self._max_queue:
-                raise QueueFull(f"{self._max_queue} requests wait already, the limit; try again")
-            self._queue.append(pending)
-            return free
-
-    def _pass_on(self) -> None:
-        """Give the engine to the batcher's thread if anything waits, else leave it free."""
-        with self._gate:
-            if not self._queue:
-                self._leave_free()
-                return
-        self._hand_over.put(True)
-
-    def _leave_free(self) -> None:
-        self._busy = False
-        if not self._open:
-            self._gate.notify_all()
+        if self._own is None:
+            return True
+        self._work.put(False)
+        self._own.join(timeout_s)
+        return not self._own.is_alive()
 
     def _run(self) -> None:
-        while self._hand_over.get():
-            while self._score_waiting():
-                pass
-
-    def _score_waiting(self) -> bool:
-        """One call of the engine, which must be taken; False if nothing waits: then it is free."""
-        _give_way()
-        batch = self._take()
-        if batch:
-            self._score(batch)
-        return batch is not None
+        while self._work.get():
+            give_way()
+            while self.score_waiting():
+                give_way()
 
     def _take(self) -> list[_Pending] | None:
-        """What waits, up to a prepared batch size, less the expired; None leaves the engine."""
+        """What waits, up to a prepared batch size, less the expired; None if nothing waits."""
         with self._gate:
             waiting = len(self._queue)
+            self._computing = waiting > 0
             if not waiting:
-                self._leave_free()
                 return None
             size = next(size for size in reversed(self._sizes) if size <= waiting)
             taken = [self._queue.popleft()]

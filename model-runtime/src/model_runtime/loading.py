@@ -1,5 +1,6 @@
 """From a folder to a predictor that has scored a real digit."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ from model_runtime.digits import held_out
 from model_runtime.errors import ModelFolderInvalid
 from model_runtime.model_folder import TENSORFLOW, read_model_folder
 from model_runtime.predictor import BATCH_SIZES, Predictor
+
+# An engine whose calls are shorter may keep a server's loop waiting: the scheduler does as much.
+QUICK_S = 0.02
 
 
 def load_predictor(folder: Path, engine: str | None = None, name: str | None = None) -> Predictor:
@@ -37,6 +41,20 @@ def load_predictor(folder: Path, engine: str | None = None, name: str | None = N
         predictor = LiteRTPredictor(model)
     _warm_up(predictor, folder)
     return predictor
+
+
+def is_quick(predictor: Predictor) -> bool:
+    """Whether its calls are so short that a server's loop can make them between two requests.
+
+    Calls it three times with the largest batch; the shortest counts.
+    """
+    instances = np.zeros((max(BATCH_SIZES), predictor.info.features), np.float32)
+    durations = []
+    for _ in range(3):
+        began = time.perf_counter()
+        predictor.predict(instances)
+        durations.append(time.perf_counter() - began)
+    return min(durations) < QUICK_S
 
 
 def _warm_up(predictor: Predictor, folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 grpc's own server gives each call a thread and carries five events of it from one thread to another;
 that costs three times what the C core itself needs. Here one thread takes the events of one unary
-method as they come, and whoever has the answer hands it to the core. All other methods of the
+method as they come, runs a quick engine in between, and whoever has the answer hands it to the
+core. All other methods of the
 server stay with grpc's own threads.
 
 Python's grpc has no public interface for this. `grpc._cython.cygrpc` is what its own server is
@@ -17,6 +18,8 @@ from typing import Any
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+from model_runtime import MicroBatcher, give_way
 
 # Calls that the core may hand over before they are asked for one by one.
 _AHEAD = 32
@@ -63,13 +66,21 @@ class Call:
 class CallLoop:
     """The thread that takes the calls of one method."""
 
-    def __init__(self, server: grpc.Server, method: str, take: Callable[[Call], None]) -> None:
+    def __init__(
+        self,
+        server: grpc.Server,
+        method: str,
+        take: Callable[[Call], None],
+        engine: MicroBatcher | None = None,
+    ) -> None:
         """Before the server starts.
 
         Args:
             server: Of `grpc.server`.
             method: Its full name, "/package.Service/Method".
             take: Called for each call, in this thread; must not raise, nor wait for long.
+            engine: Started by this thread and run in it, between calls; then nobody else may send
+                it anything. None if it has a thread of its own.
         """
         self._core = server._state.server  # type: ignore[attr-defined]
         self._events = cygrpc.CompletionQueue()
@@ -77,19 +88,46 @@ class CallLoop:
         self._core.register_method(method)
         self._method = method
         self._take = take
+        self._engine = engine
+        self._began = threading.Event()
         self._asked_for = 0
         self.unanswered = 0
 
     def start(self) -> None:
         """After the server has started. The thread ends after it has stopped."""
         threading.Thread(target=self._run, name="calls", daemon=True).start()
+        self._began.wait()
 
     def _run(self) -> None:
+        engine = self._engine
+        if engine is not None:
+            engine.start(lambda: None)
+        self._began.set()
         for _ in range(_AHEAD):
             self._ask_for_one()
         while self._asked_for or self.unanswered:
-            self._handle(self._events.poll())
+            if engine is None or not engine.waiting:
+                self._handle(self._events.poll())
+            else:
+                self._gather(engine)
+                engine.score_waiting()
         self._events.shutdown()
+
+    def _gather(self, engine: MicroBatcher) -> None:
+        """Take what calls have come, for a fuller batch.
+
+        Once the processor is given up: the core's own threads may hold some on their way.
+        """
+        gave_way = False
+        while engine.waiting < engine.full_batch:
+            event = self._events.poll(deadline=0)
+            if event.completion_type != cygrpc.CompletionType.queue_timeout:
+                self._handle(event)
+            elif gave_way:
+                return
+            else:
+                gave_way = True
+                give_way()
 
     def _ask_for_one(self) -> None:
         try:

@@ -30,13 +30,22 @@ _HEALTH_NAMES = ("", SERVICE)  # the whole server, and the service
 class PredictionServer:
     """Listens from `start`, says SERVING from `announce`, NOT_SERVING from `drain`."""
 
-    def __init__(self, batcher: MicroBatcher, metrics: ServingMetrics, settings: Settings) -> None:
+    def __init__(
+        self,
+        batcher: MicroBatcher,
+        metrics: ServingMetrics,
+        settings: Settings,
+        runs_engine: bool = False,
+    ) -> None:
         """Bind the settings' port; several processes may share it.
 
         Args:
-            batcher: Answers the predictions; started and closed by the caller.
+            batcher: Answers the predictions; closed by the caller, and started by the caller
+                unless this server runs its engine.
             metrics: Counts them.
             settings: Host, port, threads, limits.
+            runs_engine: Whether the thread that takes the calls starts `batcher` and runs its
+                engine too.
 
         Raises:
             PortUnavailable: Another server has the port, or the host is not this machine's.
@@ -52,7 +61,10 @@ class PredictionServer:
             maximum_concurrent_rpcs=settings.threads,
         )
         self._predictions = CallLoop(
-            self._server, f"/{SERVICE}/Classify", SeldonServicer(batcher, metrics).classify
+            self._server,
+            f"/{SERVICE}/Classify",
+            SeldonServicer(batcher, metrics).classify,
+            batcher if runs_engine else None,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(

@@ -12,9 +12,9 @@ from queue import Empty, SimpleQueue
 
 from prometheus_client import CollectorRegistry
 
-from model_runtime import MicroBatcher, ModelFolderInvalid, load_predictor
+from model_runtime import MicroBatcher, ModelFolderInvalid, is_quick, load_predictor
 from monitoring.metrics import ServingMetrics
-from monitoring.shared_metrics import forget
+from monitoring.shared_metrics import forget, share
 from serving_grpc import logs
 from serving_grpc.pool import FAILED, READY
 from serving_grpc.ports import PortUnavailable
@@ -37,6 +37,7 @@ def main() -> None:
     lifeline = _Lifeline()
     logs.configure()
     settings = Settings.from_env(os.environ)
+    share(metrics_dir := Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
     try:
         predictor = load_predictor(
             settings.model_folder, settings.model_engine, settings.model_name
@@ -44,14 +45,16 @@ def main() -> None:
         info = predictor.info
         batcher = MicroBatcher(predictor, max_queue=settings.queue_limit)
         metrics = ServingMetrics(CollectorRegistry(), "grpc", info.name, info.version)
-        server = PredictionServer(batcher, metrics, settings)
+        quick = is_quick(predictor)
+        server = PredictionServer(batcher, metrics, settings, runs_engine=quick)
     except (ModelFolderInvalid, PortUnavailable) as error:
         say(FAILED + " ".join(str(error).split()))
         sys.exit(1)
 
     stop: SimpleQueue[int] = SimpleQueue()  # its put is safe in a signal handler, Event.set is not
     signal.signal(signal.SIGTERM, lambda number, _: stop.put(number))
-    batcher.start()
+    if not quick:
+        batcher.start()
     server.start()
     server.announce()
     say(READY)
@@ -62,7 +65,7 @@ def main() -> None:
     server.drain(settings.grace_s, notice_s)
     batcher.close(_END_S)
     if lifeline.cut:
-        _remove_counts(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+        _remove_counts(metrics_dir)
 
 
 def _wait(stop: "SimpleQueue[int]", batcher: MicroBatcher) -> None:
