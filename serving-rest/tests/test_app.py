@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 from model_runtime import MicroBatcher
 from model_runtime.testing import FakePredictor, expected_scores
 from monitoring.metrics import ServingMetrics
-from serving_rest.app import create_app
+from serving_rest.app import Predictions, create_app
 from serving_rest.settings import Settings
 
 INSTANCE = (np.arange(784) % 256 / np.float32(255)).astype(np.float32)
@@ -71,7 +71,8 @@ def make_bench() -> Iterator[BenchMaker]:
         metrics = ServingMetrics(registry, "rest", "fake", "1")
         draining = [False]
         settings = Settings(Path("unused"), **limits)
-        app = create_app(batcher, metrics, registry, settings, lambda: draining[0])
+        predictions = Predictions(batcher, metrics, settings)
+        app = create_app(predictions, registry, lambda: draining[0])
         made.append(Bench(app.test_client(), predictor, batcher, registry, draining))
         return made[-1]
 

@@ -323,6 +323,97 @@ def test_head_and_body_come_in_one_segment(server: Running) -> None:
             assert json.loads(answer.partition(b"\r\n\r\n")[2])["custom"] is None
 
 
+def plain(digit: int, puid: str, **headers: str) -> bytes:
+    """One request, as it goes over the wire."""
+    body = document(digit).encode()
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    lines += f"Content-Length: {len(body)}\r\n"
+    return f"POST /predict?puid={puid} HTTP/1.1\r\nHost: h\r\n{lines}\r\n".encode() + body
+
+
+def answers(connection: socket.socket, count: int) -> list[dict[str, object]]:
+    """The documents of so many answers, one after the other."""
+    stream = connection.makefile("rb")
+    found = []
+    for _ in range(count):
+        assert stream.readline().startswith(b"HTTP/1.1 ")
+        length = 0
+        while (line := stream.readline()) != b"\r\n":
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.partition(b":")[2])
+        found.append(json.loads(stream.read(length)))
+    return found
+
+
+def puid_of(answer: dict[str, object]) -> object:
+    meta = answer["meta"]
+    assert isinstance(meta, dict)
+    return meta["puid"]
+
+
+def test_requests_sent_ahead_are_answered_in_order(server: Running) -> None:
+    # Plain ones, one for gunicorn's threads, and bad ones that are refused before they are scored.
+    chunked = b"POST /predict?puid=c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    text = document(4).encode()
+    chunked += b"%x\r\n%b\r\n0\r\n\r\n" % (len(text), text)
+    bad = b"POST /predict HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", server.port), DEADLINE_S) as connection:
+        sent = plain(1, "a") + plain(2, "b") + chunked + plain(3, "d") + bad * 300 + plain(5, "e")
+        threading.Thread(target=connection.sendall, args=(sent,)).start()
+        found = answers(connection, 305)
+    assert [puid_of(answer) for answer in (*found[:4], found[-1])] == ["a", "b", "c", "d", "e"]
+    assert [answer["error_id"] for answer in found[4:-1]] == [38] * 300
+
+
+@pytest.mark.parametrize("piece", [1, 997])
+def test_a_request_in_pieces_is_served(
+    server: Running, scores: NDArray[np.float32], piece: int
+) -> None:
+    request = plain(6, "p" * 20)
+    with socket.create_connection(("127.0.0.1", server.port), DEADLINE_S) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        slow_until = 200 if piece == 1 else len(request)
+        for start in range(0, slow_until, piece):
+            connection.sendall(request[start : min(start + piece, slow_until)])
+            time.sleep(0.002)
+        connection.sendall(request[slow_until:])
+        (answer,) = answers(connection, 1)
+    assert puid_of(answer) == "p" * 20
+
+
+def test_a_connection_is_closed_when_the_caller_says_so(server: Running) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), DEADLINE_S) as connection:
+        connection.sendall(plain(1, "last", Connection="close"))
+        assert puid_of(answers(connection, 1)[0]) == "last"
+        assert connection.recv(1) == b""
+
+
+def test_a_caller_that_leaves_without_its_answer_harms_nobody(
+    server: Running, scores: NDArray[np.float32]
+) -> None:
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", server.port), DEADLINE_S) as connection:
+            connection.sendall(plain(1, "gone") * 3)
+    assert_good_request_is_served(server, scores)
+    until(lambda: server.count("seldon_requests_in_flight") == 0, "nothing is in flight")
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_hundreds_of_connections_are_kept(server: Running, scores: NDArray[np.float32]) -> None:
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        connections = [
+            stack.enter_context(socket.create_connection(address, DEADLINE_S)) for _ in range(700)
+        ]
+        for turn in range(2):
+            for number, connection in enumerate(connections):
+                connection.sendall(plain(number % 200, f"{turn}-{number}"))
+                if number % 100 == 99:  # under the queue's limit
+                    for asked in range(number - 99, number + 1):
+                        (answer,) = answers(connections[asked], 1)
+                        assert puid_of(answer) == f"{turn}-{asked}"
+
+
 def test_a_chunked_document_is_served(server: Running, scores: NDArray[np.float32]) -> None:
     text = document(5).encode()
     chunks = iter([text[:1000], text[1000:]])

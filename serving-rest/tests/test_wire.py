@@ -87,13 +87,13 @@ def test_parameters_that_cannot_be_read_are_refused(raw: bytes, message: str) ->
     ],
 )
 def test_a_document_is_read_wherever_its_colons_are(text: str) -> None:
-    assert wire.parse_document(text, "json") == ([1, 2], "a:b::c")
-    assert wire.parse_document(text.encode(), "the body") == ([1, 2], "a:b::c")
+    assert wire.parse_document(text, "json")[:2] == ([1, 2], "a:b::c")
+    assert wire.parse_document(text.encode(), "the body")[:2] == ([1, 2], "a:b::c")
 
 
 @pytest.mark.parametrize("text", ['{"data":1}', '{"data":1,"meta":null}', '{"data":1,"meta":{}}'])
 def test_meta_may_be_absent_null_or_empty(text: str) -> None:
-    assert wire.parse_document(text, "json") == (1, None)
+    assert wire.parse_document(text, "json")[:2] == (1, None)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The caller's data becomes one float32 row, or an error that names what is wrong with it."""
 
+import struct
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import chain
@@ -23,13 +24,17 @@ _JSON_TYPES: dict[type, str] = {
 }
 
 
-def parse_instance(data: object, features: int) -> NDArray[np.float32]:
+def parse_instance(
+    data: object, features: int, may_hold_booleans: bool = True
+) -> NDArray[np.float32]:
     """Turn one instance, as JSON spells it, into the row that a predictor scores.
 
     Args:
         data: A list of `features` numbers, the same nested (28 x 28, or a batch of one), or an
             object with the keys "x000" to "x783" of the original web demo.
         features: Width of the model's input.
+        may_hold_booleans: False spares a look at each value's type: nothing else passes for a
+            number.
 
     Returns:
         Shape (features,), float32, finite.
@@ -38,17 +43,23 @@ def parse_instance(data: object, features: int) -> NDArray[np.float32]:
         InvalidInstances: Another type, another count, a value that is no finite float32.
     """
     if type(data) is list:
-        return _from_numbers(_flatten(data), features, lambda index: f"data[{index}]")
+        numbers = _flatten(data)
+        return _from_numbers(numbers, features, lambda index: f"data[{index}]", may_hold_booleans)
     if type(data) is dict:
         keys = _column_names(features)
-        return _from_numbers(_columns(data, keys), features, lambda index: f"data.{keys[index]}")
+        columns = _columns(data, keys)
+        return _from_numbers(
+            columns, features, lambda index: f"data.{keys[index]}", may_hold_booleans
+        )
     raise InvalidInstances(
         f"data is {_type_name(data)}, expected a list of {features} numbers "
         f"or an object with the keys {_key_range(features)}"
     )
 
 
-def parse_instances(data: object, features: int) -> NDArray[np.float32]:
+def parse_instances(
+    data: object, features: int, may_hold_booleans: bool = True
+) -> NDArray[np.float32]:
     """Turn one instance, or a list of several, into what MicroBatcher.submit takes.
 
     28 lists of 28 numbers are one image of 784; several lists of 784, or of 28 lists of 28, are
@@ -57,6 +68,7 @@ def parse_instances(data: object, features: int) -> NDArray[np.float32]:
     Args:
         data: As parse_instance takes it, or a list of 2 to MAX_INSTANCES of these lists.
         features: Width of the model's input.
+        may_hold_booleans: As there.
 
     Returns:
         Shape (features,) of one instance, (instances, features) of several; float32, finite.
@@ -65,13 +77,13 @@ def parse_instances(data: object, features: int) -> NDArray[np.float32]:
         InvalidInstances: As parse_instance; or more instances than MAX_INSTANCES.
     """
     if type(data) is not list or len(data) < 2 or not _is_instance(data[0], features):
-        return parse_instance(data, features)
+        return parse_instance(data, features, may_hold_booleans)
     if len(data) > MAX_INSTANCES:
         raise InvalidInstances(f"data has {len(data)} instances, the limit is {MAX_INSTANCES}")
     rows = []
     for index, one in enumerate(data):
         try:
-            rows.append(parse_instance(one, features))
+            rows.append(parse_instance(one, features, may_hold_booleans))
         except InvalidInstances as error:
             raise InvalidInstances(f"of data[{index}]: {error}") from None
     return np.stack(rows)
@@ -141,10 +153,28 @@ def _check_finite(values: NDArray[np.float32], field: str) -> None:
 
 
 def _from_numbers(
-    numbers: list[object], features: int, name: Callable[[int], str]
+    numbers: list[object], features: int, name: Callable[[int], str], may_hold_booleans: bool
 ) -> NDArray[np.float32]:
     if len(numbers) != features:
         raise InvalidInstances(f"data has {len(numbers)} values, expected {features}")
+    if not may_hold_booleans:
+        try:
+            row = np.frombuffer(_floats(features).pack(*numbers), np.float32)
+        except (struct.error, OverflowError):  # looked at one by one below
+            pass
+        else:
+            if np.isfinite(row).all():
+                return row
+    return _from_anything(numbers, name)
+
+
+@lru_cache(maxsize=8)
+def _floats(features: int) -> struct.Struct:
+    """Packs numbers as float32 in a third of the time that an array takes; booleans too."""
+    return struct.Struct(f"={features}f")
+
+
+def _from_anything(numbers: list[object], name: Callable[[int], str]) -> NDArray[np.float32]:
     if not _NUMBERS.issuperset(map(type, numbers)):
         index = next(i for i, value in enumerate(numbers) if type(value) not in _NUMBERS)
         raise InvalidInstances(f"{name(index)} is {_type_name(numbers[index])}, expected a number")

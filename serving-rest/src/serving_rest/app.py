@@ -1,10 +1,12 @@
 """The HTTP face of one predictor; the documents are in wire.py, the model elsewhere."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from http import HTTPStatus
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -14,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from model_runtime import MicroBatcher, Scored, ServingError, parse_instances
+from model_runtime import DeadlinePassed, MicroBatcher, Scored, ServingError, parse_instances
 from monitoring.metrics import ServingMetrics
 from serving_rest import wire
 from serving_rest.settings import Settings
@@ -49,37 +51,35 @@ NO_DOCUMENT = (
 
 
 _JSONP = {JS_PREDICT: True, PREDICT: False}
-_STATUS_LINES = {status: f"{status.value} {status.phrase}" for status in HTTPStatus}
+_STATUS_TEXTS = {status: str(status.value) for status in HTTPStatus}
+_FIXED_HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
+STATUS_LINES = {status: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
 def create_app(
-    batcher: MicroBatcher,
-    metrics: ServingMetrics,
+    predictions: "Predictions",
     registry: CollectorRegistry,
-    settings: Settings,
     draining: Callable[[], bool] = lambda: False,
 ) -> Flask:
-    """Wrap a started batcher in a WSGI app.
+    """Wrap predictions in a WSGI app.
 
     Args:
-        batcher: Scores the instances.
-        metrics: Told of every prediction asked for.
+        predictions: Answers the two routes that predict.
         registry: What /metrics shows; in a server of several processes the one that reads them all.
-        settings: For the limits.
         draining: Whether the process is about to stop, which makes it not ready.
     """
     # No static files: nothing but the routes below is served, nor looked up.
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False
-    predictions = Predictions(batcher, metrics, settings)
+    batcher = predictions.batcher
 
     @app.route(JS_PREDICT, methods=PREDICT_METHODS)
     def js_predict() -> Response:
-        return _response(predictions.answer(request.environ, jsonp=True))
+        return _response(predictions.answer(request.environ))
 
     @app.route(PREDICT, methods=PREDICT_METHODS)
     def predict() -> Response:
-        return _response(predictions.answer(request.environ, jsonp=False))
+        return _response(predictions.answer(request.environ))
 
     @app.get("/health/live")
     def live() -> Response:
@@ -124,7 +124,8 @@ def create_app(
 class PredictionsFirst:
     """WSGI around Flask: a prediction goes past Flask's routing, request and response objects.
 
-    They take a quarter of what the server does for one. All else, other methods of the same
+    They take a quarter of what the server does for one. Here come those that the worker's loop does
+    not answer itself (http.py), and the tests'. All else, other methods of the same
     paths too, is Flask's.
     """
 
@@ -138,10 +139,23 @@ class PredictionsFirst:
         path = environ["PATH_INFO"]
         if path not in _JSONP or environ["REQUEST_METHOD"] not in PREDICT_METHODS:
             return self._flask(environ, start_response)
-        answer = self._predictions.answer(environ, _JSONP[path])
+        answer = self._predictions.answer(environ)
         length = ("Content-Length", str(len(answer.body)))
-        start_response(_STATUS_LINES[answer.status], [*answer.headers, length])
+        start_response(STATUS_LINES[answer.status], [*answer.headers, length])
         return (answer.body,)
+
+
+class Request(NamedTuple):
+    """What a prediction is asked by, but for its body; texts are as latin-1 reads their bytes."""
+
+    path: str
+    method: str
+    query: str
+    client: str = ""
+    variation: str = ""
+    content_type: str = ""
+    encoding: str = ""
+    deadline_ms: str = ""
 
 
 class Answer(NamedTuple):
@@ -152,116 +166,70 @@ class Answer(NamedTuple):
     headers: list[tuple[str, str]]
 
 
+Send = Callable[[Answer], None]
+
+
 def _response(answer: Answer) -> Response:
     return Response(answer.body, answer.status, answer.headers)
-
-
-class _Exchange:
-    """What one request has come to so far: a refusal answers with as much of it as there is."""
-
-    __slots__ = ("callback", "scored")
-
-    def __init__(self) -> None:
-        self.callback = ""
-        self.scored: Scored | None = None
 
 
 class Predictions:
     """The two prediction routes; they differ in JSONP only."""
 
     def __init__(self, batcher: MicroBatcher, metrics: ServingMetrics, settings: Settings) -> None:
-        """See create_app."""
-        self._batcher = batcher
+        """Made in the process that serves.
+
+        Args:
+            batcher: Scores the instances.
+            metrics: Told of every prediction asked for.
+            settings: For the limits.
+        """
+        self.batcher = batcher
+        self.max_body_bytes = settings.max_body_bytes
         self._metrics = metrics
         self._timeout_s = settings.timeout_s
-        self._max_body_bytes = settings.max_body_bytes
 
-    def answer(self, environ: WSGIEnvironment, jsonp: bool) -> Answer:
-        """Score the one document of a request, or say what is wrong with it."""
-        started = time.perf_counter()
-        client = environ.get(CLIENT, "")[:MAX_LABEL] or "direct"
-        variation = environ.get(VARIATION, "")[:MAX_LABEL] or "default"
-        exchange = _Exchange()
-        code = None
-        self._metrics.begin()
+    def ask(self, request: Request, body: bytes, send: Send) -> None:
+        """Score the one document of a request, or say what is wrong with it.
+
+        Args:
+            request: To one of the two routes, by one of PREDICT_METHODS.
+            body: All of it.
+            send: Called once: here, or in the thread that runs the engine.
+        """
+        _Exchange(self, self._metrics, request, send).begin(lambda: body)
+
+    def answer(self, environ: WSGIEnvironment) -> Answer:
+        """As `ask`, of WSGI, in the caller's thread: the body may be on its way still."""
+        request = Request(
+            environ["PATH_INFO"],
+            environ["REQUEST_METHOD"],
+            environ["QUERY_STRING"],
+            environ.get(CLIENT, ""),
+            environ.get(VARIATION, ""),
+            environ.get("CONTENT_TYPE", ""),
+            environ.get("HTTP_CONTENT_ENCODING", ""),
+            environ.get(DEADLINE_MS, ""),
+        )
+        answers: SimpleQueue[Answer] = SimpleQueue()
+        exchange = _Exchange(self, self._metrics, request, answers.put)
+        exchange.begin(lambda: self._read_body(environ))
         try:
-            body = self._score(environ, jsonp, variation, started, exchange)
-        except (RequestRefused, ServingError) as error:
-            code = error.code if isinstance(error, RequestRefused) else CODE_OF_KIND[error.kind]
-            body = _error_body(code, str(error))
-        except Exception:
-            log.exception("a prediction failed")
-            code = ErrorCode.GENERIC
-            body = _error_body(code, MESSAGES[code])
+            return answers.get(timeout=self.deadline_s(request))
+        except Empty:
+            exchange.give_up()
+            return answers.get()
 
-        status = HTTPStatus.OK if code is None else code.status
-        total_s = time.perf_counter() - started
-        scored = exchange.scored
-        queue_s, compute_s, batch_size = (
-            (scored.queue_s, scored.compute_s, scored.batch_size) if scored else (None, None, None)
-        )
-        self._metrics.observe(
-            client, variation, str(status.value), total_s, queue_s, compute_s, batch_size
-        )
-        headers = [
-            ("Server-Timing", wire.server_timing(total_s, queue_s, compute_s)),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
-        ]
-        if code is ErrorCode.OVERLOADED:
-            headers.append(("Retry-After", "1"))
-        if exchange.callback:
-            # A script tag reads no other status; the error's own is in the document.
-            body = wire.wrap(exchange.callback, body)
-            return Answer(body, HTTPStatus.OK, [("Content-Type", JAVASCRIPT), *headers])
-        return Answer(body, status, [("Content-Type", JSON), *headers])
-
-    def _score(
-        self,
-        environ: WSGIEnvironment,
-        jsonp: bool,
-        variation: str,
-        started: float,
-        exchange: _Exchange,
-    ) -> bytes:
-        parameters = wire.parse_parameters(environ["QUERY_STRING"].encode("latin-1"))
-        if jsonp:  # as early as can be: what fails from here on is wrapped as well
-            exchange.callback = wire.check_callback(parameters.get("jsonpCallback", ""))
-        text: str | bytes | None = parameters.get("json")
-        field = "json"
-        if environ["REQUEST_METHOD"] == "POST":
-            body = self._read_body(environ)
-            if body and _is_form(environ):
-                parameters = wire.parse_parameters(body) | parameters
-                text = parameters.get("json")
-                if jsonp:
-                    exchange.callback = wire.check_callback(parameters.get("jsonpCallback", ""))
-            elif body and text is None:
-                text, field = body, "the body"
-        if text is None:
-            raise RequestRefused(ErrorCode.WRONG_DATA, NO_DOCUMENT)
-        data, puid = wire.parse_document(text, field)
-        puid = wire.choose_puid(parameters.get("puid", ""), puid)
-        info = self._batcher.info
-        instance = parse_instances(data, info.features)
-        timeout_s = self._deadline_s(environ) - (time.perf_counter() - started)
-        exchange.scored = scored = self._batcher.submit(instance, timeout_s)
-        return wire.reply(scored.scores, info.classes, info.name, puid, variation)
-
-    def _deadline_s(self, environ: WSGIEnvironment) -> float:
+    def deadline_s(self, request: Request) -> float:
         """Seconds that the gateway gives the request, from its arrival."""
-        text: str = environ.get(DEADLINE_MS, "")
+        text = request.deadline_ms
         if text.isascii() and text.isdigit() and len(text) < 10:
             return int(text) / 1000
         return self._timeout_s
 
     def _read_body(self, environ: WSGIEnvironment) -> bytes:
-        encoding = environ.get("HTTP_CONTENT_ENCODING", "identity")
-        if encoding.lower() != "identity":
-            message = f"Content-Encoding is {encoding[:32]!r}, expected none"
-            raise RequestRefused(ErrorCode.CONTENT_TYPE, message)
         # Straight from the server, which ends the stream where the body ends, chunked or not.
-        limit = self._max_body_bytes
+        limit = self.max_body_bytes
         try:
             too_large = _content_length(environ) > limit
             body: bytes = b"" if too_large else environ["wsgi.input"].read(limit + 1)
@@ -286,15 +254,127 @@ class Predictions:
                     break
 
 
+class _Exchange:
+    """One request and what it has come to so far: a refusal answers with as much as there is."""
+
+    __slots__ = (
+        "_callback",
+        "_metrics",
+        "_once",
+        "_predictions",
+        "_puid",
+        "_request",
+        "_send",
+        "_started",
+        "_variation",
+    )
+
+    def __init__(
+        self, predictions: Predictions, metrics: ServingMetrics, request: Request, send: Send
+    ) -> None:
+        self._started = time.perf_counter()
+        self._predictions = predictions
+        self._metrics = metrics
+        self._request = request
+        self._send = send
+        self._variation = request.variation[:MAX_LABEL] or "default"
+        self._callback = ""
+        self._puid = ""
+        self._once = threading.Lock()  # taken by whoever ends it
+
+    def begin(self, read_body: Callable[[], bytes]) -> None:
+        """Read the request and give its instances to the batcher."""
+        self._metrics.begin()
+        try:
+            self._ask(read_body)
+        except Exception as error:  # whatever it is, the caller gets no traceback
+            self._end(error)
+
+    def _ask(self, read_body: Callable[[], bytes]) -> None:
+        request, predictions = self._request, self._predictions
+        jsonp = _JSONP[request.path]
+        parameters = wire.parse_parameters(request.query.encode("latin-1"))
+        if jsonp:  # as early as can be: what fails from here on is wrapped as well
+            self._callback = wire.check_callback(parameters.get("jsonpCallback", ""))
+        text: str | bytes | None = parameters.get("json")
+        field = "json"
+        if request.method == "POST":
+            if request.encoding.lower() not in ("", "identity"):
+                message = f"Content-Encoding is {request.encoding[:32]!r}, expected none"
+                raise RequestRefused(ErrorCode.CONTENT_TYPE, message)
+            body = read_body()
+            if body and _is_form(request.content_type):
+                parameters = wire.parse_parameters(body) | parameters
+                text = parameters.get("json")
+                if jsonp:
+                    self._callback = wire.check_callback(parameters.get("jsonpCallback", ""))
+            elif body and text is None:
+                text, field = body, "the body"
+        if text is None:
+            raise RequestRefused(ErrorCode.WRONG_DATA, NO_DOCUMENT)
+        document = wire.parse_document(text, field)
+        self._puid = wire.choose_puid(parameters.get("puid", ""), document.puid)
+        instance = parse_instances(
+            document.data, predictions.batcher.info.features, document.may_hold_booleans
+        )
+        timeout_s = predictions.deadline_s(request) - (time.perf_counter() - self._started)
+        predictions.batcher.send(instance, self._end, timeout_s)
+
+    def give_up(self) -> None:
+        """End it now, unless it has ended: whoever asked waits no longer."""
+        waited_s = time.perf_counter() - self._started
+        self._end(DeadlinePassed(f"no answer within the deadline, {waited_s:.3f} s"))
+
+    def _end(self, outcome: Scored | Exception) -> None:
+        if not self._once.acquire(blocking=False):
+            return
+        code = scored = None
+        try:
+            if not isinstance(outcome, Scored):
+                raise outcome
+            scored = outcome
+            info = self._predictions.batcher.info
+            body = wire.reply(scored.scores, info.classes, info.name, self._puid, self._variation)
+        except (RequestRefused, ServingError) as error:
+            code = error.code if isinstance(error, RequestRefused) else CODE_OF_KIND[error.kind]
+            body = _error_body(code, str(error))
+        except Exception:
+            log.exception("a prediction failed")
+            code = ErrorCode.GENERIC
+            body = _error_body(code, MESSAGES[code])
+
+        status = HTTPStatus.OK if code is None else code.status
+        total_s = time.perf_counter() - self._started
+        queue_s, compute_s, batch_size = (
+            (scored.queue_s, scored.compute_s, scored.batch_size) if scored else (None, None, None)
+        )
+        headers = [
+            ("Server-Timing", wire.server_timing(total_s, queue_s, compute_s)),
+            *_FIXED_HEADERS,
+        ]
+        if code is ErrorCode.OVERLOADED:
+            headers.append(("Retry-After", "1"))
+        content_type, shown = JSON, status
+        if self._callback:
+            # A script tag reads no other status; the error's own is in the document.
+            body, content_type, shown = wire.wrap(self._callback, body), JAVASCRIPT, HTTPStatus.OK
+        answer = Answer(body, shown, [("Content-Type", content_type), *headers])
+        client = self._request.client[:MAX_LABEL] or "direct"
+        self._metrics.observe(
+            client, self._variation, _STATUS_TEXTS[status], total_s, queue_s, compute_s, batch_size
+        )
+        self._send(answer)
+
+
 def _content_length(environ: WSGIEnvironment) -> int:
     """As stated; gunicorn lets nothing through but digits."""
     stated: str = environ.get("CONTENT_LENGTH", "")
     return int(stated) if stated.isdecimal() else 0
 
 
-def _is_form(environ: WSGIEnvironment) -> bool:
+def _is_form(content_type: str) -> bool:
     """Whether the body is a form; else it is JSON, or refused."""
-    content_type = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    content_type = content_type.partition(";")[0].strip().lower()
     if content_type == FORM:
         return True
     # None given: most likely a client that sends JSON and does not say so.

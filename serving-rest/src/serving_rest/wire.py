@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Sequence
 from enum import Enum
 from http import HTTPStatus
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -22,10 +23,11 @@ MAX_PUID = 256
 # The web demo's object form as plain parameters would be 784; more is a mistake or an attack.
 MAX_PARAMETERS = 1024
 
-# What URL encoding makes of JSON. Replaced at once, a tenth of the time that parse_qsl takes for
-# two thousand escapes; it decodes the others. None of these means anything to it, and none is
-# "%" or a digit, so no new escape comes about.
-_ESCAPES = tuple((b"%%%02X" % character, bytes([character])) for character in b' ,":[]{}')
+# What URL encoding makes of the commas between 784 numbers: nearly all escapes of a request.
+# Replaced at once, a tenth of the time that parse_qsl takes for two thousand escapes; it decodes
+# the others. Comma and blank mean nothing to it, and neither is "%" or a digit, so no new escape
+# comes about.
+_MOST_ESCAPES = ((b"%2C%20", b", "), (b"%2C", b","), (b"%20", b" "))
 
 _CALLBACK = re.compile(r"[A-Za-z0-9_.$]{1,128}")
 _JSON_TYPES: dict[type, str] = {
@@ -93,8 +95,8 @@ def parse_parameters(raw: bytes) -> dict[str, str]:
     if not raw:
         return {}
     if b"%" in raw:
-        for escape, character in _ESCAPES:
-            raw = raw.replace(escape, character)
+        for escape, characters in _MOST_ESCAPES:
+            raw = raw.replace(escape, characters)
     parameters: dict[str, str] = {}
     try:
         pairs = parse_qsl(
@@ -110,7 +112,15 @@ def parse_parameters(raw: bytes) -> dict[str, str]:
     return parameters
 
 
-def parse_document(text: str | bytes, field: str) -> tuple[object, str | None]:
+class Document(NamedTuple):
+    """What a caller wants scored; `puid` is None where the document has none."""
+
+    data: object
+    puid: str | None
+    may_hold_booleans: bool
+
+
+def parse_document(text: str | bytes, field: str) -> Document:
     """Read the document to score.
 
     Args:
@@ -118,7 +128,7 @@ def parse_document(text: str | bytes, field: str) -> tuple[object, str | None]:
         field: What the caller calls the document, for errors: "json" or "the body".
 
     Returns:
-        `data`, which parse_instance checks, and the puid if the document has one.
+        `data`, which parse_instances checks, and the puid.
 
     Raises:
         RequestRefused: Not JSON, a key twice in one object, no `data`, a `meta` of another shape.
@@ -142,7 +152,10 @@ def parse_document(text: str | bytes, field: str) -> tuple[object, str | None]:
         )
     if "data" not in document:
         raise RequestRefused(ErrorCode.WRONG_DATA, "data is missing, expected a list of numbers")
-    return document["data"], _puid_of(meta) if meta else None
+    # One letter of each is found, or not, in a tenth of the time that the words take.
+    true, false = ("r", "l") if isinstance(text, str) else (b"r", b"l")
+    booleans = true in text or false in text  # type: ignore[operator]  # both texts, or both bytes
+    return Document(document["data"], _puid_of(meta) if meta else None, booleans)
 
 
 def _puid_of(meta: dict[str, object]) -> str | None:

@@ -1,0 +1,81 @@
+"""What the worker's loop takes for itself, and what it leaves to gunicorn."""
+
+import pytest
+
+from serving_rest.quick import Limits, NotQuick, read
+
+LIMITS = Limits(line=1 << 20, headers=64, header=96 << 10, body=1 << 20)
+BODY = b'{"data": [1]}'
+HEAD = b"POST /predict?puid=p HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n" % len(BODY)
+
+
+def test_a_prediction_is_read_with_what_the_gateway_says_of_it() -> None:
+    more = (
+        b"X-Seldon-Client: acme\r\nx-seldon-variation: blue\r\nContent-Type: application/json\r\n"
+        b"x-envoy-expected-rq-timeout-ms: 250\r\nx-request-id: 7\r\n\r\n"
+    )
+    data = HEAD + more + BODY
+    found = read(data + b"GET /next", LIMITS)
+    assert found is not None
+    assert found.request == (
+        *("/predict", "POST", "puid=p", "acme", "blue", "application/json", "", "250"),
+    )
+    assert (found.body, found.length, found.last) == (BODY, len(data), False)
+
+
+def test_a_get_has_its_document_in_the_query() -> None:
+    found = read(b"GET /js/predict?json=%7B%7D HTTP/1.1\r\nHost: h\r\n\r\n", LIMITS)
+    assert found is not None
+    assert (found.request.path, found.request.method) == ("/js/predict", "GET")
+    assert (found.request.query, found.body) == ("json=%7B%7D", b"")
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_caller_says_whether_the_connection_stays(last: bool) -> None:
+    option = b"Close" if last else b"keep-alive"
+    found = read(HEAD + b"Connection: " + option + b"\r\n\r\n" + BODY, LIMITS)
+    assert found is not None
+    assert found.last is last
+
+
+@pytest.mark.parametrize("cut", [1, 30, len(HEAD), len(HEAD) + 2, len(HEAD) + 2 + len(BODY) - 1])
+def test_what_has_not_all_come_is_waited_for(cut: int) -> None:
+    assert read((HEAD + b"\r\n" + BODY)[:cut], LIMITS) is None
+
+
+NOT_QUICK = {
+    "another path": b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n",
+    "another spelling": b"GET /%70redict HTTP/1.1\r\nHost: h\r\n\r\n",
+    "another method": b"PUT /predict HTTP/1.1\r\nHost: h\r\n\r\n",
+    "an old version": b"GET /predict HTTP/1.0\r\nHost: h\r\n\r\n",
+    "chunks": HEAD.replace(b"Content-Length: 13", b"Transfer-Encoding: chunked") + b"\r\n",
+    "both lengths": HEAD + b"Transfer-Encoding: chunked\r\n\r\n",
+    "two lengths": HEAD + b"Content-Length: 13\r\n\r\n" + BODY,
+    "no length": HEAD.replace(b"13", b"-13") + b"\r\n" + BODY,
+    "two hosts": HEAD + b"Host: other\r\n\r\n" + BODY,
+    "a client twice": HEAD + b"X-Seldon-Client: a\r\nX-Seldon-Client: b\r\n\r\n" + BODY,
+    "an expectation": HEAD + b"Expect: 100-continue\r\n\r\n",
+    "an upgrade": HEAD + b"Upgrade: h2c\r\n\r\n" + BODY,
+    "another connection option": HEAD + b"Connection: upgrade\r\n\r\n" + BODY,
+    "a fragment": b"GET /predict?a=1#b HTTP/1.1\r\nHost: h\r\n\r\n",
+    "a byte that is no text": b"GET /predict?a=\xff HTTP/1.1\r\nHost: h\r\n\r\n",
+    "an empty line first": b"\r\n" + HEAD + b"\r\n" + BODY,
+    "no HTTP": b"no http at all\r\n\r\n",
+    "a large body": b"POST /predict HTTP/1.1\r\nHost: h\r\nContent-Length: 1048577\r\n\r\n",
+    "a long line": b"GET /predict?" + b"a" * (1 << 20) + b" HTTP/1.1\r\nHost: h\r\n\r\n",
+    "a long line without an end": b"GET /predict?" + b"a" * (1 << 20),
+    "many headers": HEAD + b"A: b\r\n" * 64 + b"\r\n" + BODY,
+    "a large header": HEAD + b"A: " + b"b" * (97 << 10) + b"\r\n\r\n" + BODY,
+}
+
+
+@pytest.mark.parametrize("data", NOT_QUICK.values(), ids=NOT_QUICK)
+def test_anything_else_is_left_to_gunicorn(data: bytes) -> None:
+    with pytest.raises(NotQuick):
+        read(data, LIMITS)
+
+
+def test_a_header_with_an_underscore_names_nobody() -> None:
+    found = read(HEAD + b"x_seldon_client: root\r\n\r\n" + BODY, LIMITS)
+    assert found is not None
+    assert found.request.client == ""
