@@ -53,3 +53,23 @@ def test_a_wrong_setting_is_one_sentence() -> None:
         "seldon-gateway: SELDON_CONTROL_BIND is 'a b', expected a host name or an address, "
         "no port\n"
     )
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    home = tmp_path / "a-file" / "home"
+    home.parent.touch()
+    argv, env = command("control-plane", SELDON_HOME=str(home))
+    ended = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"seldon-gateway: user {os.geteuid()} cannot write to {home},")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_database_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/none-such/seldon.db"
+    argv, env = command("control-plane", SELDON_HOME=str(tmp_path), SELDON_DATABASE_URL=url)
+    ended = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"seldon-gateway: the registry {url} cannot be used: unable to open database file\n"
+    )

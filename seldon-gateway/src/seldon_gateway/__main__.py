@@ -8,6 +8,7 @@ import sys
 from seldon_gateway.envoy_bootstrap import bootstrap
 from seldon_gateway.errors import GatewayError
 from seldon_gateway.processes import control_plane_command
+from seldon_gateway.registry import Registry
 from seldon_gateway.settings import GatewaySettings
 
 
@@ -23,9 +24,32 @@ def main() -> None:
     if what == "bootstrap":
         json.dump(bootstrap(settings), sys.stdout, indent=1)
         return
+    _check(settings)
     command = control_plane_command(settings)
-    settings.home.mkdir(parents=True, exist_ok=True)
     os.execve(command.argv[0], command.argv, os.environ | command.env)  # noqa: S606 - no shell
+
+
+def _check(settings: GatewaySettings) -> None:
+    """Say now what gunicorn would say between tracebacks: the last line is what a pod is known by.
+
+    Exits:
+        With one sentence, where state cannot be kept.
+    """
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        writable = os.access(settings.home, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        sys.exit(
+            f"seldon-gateway: user {os.geteuid()} cannot write to {settings.home}, where the "
+            "registry and the signing key are kept: give the folder to that user "
+            f"(chown -R {os.geteuid()}), or set SELDON_HOME to another"
+        )
+    try:
+        Registry.open(settings.database_url).close()
+    except GatewayError as error:
+        sys.exit(f"seldon-gateway: {error}")
 
 
 if __name__ == "__main__":
