@@ -23,9 +23,11 @@ from deploy.kubernetes import readiness
 from deploy.kubernetes.api import Api, Reference, connect
 from deploy.kubernetes.cluster import Cluster, Place
 from deploy.kubernetes.lifecycle import Wishes, deploy_objects, undeploy_objects
-from deploy.kubernetes.waiting import wait_ready
+from deploy.kubernetes.waiting import replace_failing, wait_ready
 
 Object = dict[str, Any]
+# Where there are nodes none takes these pods: the tests write what a kubelet would.
+NO_NODE = {"schedulerName": "none-such"}
 
 
 class Stack:
@@ -66,13 +68,14 @@ class Stack:
         labels = {"app": "envoy"}
         template = {
             "metadata": {"labels": {**labels, **self.place.labels}},
-            "spec": {"containers": [{"name": "envoy", "image": image}]},
+            "spec": {**NO_NODE, "containers": [{"name": "envoy", "image": image}]},
         }
         spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
         return self.item("apps/v1", "Deployment", "envoy", spec=spec)
 
     def job(self, image: str = "seldon:1") -> Object:
-        pod = {"restartPolicy": "Never", "containers": [{"name": "job", "image": image}]}
+        containers = [{"name": "job", "image": image}]
+        pod = {**NO_NODE, "restartPolicy": "Never", "containers": containers}
         template = {"metadata": {"labels": self.place.labels}, "spec": pod}
         spec = {"backoffLimit": 0, "template": template}
         return self.item("batch/v1", "Job", "setup", spec=spec)
@@ -378,6 +381,25 @@ def test_pod_in_trouble_is_told_at_once(
     cluster.set_status(pods[1], {"phase": "Pending", **status})
     with pytest.raises(WorkloadFailed, match=f"Deployment envoy: .*{words}"):
         wait_ready(api, [stack.deployment()], 30, 0.1)
+
+
+@pytest.mark.parametrize("trouble", ["image", "crash"])
+def test_pod_that_failed_before_a_deploy_is_made_anew(
+    trouble: str, said: Callable[..., list[str]], api: Api, stack: Stack, cluster: Any
+) -> None:
+    objects = [stack.namespace(), stack.deployment(replicas=2)]
+    said(*objects)
+    failed, well = cluster.pods_of(objects[1])
+    status, _ = TROUBLES[trouble]
+    cluster.set_status(failed, {"phase": "Pending", **status})
+    (outcome,) = replace_failing(api, objects)
+    assert outcome.which.name == failed["metadata"]["name"]
+    with pytest.raises(ClusterTimeout, match="Deployment envoy"):
+        wait_ready(api, [objects[1]], 1, 0.1)
+    assert replace_failing(api, objects) == []
+    left = {one["metadata"]["name"] for one in api.list("v1", "Pod", stack.place.namespace)}
+    assert well["metadata"]["name"] in left
+    assert failed["metadata"]["name"] not in left
 
 
 def test_trouble_of_an_older_revision_is_past(

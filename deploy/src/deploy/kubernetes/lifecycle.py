@@ -8,7 +8,7 @@ from deploy.errors import ClusterForbidden
 from deploy.kubernetes import addresses
 from deploy.kubernetes.api import Api, Object, Reference, connect
 from deploy.kubernetes.cluster import Change, Cluster, Place
-from deploy.kubernetes.waiting import wait_ready
+from deploy.kubernetes.waiting import replace_failing, wait_ready
 
 _BALANCER_S = 90.0
 
@@ -51,6 +51,8 @@ def deploy_objects(
                 say(f"would be: {Reference.of(item)}: {Change.REMOVED}")
             say("a dry run: nothing was changed")
             return
+        for outcome in replace_failing(api, objects):
+            say(str(outcome))
         wait_ready(api, objects, wishes.timeout_s)
         # Last: what is stale may have served until now.
         for outcome in cluster.prune(objects, wishes.timeout_s):

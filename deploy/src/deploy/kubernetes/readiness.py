@@ -21,6 +21,8 @@ _GIVE_UP_AFTER_S = {
     "RunContainerError": 10.0,
 }
 _IMAGE = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
+# Between two tries, up to five minutes apart.
+_BACKS_OFF = frozenset({"ImagePullBackOff", "CrashLoopBackOff"})
 # A cluster that grows on demand needs minutes for a node, but says so of itself at once.
 _UNSCHEDULABLE_S = 90.0
 # In a rolling update a pod that goes makes room.
@@ -130,6 +132,14 @@ def claim(item: Object) -> State:
         text = "has no storage class, and the cluster has no default one: name one of its own"
         return State(Phase.TROUBLED, text, _NO_STORAGE_CLASS_S)
     return State(Phase.READY, phase.lower())
+
+
+def backs_off(pod: Object) -> bool:
+    """Whether a container of it failed, and is tried again ever more slowly."""
+    return any(
+        container.get("state", {}).get("waiting", {}).get("reason") in _BACKS_OFF
+        for container in _containers(pod)
+    )
 
 
 def newest(replica_sets: Sequence[Object], owner: Object) -> Object | None:

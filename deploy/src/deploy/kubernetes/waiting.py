@@ -4,9 +4,10 @@ import time
 from collections.abc import Sequence
 
 from deploy.console import follow
-from deploy.errors import ClusterError, ClusterTimeout, WorkloadFailed
+from deploy.errors import ClusterError, ClusterForbidden, ClusterTimeout, WorkloadFailed
 from deploy.kubernetes import readiness
 from deploy.kubernetes.api import Api, Object, Reference
+from deploy.kubernetes.cluster import Change, Outcome
 from deploy.kubernetes.readiness import Phase, State
 
 WATCHED = frozenset({"Deployment", "StatefulSet", "Job", "PersistentVolumeClaim"})
@@ -28,6 +29,39 @@ def wait_ready(api: Api, objects: Sequence[Object], timeout_s: float, every_s: f
     _Wait(api, [Reference.of(one) for one in objects if one["kind"] in WATCHED]).run(
         timeout_s, every_s
     )
+
+
+def replace_failing(api: Api, objects: Sequence[Object]) -> list[Outcome]:
+    """Have pods made anew that failed before this deploy and are tried again in minutes only.
+
+    What they failed for may be put right: a folder, a Secret, an image. Else a deploy after that
+    would be told of the old failure, until they are tried again.
+    """
+    deployments = [Reference.of(one) for one in objects if one["kind"] == "Deployment"]
+    replaced: list[Outcome] = []
+    for which in deployments:
+        item = api.read(which)
+        for pod in newest_pods(api, item) if item else ():
+            if not readiness.backs_off(pod):
+                continue
+            try:
+                api.delete(pod)
+            except ClusterForbidden:
+                return replaced  # then they are waited for
+            replaced.append(Outcome(Reference.of(pod), Change.REPLACED, "it had failed before"))
+    return replaced
+
+
+def newest_pods(api: Api, deployment: Object) -> list[Object]:
+    """Without those of older revisions: their trouble may be why there is a new one."""
+    newest = readiness.newest(_selected(api, "apps/v1", "ReplicaSet", deployment), deployment)
+    return readiness.owned(_selected(api, "v1", "Pod", deployment), newest) if newest else []
+
+
+def _selected(api: Api, api_version: str, kind: str, item: Object) -> list[Object]:
+    labels = item["spec"].get("selector", {}).get("matchLabels", {})
+    selector = ",".join(f"{name}={value}" for name, value in labels.items())
+    return api.list(api_version, kind, item["metadata"]["namespace"], labels=selector)
 
 
 class _Wait:
@@ -91,22 +125,12 @@ class _Wait:
         if which.kind == "PersistentVolumeClaim":
             return readiness.claim(item)
         if which.kind == "Deployment":
-            return readiness.deployment(item, self._newest_pods(item))
-        pods = readiness.owned(self._selected("v1", "Pod", item), item)
+            return readiness.deployment(item, newest_pods(self._api, item))
+        pods = readiness.owned(_selected(self._api, "v1", "Pod", item), item)
         complaint = "" if pods else self._complaint(item)
         if which.kind == "Job":
             return readiness.job(item, pods, complaint)
         return readiness.stateful_set(item, pods, complaint)
-
-    def _newest_pods(self, item: Object) -> list[Object]:
-        """Without those of older revisions: their trouble may be why there is a new one."""
-        newest = readiness.newest(self._selected("apps/v1", "ReplicaSet", item), item)
-        return readiness.owned(self._selected("v1", "Pod", item), newest) if newest else []
-
-    def _selected(self, api_version: str, kind: str, item: Object) -> list[Object]:
-        labels = item["spec"].get("selector", {}).get("matchLabels", {})
-        selector = ",".join(f"{name}={value}" for name, value in labels.items())
-        return self._api.list(api_version, kind, item["metadata"]["namespace"], labels=selector)
 
     def _complaint(self, item: Object) -> str:
         """Why its controller could make no pod; only its events tell."""
