@@ -26,6 +26,12 @@ def test_cluster_ip_is_forwarded() -> None:
     ]
 
 
+def test_port_that_is_roots_is_forwarded_from_another() -> None:
+    low = service("ClusterIP")
+    low["spec"]["ports"] = [{"name": "rest", "port": 80}]
+    assert addresses.lines(low, None)[-1].endswith("service/envoy 8080:80")
+
+
 def test_node_port_is_any_nodes() -> None:
     assert addresses.lines(service("NodePort"), "192.0.2.7") == [
         "rest      192.0.2.7:30015",

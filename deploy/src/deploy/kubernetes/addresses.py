@@ -24,7 +24,7 @@ def lines(service: Object, node: str | None) -> list[str]:
             f"{'gateway':<10}its load balancer has no address yet: "
             f"kubectl get service -n {namespace} {name}"
         ]
-    forwards = " ".join(f"{port['port']}:{port['port']}" for port in ports)
+    forwards = " ".join(f"{_local(port['port'])}:{port['port']}" for port in ports)
     return [
         *(f"{_label(port)}{name}.{namespace}.svc:{port['port']} in the cluster" for port in ports),
         f"{'from here':<10}kubectl port-forward -n {namespace} service/{name} {forwards}",
@@ -46,6 +46,11 @@ def node_address(nodes: list[Object]) -> str | None:
         for one in node.get("status", {}).get("addresses") or []
     }
     return known.get("ExternalIP") or known.get("InternalIP")
+
+
+def _local(number: int) -> int:
+    """Ports below 1024 are root's."""
+    return number if number >= 1024 else 8000 + number
 
 
 def _label(port: Object) -> str:
