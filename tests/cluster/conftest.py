@@ -83,6 +83,12 @@ class RealCluster:
         """Whether the cluster has it."""
         return self.ask("GET", f"{ROOTS[kind].format(namespace)}/{name}")[0] == 200
 
+    def release(self, item: Object) -> None:
+        """Take the finalizers away that keep what is deleted."""
+        root = ROOTS[item["kind"]].format(item["metadata"]["namespace"])
+        path, free = f"{root}/{item['metadata']['name']}", {"metadata": {"finalizers": None}}
+        assert self.ask("PATCH", path, free, "application/merge-patch+json")[0] == 200
+
     def pods_of(self, deployment: Object) -> list[Object]:
         """Those of its newest ReplicaSet, once its controller has made them."""
         metadata, spec = deployment["metadata"], deployment["spec"]
@@ -154,6 +160,10 @@ class SmallCluster:
 
     def exists(self, kind: str, namespace: str | None, name: str) -> bool:
         return f"{ROOTS[kind].format(namespace)}/{name}" in self.server.objects
+
+    def release(self, item: Object) -> None:
+        root = ROOTS[item["kind"]].format(item["metadata"]["namespace"])
+        del self.server.objects[f"{root}/{item['metadata']['name']}"]
 
     def make_ready(self, deployment: Object) -> None:
         count = len(self.pods_of(deployment))

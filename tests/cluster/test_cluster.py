@@ -236,10 +236,15 @@ def test_what_does_not_go_is_told(
     held = stack.config_map("held")
     held["metadata"]["finalizers"] = ["example.org/stay"]
     cluster.create(held)
-    with pytest.raises(
-        ClusterTimeout, match=r"within 1 s: ConfigMap held \(waits for example.org/stay\); run it"
-    ):
-        ours.delete(purge=False, timeout_s=1)
+    try:
+        with pytest.raises(
+            ClusterTimeout,
+            match=r"within 1 s: ConfigMap held \(waits for example.org/stay\); run it",
+        ):
+            ours.delete(purge=False, timeout_s=1)
+    finally:
+        cluster.release(held)
+    assert not cluster.exists("ConfigMap", stack.place.namespace, "held")
 
 
 def test_prune_removes_what_is_not_listed_any_more(
