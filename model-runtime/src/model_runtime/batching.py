@@ -27,7 +27,7 @@ from model_runtime.errors import (
     QueueFull,
     ServingError,
 )
-from model_runtime.predictor import BATCH_SIZES, ModelInfo, Predictor
+from model_runtime.predictor import MAX_BATCH, ModelInfo, Predictor
 
 # Before it takes a batch, the batcher's own thread gives up the processor and the interpreter's
 # lock for a moment: with nothing else to do that costs half a microsecond, and under load the
@@ -97,16 +97,18 @@ class _Reply:
 class MicroBatcher:
     """A predictor for many callers, and a bounded queue beside it."""
 
-    def __init__(self, predictor: Predictor, max_batch: int = 16, max_queue: int = 256) -> None:
+    def __init__(
+        self, predictor: Predictor, max_batch: int = MAX_BATCH, max_queue: int = 256
+    ) -> None:
         """Not started yet: `start` it in the process that serves.
 
         Args:
             predictor: Called by one thread at a time.
-            max_batch: Most instances in one call, >= 1; taken down to a prepared batch size.
+            max_batch: Most instances in one call, >= 1.
             max_queue: Most requests that wait, >= 1; one more is refused.
         """
         self._predictor = predictor
-        self._sizes = tuple(size for size in BATCH_SIZES if size <= max_batch)
+        self._max_batch = max_batch
         self._max_queue = max_queue
         self._queue: deque[_Pending] = deque()
         # Guards the queue, whether the engine computes, and the step from open to closed.
@@ -137,7 +139,7 @@ class MicroBatcher:
     @property
     def full_batch(self) -> int:
         """Requests that fill the largest batch: there is no use in waiting for more."""
-        return self._sizes[-1]
+        return self._max_batch
 
     def start(self, wake: Callable[[], None] | None = None) -> None:
         """Take requests.
@@ -257,13 +259,13 @@ class MicroBatcher:
                 give_way()
 
     def _take(self) -> list[_Pending] | None:
-        """What waits, up to a prepared batch size, less the expired; None if nothing waits."""
+        """What waits, up to a full batch, less the expired; None if nothing waits."""
         with self._gate:
             waiting = len(self._queue)
             self._computing = waiting > 0
             if not waiting:
                 return None
-            size = next(size for size in reversed(self._sizes) if size <= waiting)
+            size = min(waiting, self._max_batch)
             taken = [self._queue.popleft()]
             while len(taken) < size and taken[0].alone and self._queue[0].alone:
                 taken.append(self._queue.popleft())

@@ -7,10 +7,15 @@ from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untype
 from numpy.typing import NDArray
 
 from model_runtime.errors import ModelFolderInvalid, PredictorFailed
+from model_runtime.mapped_file import give_back
 from model_runtime.model_folder import ModelFolder
-from model_runtime.predictor import BATCH_SIZES, ModelInfo, check_batch
+from model_runtime.predictor import MAX_BATCH, ModelInfo, check_batch
 
 log = logging.getLogger(__name__)
+
+# Each takes a copy of the weights. By two an image costs hardly less than alone, by eight no less
+# than by four (docs/performance.md).
+PREPARED = (1, 4, MAX_BATCH)
 
 
 class LiteRTPredictor:
@@ -25,10 +30,12 @@ class LiteRTPredictor:
         self.info: ModelInfo = folder.info
         try:
             self._interpreters = {
-                size: _PreparedInterpreter(folder, size) for size in reversed(BATCH_SIZES)
+                size: _PreparedInterpreter(folder, size) for size in reversed(PREPARED)
             }
         except (ValueError, RuntimeError) as error:
             raise ModelFolderInvalid(f"LiteRT cannot load {folder.litert_file}: {error}") from error
+        # Each has mapped the file and copied the weights into an order of its own.
+        give_back(folder.litert_file)
 
     def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
         """See Predictor.predict; a batch that is no prepared size is scored in parts."""

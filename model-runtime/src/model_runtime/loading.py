@@ -8,7 +8,7 @@ import numpy as np
 from model_runtime.digits import held_out
 from model_runtime.errors import ModelFolderInvalid
 from model_runtime.model_folder import TENSORFLOW, read_model_folder
-from model_runtime.predictor import BATCH_SIZES, Predictor
+from model_runtime.predictor import MAX_BATCH, Predictor
 
 # An engine whose calls are shorter may keep a server's loop waiting: the scheduler does as much.
 QUICK_S = 0.02
@@ -48,7 +48,7 @@ def is_quick(predictor: Predictor) -> bool:
 
     Calls it three times with the largest batch; the shortest counts.
     """
-    instances = np.zeros((max(BATCH_SIZES), predictor.info.features), np.float32)
+    instances = np.zeros((MAX_BATCH, predictor.info.features), np.float32)
     durations = []
     for _ in range(3):
         began = time.perf_counter()
@@ -58,11 +58,11 @@ def is_quick(predictor: Predictor) -> bool:
 
 
 def _warm_up(predictor: Predictor, folder: Path) -> None:
-    """Score real digits in every batch size: the first call of each is the slow one."""
+    """Score real digits in batches of every size: the first call of each is the slow one."""
     images = held_out().images
     if images.shape[1] != predictor.info.features:
-        images = np.zeros((max(BATCH_SIZES), predictor.info.features), np.float32)
-    for size in BATCH_SIZES:
+        images = np.zeros((MAX_BATCH, predictor.info.features), np.float32)
+    for size in range(1, MAX_BATCH + 1):
         scores = predictor.predict(images[:size])
         if scores.shape != (size, len(predictor.info.classes)) or not np.isfinite(scores).all():
             raise ModelFolderInvalid(

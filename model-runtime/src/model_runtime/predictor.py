@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from model_runtime.errors import InvalidInstances
 
-# Batches are taken in these sizes: an engine may keep one prepared interpreter for each.
-BATCH_SIZES = (1, 2, 4, 8, 16)
+MAX_BATCH = 16  # instances in one call
 
 
 @dataclass(frozen=True)

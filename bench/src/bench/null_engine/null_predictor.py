@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_runtime.model_folder import ModelFolder
-from model_runtime.predictor import BATCH_SIZES, check_batch
+from model_runtime.predictor import MAX_BATCH, check_batch
 
 DIGIT = 3  # what it says of every image
 SCORE = np.float32(0.91)
@@ -21,7 +21,7 @@ class LiteRTPredictor:
         classes = len(self.info.classes)
         row = np.full(classes, (1 - SCORE) / (classes - 1), np.float32)
         row[DIGIT] = SCORE
-        self._rows = np.tile(row, (max(BATCH_SIZES), 1))
+        self._rows = np.tile(row, (MAX_BATCH, 1))
 
     def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
         """See Predictor.predict; `instances` are looked at no further than their shape."""
