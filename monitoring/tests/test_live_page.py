@@ -1,8 +1,11 @@
 """The live page: real metrics over HTTP, what it tells of them, and the page in a browser."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ import pytest
 import requests
 from prometheus_client import CollectorRegistry, Histogram, start_http_server
 
+from local_stack import free_ports
 from monitoring import live_page
 from monitoring.live_page import Watch
 from monitoring.metrics import DURATION_BUCKETS, LOADTEST_DURATION, ServingMetrics
@@ -129,3 +133,35 @@ def test_the_page_shows_them_in_a_browser(
     assert "REST, client" in page
     assert "a load test runs" in page
     assert page.count("<path") == 2
+    assert page.index("REST, client") < page.index("REST, server")
+    assert 'class="key rest server"' in page  # which line is which
+
+
+def test_it_watches_the_stack_of_seldon_home(
+    serve: Callable[[CollectorRegistry], str], tmp_path: Path
+) -> None:
+    registry = CollectorRegistry()
+    metrics = ServingMetrics(registry, "grpc", "m", "1")
+    targets = [{"targets": [serve(registry)], "labels": {}}]
+    (tmp_path / "targets.json").write_text(json.dumps(targets))
+    (port,) = free_ports(1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "monitoring.live_page", f"--port={port}", "--loadtest=127.0.0.1:1"],
+        env={**os.environ, "SELDON_HOME": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"http://127.0.0.1:{port} until Ctrl-C\n"
+        found: dict[str, dict[str, Any]] = {}
+        deadline = time.monotonic() + 20
+        while not found and time.monotonic() < deadline:
+            metrics.observe("c", "v", "OK", 0.002)
+            time.sleep(0.05)
+            found = newest(f"http://127.0.0.1:{port}")
+        assert found["server"]["protocol"] == "grpc"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
+    assert process.returncode == 0

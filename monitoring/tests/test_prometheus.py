@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monitoring import metrics, prometheus, rules
+from monitoring import gateway_metrics, metrics, prometheus, rules
 from monitoring.generated import files
 
 FOLDER = Path(__file__).parents[1]
-NAMES = {value for name, value in vars(metrics).items() if name.isupper() and type(value) is str}
+NAMES = {
+    value
+    for module in (metrics, gateway_metrics)
+    for name, value in vars(module).items()
+    if name.isupper() and type(value) is str
+}
 
 PROMTOOL = shutil.which("promtool") or "promtool"
 promtool = pytest.mark.skipif(
@@ -48,16 +53,31 @@ def test_rules_ask_for_metrics_that_exist() -> None:
     known = re.compile(rf"(?:{'|'.join(map(re.escape, NAMES))}){suffix}")
     for group in rules.rules()["groups"]:
         for rule in group["rules"]:
-            asked = re.findall(r"\b(?:seldon_|loadtest_|hop:|protocol:)[\w:]+", rule["expr"])
-            assert asked or rule["expr"].startswith("up{")
+            asked = re.findall(r"\b(?:seldon_|loadtest_|envoy_|hop:|protocol:)[\w:]+", rule["expr"])
+            assert asked or "up{" in rule["expr"]
             for name in asked:
                 assert name in recorded or known.fullmatch(name), (rule, name)
 
 
 @promtool
 def test_prometheus_accepts_the_rules_and_they_do_what_they_say() -> None:
-    assert "27 rules found" in run("check", "rules", FOLDER / "prometheus" / "rules.yaml")
+    count = sum(len(group["rules"]) for group in rules.rules()["groups"])
+    assert f"{count} rules found" in run("check", "rules", FOLDER / "prometheus" / "rules.yaml")
     run("test", "rules", FOLDER / "tests" / "rules_test.yaml")
+
+
+def test_every_alert_is_seen_to_fire() -> None:
+    asked = yaml.safe_load((FOLDER / "tests" / "rules_test.yaml").read_text())["tests"]
+    fires = {
+        case["alertname"]
+        for test in asked
+        for case in test.get("alert_rule_test", [])
+        if case["exp_alerts"]
+    }
+    groups = rules.rules()["groups"]
+    assert fires == {
+        rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule
+    }
 
 
 @promtool

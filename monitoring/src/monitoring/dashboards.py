@@ -1,7 +1,7 @@
 """Grafana's dashboards as typed values: JSON comes of them, and is committed. Pure.
 
 Every query is one that a test can run as it stands, but for `$protocol`, of which `.*` is one
-value.
+value, and `$__interval`, a duration.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from grafana_foundation_sdk.models.dashboard import (
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from monitoring import gateway_metrics as envoy
 from monitoring import rules
 from monitoring.metrics import (
     BATCH_SIZE,
     IN_FLIGHT,
     LOADTEST_BUSY,
-    LOADTEST_DURATION,
     LOADTEST_LAG,
     LOADTEST_OFFERED,
     LOADTEST_PART,
@@ -41,7 +41,6 @@ from monitoring.metrics import (
     LOADTEST_RUNNING,
     MODEL_INFO,
     PROCESS_CPU,
-    REQUEST_DURATION,
     REQUESTS,
     RESIDENT_MEMORY,
     START_TIME,
@@ -114,6 +113,25 @@ class Page:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A region on every panel, from where a run starts to be measured to where it ends."""
+
+    name: str
+    color: str
+    expr: str
+
+
+def _mark(protocol: str, name: str, color: str) -> Mark:
+    # $__interval: Grafana asks for a hundred moments of what is shown, and a run of a minute lies
+    # between two of them where that is half a day.
+    running = f'{LOADTEST_RUNNING}{{protocol="{protocol}", phase="measuring"}}'
+    return Mark(f"load test over {name}", color, f"max(max_over_time({running}[$__interval])) > 0")
+
+
+MARKS = (_mark("rest", "REST", "purple"), _mark("grpc", "gRPC", "orange"))
+
+
 def recorded(hop: str, name: str) -> str:
     """A hop's percentile as the rules record it."""
     return rules.percentile(hop, name) + OF_PROTOCOL
@@ -121,10 +139,16 @@ def recorded(hop: str, name: str) -> str:
 
 def percentiles(hop: str) -> tuple[Query, ...]:
     """A hop's percentiles, a line each."""
+    whose = " ".join(f"{{{{{label}}}}}" for label in rules.HOPS[hop].labels)
     return tuple(
-        Query(recorded(hop, name), f"{{{{protocol}}}} {{{{variation}}}} {name.replace('_', '.')}")
-        for name in rules.QUANTILES
+        Query(recorded(hop, name), f"{whose} {name.replace('_', '.')}") for name in rules.QUANTILES
     )
+
+
+def heat(title: str, hop: str, width: int = HALF) -> Heat:
+    """A hop's buckets over time, of all variations."""
+    measured = rules.HOPS[hop]
+    return Heat(title, measured.rates((), f'{measured.protocol}=~"$protocol"'), width)
 
 
 def rate(metric: str, by: str, match: str = "") -> str:
@@ -172,7 +196,9 @@ def serving() -> Page:
                     Graph("In the server", SECONDS, percentiles("server")),
                     Graph("Waiting for the model", SECONDS, percentiles("queue")),
                     Graph("The model computes", SECONDS, percentiles("compute")),
-                    Heat("In the server", rate(f"{REQUEST_DURATION}_bucket", "le")),
+                    heat("In the server", "server"),
+                    heat("Waiting for the model", "queue"),
+                    heat("The model computes", "compute"),
                 ),
             ),
             Row(
@@ -265,8 +291,8 @@ def load_test() -> Page:
                         description="Seconds of waiting that pass in a second, by what they are "
                         "spent on: their shares are those of a request's time.",
                     ),
-                    Heat("Client side", rate(f"{LOADTEST_DURATION}_bucket", "le")),
-                    Heat("Server side", rate(f"{REQUEST_DURATION}_bucket", "le")),
+                    heat("Client side", "client"),
+                    heat("Server side", "server"),
                 ),
             ),
             Row(
@@ -312,11 +338,10 @@ def gateway() -> Page:
     def one(metric: str, by: str, match: str = "") -> str:
         return f"sum by ({by}) (rate({metric}{{{match}}}{WINDOW}))"
 
-    listeners = 'envoy_http_conn_manager_prefix=~"rest|grpc"'
-    servers = 'envoy_cluster_name!~"admin|control_plane|xds_cluster"'
-    name = "envoy_cluster_name"
-    legend = f"{{{{{name}}}}}"
-    times = one("envoy_cluster_upstream_rq_time_bucket", f"le, {name}", servers)
+    listeners = f'{envoy.PREFIX}=~"rest|grpc"'
+    servers = f'{envoy.CLUSTER}!~"admin|control_plane|xds_cluster"'
+    legend = f"{{{{{envoy.CLUSTER}}}}}"
+    times = one(f"{envoy.SERVERS_TIME}_bucket", f"le, {envoy.CLUSTER}", servers)
     return Page(
         "gateway",
         "Gateway",
@@ -330,12 +355,11 @@ def gateway() -> Page:
                         (
                             Query(
                                 one(
-                                    "envoy_http_downstream_rq_xx",
-                                    "envoy_http_conn_manager_prefix, envoy_response_code_class",
+                                    envoy.CALLERS_REQUESTS,
+                                    f"{envoy.PREFIX}, {envoy.CODE_CLASS}",
                                     listeners,
                                 ),
-                                "{{envoy_http_conn_manager_prefix}} "
-                                "{{envoy_response_code_class}}xx",
+                                f"{{{{{envoy.PREFIX}}}}} {{{{{envoy.CODE_CLASS}}}}}xx",
                             ),
                         ),
                     ),
@@ -344,11 +368,17 @@ def gateway() -> Page:
                         NUMBER,
                         (
                             Query(
-                                f"envoy_http_downstream_cx_active{{{listeners}}}",
-                                "{{envoy_http_conn_manager_prefix}}",
+                                f"{envoy.CALLERS_CONNECTIONS}{{{listeners}}}",
+                                f"{{{{{envoy.PREFIX}}}}}",
                             ),
                         ),
                     ),
+                    Graph(
+                        "From a request to its answer, in whole milliseconds",
+                        SECONDS,
+                        percentiles("gateway"),
+                    ),
+                    heat("From a request to its answer", "gateway"),
                 ),
             ),
             Row(
@@ -357,7 +387,7 @@ def gateway() -> Page:
                     Graph(
                         "Requests",
                         PER_SECOND,
-                        (Query(one("envoy_cluster_upstream_rq_total", name, servers), legend),),
+                        (Query(one(envoy.SERVERS_REQUESTS, envoy.CLUSTER, servers), legend),),
                     ),
                     Graph(
                         "p99 of the servers, seen from the gateway",
@@ -368,18 +398,18 @@ def gateway() -> Page:
                         "Tried again, given up, refused for too many",
                         PER_SECOND,
                         tuple(
-                            Query(one(metric, name, servers), f"{legend} {said}")
+                            Query(one(metric, envoy.CLUSTER, servers), f"{legend} {said}")
                             for metric, said in (
-                                ("envoy_cluster_upstream_rq_retry", "again"),
-                                ("envoy_cluster_upstream_rq_timeout", "timeout"),
-                                ("envoy_cluster_upstream_rq_pending_overflow", "overflow"),
+                                (envoy.SERVERS_TRIED_AGAIN, "again"),
+                                (envoy.SERVERS_TIMED_OUT, "timeout"),
+                                (envoy.SERVERS_OVERFLOW, "overflow"),
                             )
                         ),
                     ),
                     Graph(
                         "Memory",
                         BYTES,
-                        (Query("envoy_server_memory_allocated", "allocated"),),
+                        (Query(envoy.MEMORY, "allocated"),),
                     ),
                 ),
             ),
@@ -428,15 +458,16 @@ def text(page: Page) -> str:
             .all_value(".*")
             .multi(True)
         )
-        .annotation(
+    )
+    for mark in MARKS:
+        built = built.annotation(
             dashboard.AnnotationQuery()
-            .name("load tests")
+            .name(mark.name)
             .datasource(SOURCE)
             .enable(True)
-            .icon_color("purple")
-            .expr(f'sum by (protocol, phase) ({LOADTEST_RUNNING}{{phase="measuring"}}) > 0')
+            .icon_color(mark.color)
+            .expr(mark.expr)
         )
-    )
     for row in page.rows:
         built = built.with_row(dashboard.Row(row.title))
         for panel in row.panels:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import threading
 import time
@@ -151,7 +152,8 @@ def main() -> None:
     """Serve the page until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m monitoring.live_page", description=__doc__)
     parser.add_argument("--port", type=int, default=9292, help="of this machine")
-    parser.add_argument("--targets", type=Path, default=Path(".seldon/targets.json"))
+    targets = Path(os.environ.get("SELDON_HOME") or ".seldon") / "targets.json"  # of make deploy
+    parser.add_argument("--targets", type=Path, default=targets, help=f"default: {targets}")
     parser.add_argument("--loadtest", default=f"127.0.0.1:{LOADTEST_PORT}", help="HOST:PORT")
     options = parser.parse_args()
     watch = Watch(lambda: addresses(options.targets, options.loadtest))

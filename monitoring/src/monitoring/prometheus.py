@@ -94,12 +94,15 @@ def in_kubernetes() -> Json:
     """For pods that say by annotation that they want to be scraped, and where."""
     named = "__meta_kubernetes_pod_label_app_kubernetes_io_name"
     port = "__meta_kubernetes_pod_annotation_prometheus_io_port"
+    phase = "__meta_kubernetes_pod_phase"
 
     def pods(name: str) -> Json:
         return {
             "kubernetes_sd_configs": [{"role": "pod", "namespaces": {"own_namespace": True}}],
             "relabel_configs": [
                 {"source_labels": [named], "regex": name, "action": "keep"},
+                # One that waits for its model, or has done its work, is no server that is gone.
+                {"source_labels": [phase], "regex": "Running", "action": "keep"},
                 {
                     "source_labels": ["__address__", port],
                     "regex": r"([^:]+)(?::\d+)?;(\d+)",

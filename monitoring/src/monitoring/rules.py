@@ -6,8 +6,10 @@ and a person ask the same question.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from monitoring import gateway_metrics
 from monitoring.metrics import (
     COMPUTE_DURATION,
     LOADTEST_BUSY,
@@ -17,18 +19,54 @@ from monitoring.metrics import (
     QUEUE_DURATION,
     REQUEST_DURATION,
     REQUESTS,
+    START_TIME,
 )
 
 Json: TypeAlias = dict[str, Any]
 
 WINDOW = "1m"
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
-# Where a request's time is measured, and by what each histogram is told apart.
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A place where a request's time is measured.
+
+    Attributes:
+        histogram: Its name.
+        labels: By what its percentiles are told apart: the caller's side knows no variation.
+        match: Which of its series.
+        protocol: The label that says what `protocol` says elsewhere.
+        unit_s: Of its bounds.
+    """
+
+    histogram: str
+    labels: tuple[str, ...] = ("protocol", "variation")
+    match: str = ""
+    protocol: str = "protocol"
+    unit_s: float = 1.0
+
+    def rates(self, by: tuple[str, ...], match: str = "") -> str:
+        """What its buckets add in a second, of those series that `match`."""
+        both = ", ".join(filter(None, (self.match, match)))
+        rates = f"rate({self.histogram}_bucket{f'{{{both}}}' if both else ''}[{WINDOW}])"
+        if self.protocol != "protocol":
+            rates = f'label_replace({rates}, "protocol", "$1", "{self.protocol}", "(.*)")'
+        return f"sum by ({', '.join(('le', *by))}) ({rates})"
+
+
 HOPS = {
-    "client": (LOADTEST_DURATION, ("protocol",)),
-    "server": (REQUEST_DURATION, ("protocol", "variation")),
-    "queue": (QUEUE_DURATION, ("protocol", "variation")),
-    "compute": (COMPUTE_DURATION, ("protocol", "variation")),
+    "client": Hop(LOADTEST_DURATION, ("protocol",)),
+    "gateway": Hop(
+        gateway_metrics.CALLERS_TIME,
+        ("protocol",),
+        f'{gateway_metrics.PREFIX}=~"rest|grpc"',
+        gateway_metrics.PREFIX,
+        1e-3,
+    ),
+    "server": Hop(REQUEST_DURATION),
+    "queue": Hop(QUEUE_DURATION),
+    "compute": Hop(COMPUTE_DURATION),
 }
 
 # The objective that the alerts watch: so many predictions answered, and so fast.
@@ -67,11 +105,14 @@ def rules() -> Json:
 
 def _percentiles() -> list[Json]:
     found = []
-    for hop, (metric, labels) in HOPS.items():
-        by = ", ".join(("le", *labels))
-        rates = f"sum by ({by}) (rate({metric}_bucket[{WINDOW}]))"
+    for hop, measured in HOPS.items():
+        rates = measured.rates(measured.labels)
+        scale = "" if measured.unit_s == 1 else f" * {measured.unit_s:g}"
         found += [
-            {"record": percentile(hop, name), "expr": f"histogram_quantile({quantile}, {rates})"}
+            {
+                "record": percentile(hop, name),
+                "expr": f"histogram_quantile({quantile}, {rates}){scale}",
+            }
             for name, quantile in QUANTILES.items()
         ]
     return found
@@ -133,6 +174,24 @@ def _alerts() -> list[Json]:
             "30s",
             "page",
             "{{ $labels.job }} at {{ $labels.instance }} does not answer",
+            "`make status` says what runs.",
+        ),
+        # A server that discovery no longer finds has no `up` that could be 0.
+        _alert(
+            "ServersGone",
+            f"group by (protocol) (last_over_time({START_TIME}[1h])) "
+            f"unless group by (protocol) ({START_TIME})",
+            "30s",
+            "page",
+            "no server of {{ $labels.protocol }} is left of those that were there within the hour",
+            "`make status` says what runs.",
+        ),
+        _alert(
+            "GatewayGone",
+            'absent(up{job="gateway"})',
+            "30s",
+            "page",
+            "Prometheus finds no gateway to scrape",
             "`make status` says what runs.",
         ),
         _alert(
