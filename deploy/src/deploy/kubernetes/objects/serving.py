@@ -28,6 +28,7 @@ from deploy.kubernetes.objects.common import (
 from deploy.kubernetes.objects.gateway import ENVOY
 from deploy.kubernetes.settings import KubernetesSettings, Resources, Sizing
 from deploy.microservices import Api
+from monitoring.metrics import IN_FLIGHT
 
 REST_PORT, GRPC_PORT, GRPC_METRICS_PORT = 8500, 8600, 8601
 MODEL_NAME = "tensorflow-deep-mnist"  # as on one machine
@@ -205,7 +206,7 @@ def _autoscaler(settings: KubernetesSettings, name: str, program: str, sizing: S
             {
                 "type": "Pods",
                 "pods": {
-                    "metric": {"name": "seldon_requests_in_flight"},
+                    "metric": {"name": IN_FLIGHT},
                     "target": {"type": "AverageValue", "averageValue": str(settings.in_flight)},
                 },
             }
