@@ -1,0 +1,177 @@
+"""Eight workers of which twenty are killed under load: the server's counts and its clients'."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+
+import grpc
+import psutil
+import pytest
+import requests
+from google.protobuf.any_pb2 import Any
+from prometheus_client.parser import text_string_to_metric_families
+
+import seldon_pb2
+import seldon_pb2_grpc
+from local_stack import ROOT, free_ports
+from model_runtime.digits import held_out
+from monitoring.metrics import IN_FLIGHT, REQUEST_DURATION, REQUESTS
+
+pytestmark = pytest.mark.timeout(300)
+
+WORKERS, KILLS, CALLERS = 8, 20, 8
+# A worker that dies between counting a request and sending its answer leaves one too many, or one
+# too few where it counts afterwards: of 20 deaths among thousands of requests hardly any does.
+TOLERANCE = 2
+DIGIT = held_out().images[0]
+BODY = json.dumps({"data": DIGIT.tolist()}).encode()
+OK = {"rest": "200", "grpc": "OK"}
+
+# Asks until it is over; gives how many were answered.
+Caller = Callable[[threading.Event], int]
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server of many workers, without a gateway."""
+
+    process: "subprocess.Popen[bytes]"
+    protocol: str
+    port: int
+    metrics_port: int
+
+    def workers(self) -> list[psutil.Process]:
+        """Those of its children that listen."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if "resource_tracker" not in " ".join(child.cmdline()) and child.is_running():
+                    found.append(child)
+            except psutil.Error:  # it has just ended
+                continue
+        return found
+
+    def ready(self) -> bool:
+        try:
+            answer = requests.get(f"http://127.0.0.1:{self.metrics_port}/health/ready", timeout=5)
+        except requests.RequestException:
+            return False
+        return answer.status_code == 200 and len(self.workers()) >= WORKERS
+
+    def counts(self) -> Counter[str]:
+        """Counts of good answers, of durations and of what is in flight."""
+        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
+        found: Counter[str] = Counter()
+        for family in text_string_to_metric_families(requests.get(url, timeout=30).text):
+            for sample in family.samples:
+                code = sample.labels.get("code", OK[self.protocol])
+                if code == OK[self.protocol]:
+                    found[sample.name] += int(sample.value)
+        return found
+
+
+@pytest.fixture(params=["rest", "grpc"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    protocol = str(request.param)
+    port, metrics_port = free_ports(2)
+    prefix = protocol.upper()
+    environ = {
+        **os.environ,
+        "MODEL_FOLDER": str(ROOT / "models" / "deep_mnist" / "1"),
+        f"{prefix}_HOST": "127.0.0.1",
+        f"{prefix}_PORT": str(port),
+        f"{prefix}_WORKERS": str(WORKERS),
+        "GRPC_METRICS_PORT": str(metrics_port),
+    }
+    command = [sys.executable, "-m", f"serving_{protocol}"]
+    process = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL)
+    made = Server(process, protocol, port, port if protocol == "rest" else metrics_port)
+    try:
+        until(made.ready)
+        yield made
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def ask_over_rest(server: Server, over: threading.Event) -> int:
+    answered = 0
+    while not over.is_set():
+        with closing(HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
+            try:
+                while not over.is_set():
+                    connection.request("POST", "/predict", BODY)
+                    answer = connection.getresponse()
+                    answer.read()
+                    assert answer.status == 200
+                    answered += 1
+            except (OSError, HTTPException):
+                continue  # its worker was killed
+    return answered
+
+
+def ask_over_grpc(server: Server, over: threading.Event) -> int:
+    data = Any()
+    data.Pack(seldon_pb2.DefaultCustomPredictRequest(values=DIGIT))
+    question = seldon_pb2.ClassificationRequest(data=data)
+    # Of its own, and nothing sent twice: a call that is tried again would be counted twice.
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    answered = 0
+    while not over.is_set():
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}", options) as channel:
+            stub = seldon_pb2_grpc.SeldonStub(channel)
+            try:
+                while not over.is_set():
+                    stub.Classify(question, timeout=30, wait_for_ready=True)
+                    answered += 1
+            except grpc.RpcError as error:
+                assert error.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017 - all else fails
+    return answered
+
+
+def test_counts_are_the_clients_after_twenty_workers_were_killed(server: Server) -> None:
+    ask = ask_over_rest if server.protocol == "rest" else ask_over_grpc
+    over = threading.Event()
+    answered: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: answered.append(ask(server, over))) for _ in range(CALLERS)
+    ]
+    for thread in threads:
+        thread.start()
+    chance = random.Random(1)  # noqa: S311 - whom it takes, the same in every run
+    last = 0
+    try:
+        for _ in range(KILLS):
+            time.sleep(0.5)  # some are at work
+            until(lambda: len(server.workers()) > WORKERS // 2)
+            chance.choice(server.workers()).send_signal(signal.SIGKILL)
+            counted = server.counts()[f"{REQUESTS}_total"]
+            assert counted >= last, "a counter went back"
+            last = counted
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert len(answered) == CALLERS, "a caller met another failure than a killed worker"
+    until(lambda: server.counts()[IN_FLIGHT] == 0)
+    counted = server.counts()[f"{REQUESTS}_total"]
+    assert sum(answered) > 10 * KILLS
+    assert abs(counted - sum(answered)) <= TOLERANCE, (counted, sum(answered))
+    assert server.counts()[f"{REQUEST_DURATION}_count"] == pytest.approx(counted, abs=TOLERANCE)
