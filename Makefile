@@ -95,7 +95,11 @@ train: setup-dev  ## Train the model: DATA= TEST= (npz files) OUTPUT=; without D
 protos: setup-dev  ## Generate the Python code of seldon.proto
 	$(BIN)/python protos/generate.py
 
-dashboards: setup-dev  ## Generate dashboards, rules, configurations; GRAFANA_URL= GRAFANA_TOKEN= pushes them
+.venv/.ready-dashboards: .venv/.ready
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e './monitoring[dashboards]'
+	@touch $@
+
+dashboards: .venv/.ready-dashboards  ## Generate dashboards, rules, configurations; GRAFANA_URL= GRAFANA_TOKEN= pushes them
 	@GRAFANA_URL='$(GRAFANA_URL)' GRAFANA_TOKEN='$(GRAFANA_TOKEN)' $(BIN)/python -m monitoring
 
 IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) \
