@@ -38,8 +38,11 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /health/ready HTTP/1.1\\r\\nHost: envoy\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ $status = 200 ]"]
 # The control plane knows each Envoy by its node: the host's name here.
 ENTRYPOINT ["sh", "-c", "exec envoy --config-path /etc/envoy/envoy.json --concurrency ${SELDON_ENVOY_THREADS:-1} --service-node gateway-$HOSTNAME --disable-hot-restart --log-level warning --file-flush-interval-msec 1000"]
+ARG ENVOY_IMAGE
 ARG VERSION=0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="prediction-services/envoy" \
+      org.opencontainers.image.description="Envoy with its bootstrap: the gateway of REST and gRPC" \
+      org.opencontainers.image.base.name="${ENVOY_IMAGE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

@@ -102,3 +102,20 @@ def test_without_any_compose_it_says_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ComposeFailed, match="install one, such as"):
         compose.Compose.find(ROOT, {"PATH": str(tmp_path)})
+
+
+@pytest.mark.parametrize(("told", "named"), [("false", False), ("true", True)])
+def test_a_podman_without_names_is_told_before_anybody_waits(
+    tmp_path: Path, told: str, named: bool
+) -> None:
+    podman = tmp_path / "podman"
+    podman.write_text(
+        f'#!/bin/sh\n[ "$1 $2 $4" = "network inspect mine_{compose.NETWORK}" ] && echo {told}\n'
+    )
+    podman.chmod(0o755)
+    environ = {"PATH": str(tmp_path), "COMPOSE_PROJECT_NAME": "mine"}
+    it = compose.Compose("podman", ("/bin/true",), ROOT, environ)
+    assert it.has_names() is named
+    if not named:
+        with pytest.raises(ComposeFailed, match="install Debian's packages netavark and aardvark"):
+            compose.bring_up(it, compose.SERVING, "http://127.0.0.1:1")

@@ -1,13 +1,12 @@
 """Images that no registry has: made once for all tests of this folder."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from podman import BASE_PACKAGES, BUILD_PACKAGES, Podman
+from podman import BASE_PACKAGES, BUILD_PACKAGES, Podman, missing_packages
 
 from deploy.images import IMAGES
 
@@ -18,9 +17,8 @@ MARK = "a-package-host-that-no-image-may-name.invalid"
 
 @pytest.fixture(scope="session")
 def podman() -> Iterator[Podman]:
-    for tool in ("podman", "mmdebstrap"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed: on Debian, apt-get install podman mmdebstrap")
+    if missing := missing_packages():
+        pytest.skip(f"not installed: on Debian, apt-get install {' '.join(missing)}")
     made = Podman(Path(tempfile.mkdtemp(prefix="test-images-", dir="/var/tmp")))
     yield made
     made.close()

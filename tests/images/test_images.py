@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 import requests
-from google.protobuf.any_pb2 import Any
+from google.protobuf.any_pb2 import Any as Packed
 from podman import Podman
 
 import seldon_pb2
@@ -161,6 +162,8 @@ def test_an_image_says_what_it_is_and_runs_as_nobody(
     assert labels["org.opencontainers.image.title"] == f"prediction-services/{name}"
     assert labels["org.opencontainers.image.version"] != "0"
     assert labels["org.opencontainers.image.revision"]
+    assert labels["org.opencontainers.image.description"]
+    assert labels["org.opencontainers.image.base.name"] == BASE
     assert image["Healthcheck"]["Test"][0] == (
         "NONE" if name in ("loadtest", "model-download") else "CMD"
     )
@@ -173,7 +176,7 @@ def test_no_image_has_a_compiler_tensorflow_or_the_way_to_its_packages(
     found = podman.run(
         *("--rm", "--entrypoint=sh", images[name], "-c"),
         "ls /app/lib/python3*/site-packages/tensorflow /etc/pip.conf /etc/pip-ca.crt 2>/dev/null;"
-        "command -v gcc cc; true",
+        "for name in cc gcc g++ c++ clang tcc ld as make; do command -v $name; done; true",
     ).stdout
     assert not found
     save, count = ["podman", "save", images[name]], ["grep", "--text", "--count", MARK]
@@ -196,6 +199,23 @@ def test_every_module_of_an_image_is_compiled(
     ).stdout.split()
     assert int(modules) > 500
     assert missing == "0"
+
+
+def test_buildah_builds_the_same(podman: Podman, images: dict[str, str]) -> None:
+    if shutil.which("buildah") is None:
+        pytest.skip("buildah is not installed: on Debian, apt-get install buildah")
+    bases = ("--base-image", BASE, "--build-image", BUILD)
+    (built,) = podman.build(*bases, "--tag", "by-buildah", "model-download", tool="buildah")
+    ours, theirs = podman.inspect(images["model-download"]), podman.inspect(built)
+    assert theirs["User"] == ours["User"]
+    assert theirs["Healthcheck"] == ours["Healthcheck"]
+    assert of_opencontainers(theirs) == of_opencontainers(ours)
+    assert "model version" in podman.run("--rm", built, "--help").stdout
+
+
+def of_opencontainers(image: dict[str, Any]) -> dict[str, str]:
+    labels = image["Labels"].items()
+    return {name: text for name, text in labels if name.startswith("org.opencontainers.")}
 
 
 @pytest.mark.parametrize("name", ["serving-rest", "serving-grpc"])
@@ -290,7 +310,7 @@ def test_predicts_over_grpc(stack: Stack) -> None:
     with grpc.insecure_channel(stack.grpc) as channel:
         stub = seldon_pb2_grpc.SeldonStub(channel)
         for index in range(10):
-            data = Any()
+            data = Packed()
             data.Pack(seldon_pb2.DefaultCustomPredictRequest(values=DIGITS.images[index]))
             reply = stub.Classify(
                 seldon_pb2.ClassificationRequest(data=data),

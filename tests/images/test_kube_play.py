@@ -73,7 +73,6 @@ def played(
     podman: Podman, images: dict[str, str], request: pytest.FixtureRequest
 ) -> Iterator[Played]:
     network = podman.home.name
-    podman.environ["CONTAINERS_CONF"] = str(podman.configuration())
     podman("network", "create", network)
     try:
         environ = {
@@ -101,7 +100,6 @@ def played(
         podman("volume", "rm", "--force", *CLAIMS, check=False)
         podman("secret", "rm", "--all", check=False)
         podman("network", "rm", "--force", network)
-        del podman.environ["CONTAINERS_CONF"]
 
 
 def model_store(podman: Podman, images: dict[str, str], network: str) -> dict[str, str]:
@@ -219,7 +217,7 @@ def test_a_load_test_runs_in_its_pods(played: Played, test_type: str) -> None:
     summary = json.loads(read.stdout)
     assert summary["valid"]
     assert summary["processes"] == WORKERS
-    assert summary["requests"] > 100
+    assert summary["requests"] > 20  # of some 200, where the machine has nothing else to do
     assert summary["failures"] == 0
     for pod in (master, *workers):
         kube.down(pod)

@@ -18,6 +18,19 @@ BUILD_PACKAGES = ("gcc", "libc6-dev", "python3-dev")
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*")
 
 
+_HELPERS = ("/usr/local/libexec/podman", "/usr/libexec/podman", "/usr/lib/podman")
+
+
+def missing_packages() -> list[str]:
+    """What podman and a registry-less build need and this machine lacks, as Debian names it."""
+    programs = ("podman", "mmdebstrap")
+    helpers = ("netavark", "aardvark-dns")  # podman merely recommends them; names need them
+    return [
+        *(name for name in programs if shutil.which(name) is None),
+        *(name for name in helpers if not any((Path(f) / name).exists() for f in _HELPERS)),
+    ]
+
+
 class Podman:
     """Images, networks, volumes and containers under one folder."""
 
@@ -35,6 +48,7 @@ class Podman:
         self.environ = {
             **os.environ,
             "CONTAINERS_STORAGE_CONF": str(storage),
+            "CONTAINERS_CONF": str(home / "containers.conf"),
             "TMPDIR": str(home / "tmp"),  # caches of builds too
         }
         self.ulimits = [
@@ -46,6 +60,14 @@ class Podman:
             for hard in [resource.getrlimit(number)[1]]
             for most in [_MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)]
         ]
+        limits = ", ".join(f'"{one.removeprefix("--ulimit=")}"' for one in self.ulimits)
+        # The network is the one that gives containers names, whatever else this machine has, and
+        # has addresses of its own: another's bridge may be left with podman's usual ones.
+        (home / "containers.conf").write_text(
+            f"[containers]\ndefault_ulimits = [{limits}]\n"
+            '[engine]\nruntime = "runc"\n'
+            '[network]\nnetwork_backend = "netavark"\ndefault_subnet = "10.214.0.0/16"\n'
+        )
 
     def __call__(
         self, *words: str, text: str | None = None, check: bool = True
@@ -84,10 +106,10 @@ class Podman:
         self("import", str(archive), name)
         archive.unlink()
 
-    def build(self, *options: str, **environ: str) -> list[str]:
+    def build(self, *options: str, tool: str = "podman", **environ: str) -> list[str]:
         """`make images`, without make; returns the images' names."""
         done = subprocess.run(
-            [sys.executable, "-m", "deploy", "images", "--tool", "podman", *options],
+            [sys.executable, "-m", "deploy", "images", "--tool", tool, *options],
             env=self.environ | environ,
             cwd=Path(__file__).parents[2],
             capture_output=True,
@@ -96,13 +118,6 @@ class Podman:
         )
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout.split()
-
-    def configuration(self) -> Path:
-        """A containers.conf with these limits, for what calls podman itself."""
-        limits = ", ".join(f'"{one.removeprefix("--ulimit=")}"' for one in self.ulimits)
-        path = self.home / "containers.conf"
-        path.write_text(f'[containers]\ndefault_ulimits = [{limits}]\n[engine]\nruntime = "runc"\n')
-        return path
 
     def close(self) -> None:
         """Remove everything."""

@@ -23,6 +23,7 @@ PASSWORD = Path(".seldon/compose/grafana-password")
 SETUP, GATEWAY, LOADTEST, WORKER = "setup", "envoy", "loadtest", "loadtest-worker"
 SERVING = ("control-plane", "serving-rest", "serving-grpc", SETUP, GATEWAY)
 MONITORING = ("prometheus", "alertmanager", "grafana")
+NETWORK = "serving"
 OUR_IMAGES = ("control-plane", "serving-rest", "serving-grpc", "envoy", "loadtest")
 
 _READY_S = 180.0
@@ -108,6 +109,13 @@ class Compose:
         status, _, code = told.partition(" ")
         return status or "missing", int(code or 0)
 
+    def has_names(self) -> bool:
+        """Whether services find each other by name, which podman leaves to an optional program."""
+        if self.engine != "podman":
+            return True
+        inspect = ("network", "inspect", "--format={{.DNSEnabled}}")
+        return self.ask(*inspect, f"{self.project}_{NETWORK}") != "false"
+
     def missing_images(self, references: Sequence[str]) -> list[str]:
         """Those that the engine does not have."""
         return [one for one in references if not self.ask("image", "inspect", one)]
@@ -191,6 +199,12 @@ def bring_up(compose: Compose, services: Sequence[str], gateway_url: str) -> Non
     """
     with step(f"starting {len(services)} containers"):
         compose.run("up", "--detach", *services)
+    if not compose.has_names():
+        raise ComposeFailed(
+            "podman's networks give containers no names here: install Debian's packages netavark "
+            "and aardvark-dns, make undeploy TARGET=compose, and see docs/containers.md if podman "
+            "goes on without them"
+        )
 
     def ready() -> bool:
         status, code = compose.state(SETUP)
@@ -201,7 +215,12 @@ def bring_up(compose: Compose, services: Sequence[str], gateway_url: str) -> Non
     with step("waiting for the gateway"):
         if not wait_until(ready, _READY_S, every_s=0.5):
             states = {name: compose.state(name)[0] for name in services}
-            wrong = [f"{name} is {state}" for name, state in states.items() if state != "running"]
+            done = {SETUP: "exited"}  # with 0, or it would have been told above
+            wrong = [
+                f"{name} is {state}"
+                for name, state in states.items()
+                if state not in ("running", done.get(name))
+            ]
             raise ComposeFailed(
                 f"the gateway at {gateway_url} is not ready after {_READY_S:.0f} s "
                 f"({', '.join(wrong) or 'every container runs'}): {_REMEDY.format(GATEWAY)}"
