@@ -164,7 +164,7 @@ def _alerts() -> list[Json]:
             " > 0",
             "1m",
             "ticket",
-            "{{ $labels.protocol }} {{ $labels.variation }} refuses {{ $value | humanize }} "
+            '{{ $labels.protocol }} {{ $labels.variation }} refuses {{ $value | printf "%.3g" }} '
             "predictions a second: its queue is full",
             "start-microservice with more --replicas.",
         ),
