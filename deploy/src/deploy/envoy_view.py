@@ -1,5 +1,8 @@
 """Whether Envoy serves what the registry says."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import requests
 
 from deploy.probes import loopback_session
@@ -14,6 +17,8 @@ _STATISTICS = {
     REST_ROUTES: f"http.{REST_ROUTES}.rds.{REST_ROUTES}.version_text",
     GRPC_ROUTES: f"http.{GRPC_ROUTES}.rds.{GRPC_ROUTES}.version_text",
 }
+STATISTICS_PATH = "/stats?type=TextReadouts&format=json"
+
 _TIMEOUT_S = 2.0
 
 
@@ -23,33 +28,44 @@ def is_up_to_date(settings: GatewaySettings, registry: Registry) -> bool:
     Versions are digests of their content, so what a fresh Envoy would be given is what this one
     has when it is up to date; clusters that no route needs any more are gone by then.
     """
-    accepted = _accepted_versions(settings.admin_port)
-    return all(
-        accepted.get(_STATISTICS[kind]) == version
-        for kind, version in _newest_versions(registry, settings.timeout_s).items()
+    return has_all(
+        _accepted_versions(settings.admin_port), newest_versions(registry, settings.timeout_s)
     )
 
 
-def _newest_versions(registry: Registry, timeout_s: float) -> dict[str, str]:
+def has_all(accepted: Mapping[str, str], newest: Mapping[str, str]) -> bool:
+    """Whether an Envoy that has accepted these versions has the newest of each kind."""
+    return all(accepted.get(name) == version for name, version in newest.items())
+
+
+def newest_versions(registry: Registry, timeout_s: float) -> dict[str, str]:
+    """What a fresh Envoy would be given, by the names of Envoy's statistics."""
     snapshots = Snapshots(registry, timeout_s)
     versions: dict[str, str] = {}
     for kind in (CLUSTERS, REST_ROUTES, GRPC_ROUTES):
         offered = snapshots.answer("", kind, "")
         if offered is None:
             continue
-        versions[kind] = offered.version
+        versions[_STATISTICS[kind]] = offered.version
         snapshots.answer("", kind, offered.version)  # accepted: routes wait for their clusters
     return versions
 
 
 def _accepted_versions(admin_port: int) -> dict[str, str]:
-    url = f"http://127.0.0.1:{admin_port}/stats"
     with loopback_session() as session:
         try:
             answer = session.get(
-                url, params={"type": "TextReadouts", "format": "json"}, timeout=_TIMEOUT_S
+                f"http://127.0.0.1:{admin_port}{STATISTICS_PATH}", timeout=_TIMEOUT_S
             )
-            stats = answer.json()["stats"]
+            return versions_in(answer.json())
         except (requests.RequestException, ValueError, KeyError):
             return {}
-    return {stat["name"]: stat["value"] for stat in stats if "name" in stat and "value" in stat}
+
+
+def versions_in(document: Any) -> dict[str, str]:
+    """The texts among what Envoy's administration answers to /stats?format=json."""
+    return {
+        stat["name"]: stat["value"]
+        for stat in document["stats"]
+        if "name" in stat and "value" in stat
+    }

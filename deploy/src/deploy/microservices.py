@@ -29,8 +29,18 @@ class Api(StrEnum):
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One `-p NAME FOLDER API RATIO` or `-i NAME IMAGE API RATIO`; `source` is FOLDER or IMAGE."""
+
+    name: str
+    source: str
+    api: Api
+    ratio: float
+
+
+@dataclass(frozen=True)
 class Wanted:
-    """One `-p NAME FOLDER API RATIO`."""
+    """One `-p NAME FOLDER API RATIO` with a folder of this machine."""
 
     name: str
     folder: Path
@@ -87,6 +97,18 @@ def parse_wanted(entries: Iterable[Sequence[str]]) -> list[Wanted]:
     Raises:
         MicroserviceRefused: Names the microservice, the value and the limit.
     """
+    return [
+        Wanted(entry.name, Path(entry.source).resolve(), entry.api, entry.ratio)
+        for entry in parse_entries(entries)
+    ]
+
+
+def parse_entries(entries: Iterable[Sequence[str]]) -> list[Entry]:
+    """The same, wherever the folder or image is.
+
+    Raises:
+        MicroserviceRefused: Names the microservice, the value and the limit.
+    """
     wanted = [_parse_entry(*entry) for entry in entries]
     if not wanted:
         raise MicroserviceRefused("no microservice is named: give -p NAME FOLDER rest|rpc RATIO")
@@ -127,7 +149,7 @@ def check_replicas(replicas: int) -> None:
         raise MicroserviceRefused(f"--replicas is {replicas}, expected 1 to {MOST_REPLICAS}")
 
 
-def _parse_entry(name: str, folder: str, api: str, ratio: str) -> Wanted:
+def _parse_entry(name: str, source: str, api: str, ratio: str) -> Entry:
     check_name(name)
     if api not in list(Api):
         raise MicroserviceRefused(f"microservice {name}: API type is {api!r}, expected rest or rpc")
@@ -141,7 +163,7 @@ def _parse_entry(name: str, folder: str, api: str, ratio: str) -> Wanted:
         raise MicroserviceRefused(
             f"microservice {name}: ratio is {ratio}, expected a number in (0, 1]"
         )
-    return Wanted(name, Path(folder).resolve(), Api(api), number)
+    return Entry(name, source, Api(api), number)
 
 
 def programs_of(name: str, api: Api, programs: Iterable[str]) -> list[str]:

@@ -9,10 +9,10 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from deploy import envoy_view, ports, stack
+from deploy import assignments, envoy_view, ports, stack
+from deploy.assignments import Assignments
 from deploy.console import say, step, wait_until
 from deploy.errors import MicroserviceRefused, StackHalfDead
 from deploy.local import LocalStack
@@ -29,13 +29,10 @@ from deploy.programs import Program
 from deploy.settings import StackSettings
 from model_runtime import read_model_folder
 from seldon_gateway.registry import Registry
-from seldon_gateway.strategies import Endpoint, Protocol, Variation
+from seldon_gateway.strategies import Endpoint, Variation
 
 _HOST = "127.0.0.1"
 _GATEWAY_TIMEOUT_S = 15.0
-
-# Who is sent where: variations by client and protocol.
-_Assignments: TypeAlias = dict[tuple[str, Protocol], tuple[Variation, ...]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class Rollout:
         self._registry.get_client(client)
         targets = [target(entry, environ) for entry in wanted]
         planned = self._plan(wanted, targets, replicas)
-        before = self._assignments()
+        before = assignments.read(self._registry)
         after = moved(before, planned) | _assignments_of(client, planned)
         new = [
             stack.microservice_program(plan.microservice, replica, self._local.home)
@@ -106,7 +103,7 @@ class Rollout:
             if new:
                 with step(f"starting {', '.join(names)}"):
                     self._local.start(new)
-            self._assign(before, after)
+            assignments.move(self._registry, before, after)
         except BaseException:
             self._local.remove(names)
             raise
@@ -128,31 +125,21 @@ class Rollout:
         """
         running = self._local.files.programs()
         stopping: list[str] = []
-        before = self._assignments()
+        before = assignments.read(self._registry)
         after = dict(before)
         for api in apis:
             of_api = programs_of(name, api, running)
             stopping += of_api
             endpoints = {Endpoint(_HOST, running[program].port) for program in of_api}
-            for (client, protocol), variations in before.items():
-                hit = [v for v in variations if not endpoints.isdisjoint(v.endpoints)]
-                if protocol != api.protocol or not hit:
-                    continue
-                if len(variations) > len(hit):
-                    others = ", ".join(v.label for v in variations if v not in hit)
-                    raise MicroserviceRefused(
-                        f"{name} has {hit[0].ratio:g} of the {api} traffic of client {client}, "
-                        f"beside {others}: give that to others with start-microservice first"
-                    )
-                after[client, protocol] = ()
+            after = assignments.without(after, name, api, endpoints)
         if not stopping:
             raise MicroserviceRefused(
                 f"no microservice {name} runs here; `make status` shows what does"
             )
         if before != after:
-            self._assign(before, after)
+            assignments.move(self._registry, before, after)
             self._await_gateway()
-            for client, protocol in (key for key in after if after[key] != before[key]):
+            for client, protocol in assignments.changed(before, after):
                 say(f"client {client} has no {protocol} variations now")
         with step(f"stopping {', '.join(stopping)}"):
             self._local.remove(stopping)
@@ -194,7 +181,7 @@ class Rollout:
         """Find ports, none to which the gateway sends what is meant for something else."""
         elsewhere = {
             endpoint.port
-            for (_, protocol), variations in self._assignments().items()
+            for (_, protocol), variations in assignments.read(self._registry).items()
             for variation in variations
             for endpoint in variation.endpoints
             if (variation.label, protocol) != (target.name, target.api.protocol)
@@ -208,28 +195,6 @@ class Rollout:
             Replica(name, found[each * i], found[each * i + each - 1])
             for i, name in enumerate(names)
         )
-
-    # The registry
-
-    def _assignments(self) -> _Assignments:
-        return {
-            (client.name, protocol): self._registry.strategy(client.name).of(protocol)
-            for client in self._registry.list_clients()
-            for protocol in (Api.REST.protocol, Api.RPC.protocol)
-        }
-
-    def _assign(self, before: _Assignments, after: _Assignments) -> None:
-        """Move every client whose variations differ; all of them or, on an error, none."""
-        done: list[tuple[str, Protocol]] = []
-        try:
-            for key, variations in after.items():
-                if variations != before[key]:
-                    self._registry.replace_variations(*key, variations)
-                    done.append(key)
-        except BaseException:
-            for key in done:
-                self._registry.replace_variations(*key, before[key])
-            raise
 
     def _await_gateway(self) -> None:
         with step("waiting until the gateway has taken it"):
@@ -260,18 +225,22 @@ def target(entry: Wanted, environ: Mapping[str, str]) -> Microservice:
     )
 
 
-def _assignments_of(client: str, planned: Iterable[Planned]) -> _Assignments:
-    assignments: _Assignments = {}
-    for plan in planned:
-        key = (client, plan.microservice.api.protocol)
-        variation = Variation(plan.microservice.name, plan.ratio, plan.endpoints)
-        assignments[key] = (*assignments.get(key, ()), variation)
-    return assignments
+def _assignments_of(client: str, planned: Iterable[Planned]) -> Assignments:
+    return assignments.of_client(
+        client,
+        [
+            (
+                plan.microservice.api,
+                Variation(plan.microservice.name, plan.ratio, plan.endpoints),
+            )
+            for plan in planned
+        ],
+    )
 
 
-def moved(assignments: _Assignments, planned: Iterable[Planned]) -> _Assignments:
+def moved(before: Assignments, planned: Iterable[Planned]) -> Assignments:
     """The same, with whoever is sent to a superseded process sent to what supersedes it."""
-    moved = dict(assignments)
+    moved = dict(before)
     for plan in planned:
         old = {Endpoint(_HOST, program.port) for program in plan.superseded}
         for key, variations in moved.items():

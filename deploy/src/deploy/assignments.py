@@ -1,0 +1,125 @@
+"""Who is sent where: every client's variations, read, planned and moved. Of one machine or many."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from deploy.errors import MicroserviceRefused
+from deploy.microservices import Api
+from seldon_gateway.registry import Registry
+from seldon_gateway.strategies import Endpoint, Protocol, Variation
+
+Key: TypeAlias = tuple[str, Protocol]
+"""A client, and one of the two protocols."""
+
+Assignments: TypeAlias = dict[Key, tuple[Variation, ...]]
+
+
+def read(registry: Registry) -> Assignments:
+    """Those of every client, with none where a protocol is not served."""
+    return {
+        (client.name, api.protocol): registry.strategy(client.name).of(api.protocol)
+        for client in registry.list_clients()
+        for api in (Api.REST, Api.RPC)
+    }
+
+
+def of_client(client: str, served: Iterable[tuple[Api, Variation]]) -> Assignments:
+    """One client's, of those protocols that something serves."""
+    made: Assignments = {}
+    for api, variation in served:
+        key = (client, api.protocol)
+        made[key] = (*made.get(key, ()), variation)
+    return made
+
+
+def without(
+    assignments: Assignments, name: str, api: Api, endpoints: Collection[Endpoint]
+) -> Assignments:
+    """The same when the microservice `name` is gone: a client that has only it has none then.
+
+    Args:
+        assignments: As they are.
+        name: Of the microservice, for the error.
+        api: What it speaks.
+        endpoints: Where it is.
+
+    Raises:
+        MicroserviceRefused: It shares a client's traffic with another one.
+    """
+    after = dict(assignments)
+    for (client, protocol), variations in assignments.items():
+        hit = [one for one in variations if not set(endpoints).isdisjoint(one.endpoints)]
+        if protocol != api.protocol or not hit:
+            continue
+        if len(variations) > len(hit):
+            others = ", ".join(one.label for one in variations if one not in hit)
+            raise MicroserviceRefused(
+                f"{name} has {hit[0].ratio:g} of the {api} traffic of client {client}, "
+                f"beside {others}: give that to others with start-microservice first"
+            )
+        after[client, protocol] = ()
+    return after
+
+
+def changed(before: Assignments, after: Assignments) -> list[Key]:
+    """Whose variations differ."""
+    return [key for key, variations in after.items() if variations != before.get(key)]
+
+
+def move(registry: Registry, before: Assignments, after: Assignments) -> None:
+    """Move every client whose variations differ; all of them or, on an error, none."""
+    done: list[Key] = []
+    try:
+        for key in changed(before, after):
+            registry.replace_variations(*key, after[key])
+            done.append(key)
+    except BaseException:
+        for key in done:
+            registry.replace_variations(*key, before[key])
+        raise
+
+
+def to_json(assignments: Assignments) -> str:
+    """For from_json, in another process."""
+    return json.dumps(
+        [
+            {
+                "client": client,
+                "protocol": protocol,
+                "variations": [
+                    {
+                        "label": one.label,
+                        "ratio": one.ratio,
+                        "endpoints": [[it.host, it.port] for it in one.endpoints],
+                    }
+                    for one in variations
+                ],
+            }
+            for (client, protocol), variations in assignments.items()
+        ]
+    )
+
+
+def from_json(text: str) -> Assignments:
+    """Read what to_json wrote.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    try:
+        return {_key(row): tuple(map(_variation, row["variations"])) for row in json.loads(text)}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"these are no assignments: {error!r}") from error
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    protocol = row["protocol"]
+    if protocol not in {api.protocol for api in Api}:
+        raise ValueError(f"{protocol!r} is no protocol")
+    return str(row["client"]), protocol
+
+
+def _variation(row: Mapping[str, Any]) -> Variation:
+    endpoints = tuple(Endpoint(str(host), int(port)) for host, port in row["endpoints"])
+    return Variation(str(row["label"]), float(row["ratio"]), endpoints)
