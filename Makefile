@@ -10,7 +10,7 @@ TEST_TYPE_rest := js-predict
 TEST_TYPE_grpc := grpc-predict
 
 # Where the stack is: processes of this machine, its containers, or a cluster.
-TARGET ?= local
+TARGET ?= $(or $(SELDON_TARGET),local)
 AT_local :=
 AT_compose := compose
 AT_kubernetes := kubernetes
@@ -18,6 +18,7 @@ ifeq ($(filter $(TARGET),local compose kubernetes),)
 $(error TARGET is '$(TARGET)', expected local, compose or kubernetes)
 endif
 DEPLOY = $(BIN)/python -m deploy $(AT_$(TARGET))
+IN_CONTEXT = $(if $(filter kubernetes,$(TARGET)),$(if $(CONTEXT),--context $(CONTEXT)))
 IN_CLUSTER = $(if $(CONTEXT),--context $(CONTEXT)) $(if $(TIMEOUT),--timeout $(TIMEOUT))
 
 # Read by the load test; give them on the command line: make loadtest PROTO=grpc USERS=100
@@ -28,10 +29,10 @@ $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval e
 # Given on the command line alone: the shell has a SECONDS of its own.
 BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
 
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest capacity matrix monitor calibrate bench undeploy train protos dashboards images manifests check test test-images test-cluster clean
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench undeploy train protos dashboards images manifests check test test-images test-cluster clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.ready  ## Create .venv with all that serves and measures (no TensorFlow)
 
@@ -59,15 +60,30 @@ deploy: setup  ## Start the stack, predict over each protocol: TARGET=local|comp
 	    $(if $(filter kubernetes,$(TARGET)),$(IN_CLUSTER) $(if $(DRY_RUN),--dry-run) $(if $(FORCE),--force))
 
 status: setup  ## What runs, on which port, how healthy
-	@$(DEPLOY) status
+	@$(DEPLOY) status $(IN_CONTEXT)
 
 logs: setup  ## The newest log lines of every service (NAME=one of them)
-	@$(DEPLOY) logs $(NAME)
+	@$(DEPLOY) logs $(IN_CONTEXT) $(NAME)
 
 loadtest: setup  ## Load-test one protocol: PROTO=rest|grpc USERS= DURATION= WAIT= HOST= PAYLOAD= CONNECTIONS=
 	@test -n "$(TEST_TYPE_$(PROTO))" || { echo "PROTO is '$(PROTO)', expected rest or grpc" >&2; exit 1; }
-	@$(if $(AT_$(TARGET)),$(DEPLOY) loadtest,$(BIN)/launch-locust-load-test --seldon-client $(CLIENT)) \
+	@$(if $(AT_$(TARGET)),$(DEPLOY) loadtest $(IN_CONTEXT),$(BIN)/launch-locust-load-test --seldon-client $(CLIENT)) \
 	    --test-type $(TEST_TYPE_$(PROTO))
+
+LOADTEST_NODE = $(BIN)/python -m deploy kubernetes $@ $(if $(CONTEXT),--context $(CONTEXT)) $(NODE)
+NODE_IS_NAMED = @test -n "$(NODE)" || { echo "NODE is not set, expected the name of one of the cluster's nodes" >&2; exit 1; }
+
+label-loadtest-node: setup  ## Load generators may run on a node of the cluster: NODE=
+	$(NODE_IS_NAMED)
+	@$(LOADTEST_NODE)
+
+cordon-loadtest-node: setup  ## Nothing but load generators is put on it: NODE=
+	$(NODE_IS_NAMED)
+	@$(LOADTEST_NODE)
+
+uncordon-loadtest-node: setup  ## Other pods may run on it again: NODE=
+	$(NODE_IS_NAMED)
+	@$(LOADTEST_NODE)
 
 capacity: setup  ## The highest rate that keeps an objective: SLO='p99<20ms', PROTO=rest|grpc for one
 	@test -n "$(TEST_TYPE_$(PROTO))" || { echo "PROTO is '$(PROTO)', expected rest or grpc" >&2; exit 1; }

@@ -2,7 +2,8 @@
 
 It answers as the real one does wherever tests/cluster compares the two. It has no controllers
 (a test says what they would have done), no defaults, no admission, and does not know who set
-which field: such refusals are faults, with answers that were recorded.
+which field: such refusals are faults, with answers that were recorded. A command in a pod runs on
+this machine, as `containers` says.
 """
 
 import copy
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+import small_exec
 import yaml
 
 Object = dict[str, Any]
@@ -34,18 +36,21 @@ KINDS = [
     ("", "Event", "events", True),
     ("", "PersistentVolumeClaim", "persistentvolumeclaims", True),
     ("", "Pod", "pods", True),
+    ("", "Secret", "secrets", True),
     ("", "Service", "services", True),
     ("apps", "Deployment", "deployments", True),
     ("apps", "ReplicaSet", "replicasets", True),
     ("apps", "StatefulSet", "statefulsets", True),
     ("batch", "Job", "jobs", True),
+    ("networking.k8s.io", "NetworkPolicy", "networkpolicies", True),
+    ("policy", "PodDisruptionBudget", "poddisruptionbudgets", True),
 ]
 _OWN = ("uid", "creationTimestamp", "generation", "resourceVersion", "deletionTimestamp")
 _VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/v1"
     r"(?:/namespaces/(?P<namespace>[^/]+)(?=/))?"
-    r"/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?P<log>/log)?)?"
+    r"/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?P<part>/log|/exec)?)?"
 )
 
 
@@ -75,11 +80,16 @@ class Fault:
 
 
 class SmallKubernetes:
-    """The server, between `with` and its end; `objects` has each by its path."""
+    """The server, between `with` and its end; `objects` has each by its path.
+
+    `logs` has a pod's, or a container's as pod/container; `containers` has by the beginning of a
+    pod's name and a container's what runs its commands.
+    """
 
     def __init__(self, folder: Path, certificate: tuple[Path, Path] | None = None) -> None:
         self.objects: dict[str, Object] = {}
         self.logs: dict[str, str] = {}
+        self.containers: dict[tuple[str, str], small_exec.Container] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.lock = threading.RLock()
@@ -198,7 +208,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve(self._get)
 
     def do_PATCH(self) -> None:
-        self._serve(self._apply)
+        merges = self.headers["Content-Type"] == "application/merge-patch+json"
+        self._serve(self._merge if merges else self._apply)
 
     def do_DELETE(self) -> None:
         self._serve(self._delete)
@@ -206,6 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, work: Any) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urlsplit(self.path)
+        self.words = parse_qs(url.query, keep_blank_values=True).get("command", [])
         self.query = {key: values[0] for key, values in parse_qs(url.query).items()}
         self.place = url.path
         fault = self.cluster.met(f"{self.command} {self.path}")
@@ -223,6 +235,13 @@ class _Handler(BaseHTTPRequestHandler):
             code, body = answer if isinstance(answer, tuple) else (200, answer)
         except _Answer as answer:
             code, body = answer.code, answer.body
+        if isinstance(body, small_exec.Container):
+            broken = bool(fault and fault.half)
+            small_exec.serve(
+                self.connection, dict(self.headers), body, self.words, break_off=broken
+            )
+            self.close_connection = True
+            return None
         return self._send(code, body, {}, half=bool(fault and fault.half))
 
     def _send(self, code: int, body: Any, headers: dict[str, str], half: bool = False) -> None:
@@ -255,7 +274,31 @@ class _Handler(BaseHTTPRequestHandler):
         if path["name"] is None:
             return self._list(group, kind, path["namespace"], plural)
         item = self._existing(group, plural, path["name"])
-        return self.cluster.logs[path["name"]] if path["log"] else item
+        if path["part"] == "/exec":
+            return self._container(item)
+        return self._log(path["name"]) if path["part"] else item
+
+    def _log(self, pod: str) -> str:
+        logs = self.cluster.logs
+        lines = logs.get(f"{pod}/{self.query.get('container')}", logs.get(pod, ""))
+        if "tailLines" not in self.query:
+            return lines
+        return "".join(lines.splitlines(keepends=True)[-int(self.query["tailLines"]) :])
+
+    def _container(self, pod: Object) -> small_exec.Container:
+        name, container = pod["metadata"]["name"], self.query["container"]
+        for (begin, one), found in self.cluster.containers.items():
+            if name.startswith(begin) and one == container:
+                return found
+        message = f"container {container} is not valid for pod {name}"
+        raise _Answer(400, _status(400, "BadRequest", message))
+
+    def _merge(self, fields: Object) -> Any:
+        (group, _, plural, _), path = self._kind_of()
+        before = self._existing(group, plural, path["name"])
+        after = self.cluster.stamped(_merged(before, fields), before)
+        self.cluster.objects[self.place] = after
+        return after
 
     def _kinds(self, group: str) -> Any:
         if group not in {one[0] for one in KINDS}:
@@ -342,7 +385,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _existing(self, group: str, plural: str, name: str) -> Object:
         place = f"/api/v1/namespaces/{name}" if plural == "namespaces" else self.place
-        item = self.cluster.objects.get(place.removesuffix("/log"))
+        item = self.cluster.objects.get(re.sub("/(log|exec)$", "", place))
         if item is not None:
             return item
         details = {"name": name, "kind": plural}
@@ -363,6 +406,17 @@ def _status(code: int, reason: str, message: str, details: Object | None = None)
     status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
     status |= {"message": message, "reason": reason, "code": code}
     return status | ({"details": details} if details else {})
+
+
+def _merged(before: Any, fields: Object) -> Object:
+    """RFC 7396."""
+    after = dict(before) if isinstance(before, dict) else {}
+    for name, value in fields.items():
+        if value is None:
+            after.pop(name, None)
+        else:
+            after[name] = _merged(after.get(name), value) if isinstance(value, dict) else value
+    return after
 
 
 def _pairs(selector: str) -> list[tuple[str, str]]:

@@ -17,7 +17,8 @@ DeployError
     │   └── ClusterForbidden  permission alone is wanting
     ├── NotOurs               an object of that name belongs to somebody else
     ├── FieldConflict         somebody else set a field of our object
-    ├── WorkloadFailed        pods that will not become ready
+    ├── WorkloadFailed        pods that will not become ready, or are lost
+    ├── ControlPlaneRefused   seldon-cli in the control plane's pod says no
     └── ClusterTimeout        not ready, or not gone, in time
 
 The gateway's errors and the model's have trees of their own: seldon_gateway.errors,
@@ -95,6 +96,10 @@ class FieldConflict(ClusterError):
 
 class WorkloadFailed(ClusterError):
     """Pods that will not become ready, whatever the time."""
+
+
+class ControlPlaneRefused(ClusterError):
+    """`seldon-cli` in the control plane's pod ended with an error."""
 
 
 class ClusterTimeout(ClusterError):

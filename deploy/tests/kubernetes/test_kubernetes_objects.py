@@ -12,7 +12,7 @@ import pytest
 
 from deploy import images
 from deploy.deployment import MICROSERVICE
-from deploy.kubernetes.objects.serving import MODEL_NAME, Microservice, microservice
+from deploy.kubernetes.objects.serving import DEFAULT, Microservice, microservice
 from deploy.kubernetes.settings import KubernetesSettings
 from deploy.kubernetes.stack import needed_secrets, stack
 from deploy.microservices import Api
@@ -286,7 +286,7 @@ def test_what_prometheus_looks_for_is_what_the_pods_say(
 def test_a_pod_that_stops_has_left_before_and_has_time_to_finish(every_stack: Stacks) -> None:
     for objects in every_stack:
         for name, made in of_kind(objects, "Deployment").items():
-            if name not in ("envoy", "serving-rest", "serving-grpc"):
+            if name not in ("envoy", f"{DEFAULT}-rest", f"{DEFAULT}-grpc"):
                 continue
             spec = made["spec"]["template"]["spec"]
             (container,) = spec["containers"]
@@ -324,8 +324,8 @@ def test_a_volume_that_one_node_has_brings_its_pods_there() -> None:
                 )
         return found
 
-    assert placement() == {"serving": "together", "model": "together"}
-    anywhere = {"serving": "anywhere", "model": "anywhere"}
+    assert placement() == {"tensorflow": "together", "model": "together"}
+    anywhere = {"tensorflow": "anywhere", "model": "anywhere"}
     assert placement(K8S_STORAGE_ACCESS_MODE="ReadWriteMany") == anywhere
     assert placement(DATA_VOLUME='{"nfs": {"server": "h", "path": "/m"}}') == anywhere
 
@@ -333,8 +333,8 @@ def test_a_volume_that_one_node_has_brings_its_pods_there() -> None:
 def test_upstreams_are_headless_and_callers_are_not() -> None:
     services = of_kind(render(), "Service")
     assert {n for n, made in services.items() if made["spec"].get("clusterIP") == "None"} == {
-        "serving-rest",
-        "serving-grpc",
+        f"{DEFAULT}-rest",
+        f"{DEFAULT}-grpc",
     }
     # An Envoy has to stay with one control plane, which paces what it is told.
     assert services["control-plane"]["spec"]["sessionAffinity"] == "ClientIP"
@@ -353,9 +353,9 @@ def test_only_envoy_reaches_servers_and_control_plane_and_everybody_the_gateway(
         ]  # fmt: skip
 
     assert callers("control-plane", "http") == ["envoy"]
-    assert callers("serving-grpc", "grpc") == ["envoy"]
-    assert callers("serving-grpc", "metrics") == ["prometheus"]
-    assert callers("serving-rest", "http") == ["envoy", "prometheus"]  # its metrics' port too
+    assert callers(f"{DEFAULT}-grpc", "grpc") == ["envoy"]
+    assert callers(f"{DEFAULT}-grpc", "metrics") == ["prometheus"]
+    assert callers(f"{DEFAULT}-rest", "http") == ["envoy", "prometheus"]  # its metrics' port too
     assert callers("envoy", "rest") == callers("envoy", "grpc") == ["everybody"]
     assert callers("envoy", "stats") == ["prometheus"]
     assert "ingress" not in policies["default-deny"]["spec"]
@@ -379,8 +379,8 @@ def test_the_order_is_one_in_which_each_finds_what_it_needs(every_stack: Stacks)
 def test_more_pods_by_predictions_in_flight_only_when_asked() -> None:
     def metrics(**environ: str) -> list[str]:
         scaled = of_kind(render(K8S_REST_MAX_REPLICAS="4", **environ), "HorizontalPodAutoscaler")
-        assert scaled.keys() == {"serving-rest"}
-        return [metric["type"] for metric in scaled["serving-rest"]["spec"]["metrics"]]
+        assert scaled.keys() == {f"{DEFAULT}-rest"}
+        return [metric["type"] for metric in scaled[f"{DEFAULT}-rest"]["spec"]["metrics"]]
 
     assert metrics() == ["Resource"]
     assert metrics(K8S_IN_FLIGHT="20") == ["Resource", "Pods"]
@@ -395,14 +395,14 @@ def test_another_model_is_another_job() -> None:
 
 
 def test_the_model_has_the_same_name_as_on_one_machine() -> None:
-    assert MODEL_NAME == MICROSERVICE
+    assert DEFAULT == MICROSERVICE
 
 
 def test_probes_ask_what_they_are_for() -> None:
     deployments = of_kind(render(), "Deployment")
     for name, ready, live in (
-        ("serving-rest", ("httpGet", "/health/ready"), ("httpGet", "/health/live")),
-        ("serving-grpc", ("grpc", 8600), ("httpGet", "/health/live")),
+        (f"{DEFAULT}-rest", ("httpGet", "/health/ready"), ("httpGet", "/health/live")),
+        (f"{DEFAULT}-grpc", ("grpc", 8600), ("httpGet", "/health/live")),
         ("control-plane", ("httpGet", "/health/ready"), ("httpGet", "/health/live")),
         # An Envoy without its control plane is not ready; to start it anew would not help.
         ("envoy", ("httpGet", "/health/ready"), ("tcpSocket", None)),
@@ -424,8 +424,8 @@ def test_probes_ask_what_they_are_for() -> None:
 def test_processes_are_as_many_as_the_cores_that_were_asked_for() -> None:
     """Left alone they would count the node's."""
     for name, variable in (
-        ("serving-rest", "REST_WORKERS"),
-        ("serving-grpc", "GRPC_WORKERS"),
+        (f"{DEFAULT}-rest", "REST_WORKERS"),
+        (f"{DEFAULT}-grpc", "GRPC_WORKERS"),
         ("envoy", "SELDON_ENVOY_THREADS"),
     ):
         template = of_kind(render(), "Deployment")[name]["spec"]["template"]
@@ -440,7 +440,7 @@ def test_a_server_waits_for_a_model_that_is_being_downloaded_and_for_no_other() 
     def waits(objects: list[Object]) -> set[str]:
         return {name for name, template in pods(objects) if "initContainers" in template["spec"]}
 
-    assert waits(render(MODEL_SOURCE="s3://models/1")) == {"serving-rest", "serving-grpc"}
+    assert waits(render(MODEL_SOURCE="s3://models/1")) == {f"{DEFAULT}-rest", f"{DEFAULT}-grpc"}
     assert waits(render()) == set()
     settings = KubernetesSettings.from_env({"MODEL_SOURCE": "s3://models/1"})
     other = Microservice("other", Api.REST, settings.rest, "/seldon-data/other/1")

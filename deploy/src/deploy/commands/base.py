@@ -1,5 +1,7 @@
 """How every command of the product ends: a result, or one sentence on stderr and status 1."""
 
+import functools
+import os
 import signal
 import sys
 import traceback
@@ -8,6 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
+from deploy import where
 from deploy.errors import DeployError
 from model_runtime import ServingError
 from seldon_gateway.errors import GatewayError
@@ -67,3 +70,15 @@ def debug_option(command: Any) -> Any:
     return click.option(
         "--debug", is_flag=True, expose_value=False, help="Show a traceback with an error."
     )(command)
+
+
+def target_options(command: Any) -> Any:
+    """Accept --target and --context; the command gets them as `at`, a where.Where."""
+
+    @click.option("--target", metavar="local|kubernetes", help="Which stack; else SELDON_TARGET.")
+    @click.option("--context", help="The cluster, of KUBECONFIG; its current one.")
+    @functools.wraps(command)
+    def chosen(*words: Any, target: str | None, context: str | None, **options: Any) -> Any:
+        return command(*words, at=where.choose(os.environ, target, context), **options)
+
+    return chosen

@@ -6,10 +6,11 @@ from importlib.metadata import version
 
 import click
 
-from deploy.commands import cli_api, cli_clients, cli_strategies
-from deploy.commands.base import StackGroup, debug_option
+from deploy.commands import cli_api, cli_clients, cli_routing, cli_strategies
+from deploy.commands.base import StackCommand, StackGroup, debug_option, target_options
 from deploy.settings import StackSettings, gateway_host, home_from_env
 from deploy.state_folder import StateFolder
+from deploy.where import Where
 
 
 def _print_default_config(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -56,7 +57,7 @@ def _setup_config(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 @debug_option
 @click.pass_context
-def main(context: click.Context, quiet: bool, zk_hosts: str | None) -> None:
+def here(context: click.Context, quiet: bool, zk_hosts: str | None) -> None:
     """Operate the gateway on this machine: clients, their keys, their strategies."""
     home = home_from_env(os.environ)
     context.obj = StateFolder(home)
@@ -66,10 +67,30 @@ def main(context: click.Context, quiet: bool, zk_hosts: str | None) -> None:
     context.meta["quiet"] = quiet
 
 
-main.add_command(cli_clients.client)
-main.add_command(cli_clients.keys)
-main.add_command(cli_clients.db)
-main.add_command(cli_strategies.predict_alg)
-main.add_command(cli_api.api)
+here.add_command(cli_clients.client)
+here.add_command(cli_clients.keys)
+here.add_command(cli_clients.db)
+here.add_command(cli_strategies.predict_alg)
+here.add_command(cli_api.api)
+here.add_command(cli_routing.routing)
+here.add_command(cli_routing.check_client)
 for unneeded in cli_api.unneeded_commands():
-    main.add_command(unneeded)
+    here.add_command(unneeded)
+
+
+@click.command(
+    "seldon-cli",
+    cls=StackCommand,
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@target_options
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def main(words: tuple[str, ...], at: Where) -> int:
+    """The same here, or beside the registry of a cluster's stack (--target, SELDON_TARGET)."""
+    if not at.in_cluster:
+        here.main(list(words))
+    # Not at the top: where this runs in a container there is no client of Kubernetes.
+    from deploy.kubernetes import remote_cli
+
+    return remote_cli.run(words, os.environ, at.context)

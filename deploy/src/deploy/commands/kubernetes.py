@@ -1,20 +1,24 @@
 """`python -m deploy kubernetes …`: what make calls with TARGET=kubernetes."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
+from rich.console import Console
+from rich.table import Table
 
 from deploy.commands.base import StackCommand, StackGroup, debug_option
-from deploy.console import say
-from deploy.kubernetes import manifests
-from deploy.kubernetes.api import connect
-from deploy.kubernetes.cluster import Place
-from deploy.kubernetes.lifecycle import Wishes, deploy_objects, undeploy_objects
-from deploy.kubernetes.objects.gateway import CONTROL_PLANE, GATEWAY_SERVICE, OPERATOR
-from deploy.kubernetes.secret_objects import secret_objects
-from deploy.kubernetes.settings import KubernetesSettings
-from deploy.kubernetes.stack import in_order, stack
+from deploy.commands.load_test import launch
+from deploy.deployment import CLIENT
+from deploy.kubernetes import deployment, manifests, nodes, overview
+from deploy.kubernetes.lifecycle import Wishes
+from deploy.kubernetes.objects.gateway import GATEWAY_SERVICE
+from deploy.kubernetes.session import session
+from deploy.where import Target
+from loadtest.settings import TEST_TYPES
+
+_LEAST_WIDTH = 120  # where there is no terminal to fit
 
 _context = click.option("--context", help="Of KUBECONFIG; its current one.")
 
@@ -35,20 +39,8 @@ def deploy(
     overlays: tuple[str, ...], context: str | None, timeout_s: float, dry_run: bool, force: bool
 ) -> None:
     """Apply the stack, wait until it is ready, print its addresses; safe to run again."""
-    settings = _settings(overlays)
-    wants_files = "monitoring" in settings.overlays
-    objects = stack(settings, manifests.monitoring_files(Path.cwd()) if wants_files else {})
-    with connect(os.environ, context) as api:
-        objects = in_order([*objects, *secret_objects(settings, api)])
-    place = Place(settings.namespace, settings.instance)
     wishes = Wishes(GATEWAY_SERVICE, context, timeout_s, dry_run, force)
-    deploy_objects(objects, place, wishes, os.environ)
-    if not dry_run:
-        say(
-            f"clients   kubectl exec -n {settings.namespace} deploy/{CONTROL_PLANE} "
-            f"-c {OPERATOR} -- seldon-cli client --action setup --db-name ClientDB "
-            "--client-name deep_mnist_client"
-        )
+    deployment.deploy(_environ(overlays), wishes, manifests.monitoring_files(Path.cwd()))
 
 
 @main.command("undeploy", cls=StackCommand)
@@ -58,13 +50,90 @@ def deploy(
 @debug_option
 def undeploy(context: str | None, timeout_s: float, purge: bool) -> None:
     """Remove what a deploy made, and nothing else; data stays."""
-    settings = _settings(())
-    place = Place(settings.namespace, settings.instance)
-    undeploy_objects(place, os.environ, context=context, purge=purge, timeout_s=timeout_s)
+    deployment.take_down(os.environ, context, purge=purge, timeout_s=timeout_s)
 
 
-def _settings(overlays: tuple[str, ...]) -> KubernetesSettings:
-    environ = dict(os.environ)
-    if overlays:
-        environ["K8S_OVERLAYS"] = " ".join(overlays)
-    return KubernetesSettings.from_env(environ)
+@main.command("status", cls=StackCommand)
+@_context
+@debug_option
+def status(context: str | None) -> int:
+    """Show every workload and where it runs; status 1 when one is not as it should be."""
+    with session(os.environ, context, quiet=True) as it:
+        rows = overview.collect(it.api, it.place)
+    table = Table()
+    for heading in ("workload", "state", "nodes", "restarts", "image"):
+        table.add_column(heading, justify="right" if heading == "restarts" else "left")
+    for row in rows:
+        colour = "green" if row.healthy else "red"
+        table.add_row(
+            str(row.which),
+            f"[{colour}]{row.state}[/]",
+            ", ".join(row.nodes),
+            str(row.restarts),
+            row.image,
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_LEAST_WIDTH)
+    console.print(table)
+    wrong = ", ".join(str(row.which) for row in rows if not row.healthy)
+    if wrong:
+        click.echo(f"not ready: {wrong}; make logs TARGET=kubernetes NAME=… shows why", err=True)
+    return 1 if wrong else 0
+
+
+@main.command("logs", cls=StackCommand)
+@_context
+@click.option("-n", "--lines", default=20, show_default=True, help="Of each container.")
+@click.argument("name", required=False)
+@debug_option
+def logs(context: str | None, lines: int, name: str | None) -> None:
+    """The newest lines of every container, or of the workload or program NAME."""
+    with session(os.environ, context, quiet=True) as it:
+        for whose, line in overview.log_lines(it.api, it.place, name, lines):
+            click.echo(f"{whose} | {line}")
+
+
+@main.command("loadtest", cls=StackCommand)
+@_context
+@click.option("--test-type", required=True, type=click.Choice(list(TEST_TYPES)))
+@click.option("--seldon-client", default=CLIENT, show_default=True)
+@debug_option
+def loadtest(context: str | None, test_type: str, seldon_client: str) -> None:
+    """Locust's master and workers on nodes with role=locust; the run's folder comes here."""
+    words = ["--target", Target.KUBERNETES, *(["--context", context] if context else [])]
+    launch.main([*words, "--seldon-client", seldon_client, "--test-type", test_type])
+
+
+@main.command("label-loadtest-node", cls=StackCommand)
+@_context
+@click.argument("node")
+@debug_option
+def label_node(context: str | None, node: str) -> None:
+    """Let load generators run on NODE: the label role=locust."""
+    with session(os.environ, context, quiet=True) as it:
+        nodes.label(it.api, node)
+
+
+@main.command("cordon-loadtest-node", cls=StackCommand)
+@_context
+@click.argument("node")
+@debug_option
+def cordon_node(context: str | None, node: str) -> None:
+    """Put nothing but load generators on NODE from now on."""
+    with session(os.environ, context, quiet=True) as it:
+        nodes.cordon(it.api, node, closed=True)
+
+
+@main.command("uncordon-loadtest-node", cls=StackCommand)
+@_context
+@click.argument("node")
+@debug_option
+def uncordon_node(context: str | None, node: str) -> None:
+    """Let other pods onto NODE again."""
+    with session(os.environ, context, quiet=True) as it:
+        nodes.cordon(it.api, node, closed=False)
+
+
+def _environ(overlays: tuple[str, ...]) -> Mapping[str, str]:
+    return {**os.environ, **({"K8S_OVERLAYS": " ".join(overlays)} if overlays else {})}

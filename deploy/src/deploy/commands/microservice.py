@@ -1,20 +1,29 @@
 """`start-microservice` and `stop-microservice`: model servers in and out of service."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import click
 
-from deploy.commands.base import StackCommand, debug_option
+from deploy.commands.base import StackCommand, debug_option, target_options
 from deploy.console import say
 from deploy.errors import MicroserviceRefused
 from deploy.local import LocalStack
 from deploy.locking import lock
-from deploy.microservices import Api, check_name, check_replicas, parse_wanted
+from deploy.microservices import (
+    Api,
+    Entry,
+    Wanted,
+    check_name,
+    check_replicas,
+    parse_entries,
+    parse_wanted,
+)
 from deploy.operator_view import operator
 from deploy.rollout import Rollout
 from deploy.settings import StackSettings, home_from_env
+from deploy.where import Where
 
 _ENTRY = (str, str, str, str)
 
@@ -28,7 +37,7 @@ _ENTRY = (str, str, str, str)
     multiple=True,
     type=_ENTRY,
     metavar="NAME IMAGE rest|rpc RATIO",
-    help="A microservice from an image; needs containers.",
+    help="A microservice from an image with server and model; in a cluster.",
 )
 @click.option(
     "-p",
@@ -36,16 +45,19 @@ _ENTRY = (str, str, str, str)
     multiple=True,
     type=_ENTRY,
     metavar="NAME FOLDER rest|rpc RATIO",
-    help="A microservice from a model folder; may repeat for an A/B test.",
+    help="A microservice from a model folder, of this machine or of the cluster's volume; may "
+    "repeat for an A/B test.",
 )
-@click.option("--replicas", default=1, show_default=True, help="Server process groups for each.")
+@click.option("--replicas", type=int, help="Server process groups, or pods, for each; 1.")
+@target_options
 @debug_option
 def start_microservice(
     kind: str,
     client: str,
     images: tuple[tuple[str, str, str, str], ...],
     pipelines: tuple[tuple[str, str, str, str], ...],
-    replicas: int,
+    replicas: int | None,
+    at: Where,
 ) -> None:
     """Serve a client's predictions by microservices, each with its RATIO of the traffic.
 
@@ -56,37 +68,57 @@ def start_microservice(
         raise MicroserviceRefused(
             "recommendation microservices are not part of this product: use --type prediction"
         )
+    if replicas is not None:
+        check_replicas(replicas)
+    if at.in_cluster:
+        # Not at the top: one machine needs no client of Kubernetes.
+        from deploy.kubernetes import deployment
+
+        entries = parse_entries([*images, *pipelines])
+        changed = deployment.start(
+            client, entries[: len(images)], entries[len(images) :], replicas, os.environ, at.context
+        )
+        _report(client, entries, changed)
+        return
     if images:
         raise MicroserviceRefused(
             f"microservice {images[0][0]}: images (-i) need containers, which this machine's stack "
             "does not use: give a model folder with -p"
         )
     wanted = parse_wanted(pipelines)
-    check_replicas(replicas)
     with _rollout() as rollout:
-        if rollout.start(client, wanted, replicas, os.environ):
-            for entry in wanted:
-                say(
-                    f"{entry.name} serves {entry.ratio:g} of the {entry.api} traffic of "
-                    f"client {client}"
-                )
-        else:
-            say(f"client {client} is served so already: nothing was changed")
+        _report(client, wanted, rollout.start(client, wanted, replicas or 1, os.environ))
+
+
+def _report(client: str, wanted: Sequence[Wanted | Entry], changed: bool) -> None:
+    if not changed:
+        say(f"client {client} is served so already: nothing was changed")
+        return
+    for entry in wanted:
+        say(f"{entry.name} serves {entry.ratio:g} of the {entry.api} traffic of client {client}")
 
 
 @click.command("stop-microservice", cls=StackCommand)
 @click.argument("name")
 @click.argument("api", required=False, type=click.Choice([it.value for it in Api]))
+@target_options
 @debug_option
-def stop_microservice(name: str, api: str | None) -> None:
+def stop_microservice(name: str, api: str | None, at: Where) -> None:
     """Stop the microservice NAME, of one API or of both.
 
     A client that has only this one for an API has none then. One that shares a client's traffic
     with others is refused: give its share to others first.
     """
     check_name(name)
-    with _rollout() as rollout:
-        rollout.stop(name, [Api(api)] if api else list(Api))
+    apis = [Api(api)] if api else list(Api)
+    if at.in_cluster:
+        # Not at the top: one machine needs no client of Kubernetes.
+        from deploy.kubernetes import deployment
+
+        deployment.stop(name, apis, os.environ, at.context)
+    else:
+        with _rollout() as rollout:
+            rollout.stop(name, apis)
     say(f"{name} is stopped")
 
 

@@ -1,7 +1,7 @@
 """A cluster's API: the `kubernetes` client, with deadlines, retries and errors in our words."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,10 @@ from kubernetes.config.config_exception import ConfigException
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 from kubernetes.dynamic.resource import ResourceList
+from kubernetes.stream.ws_client import WSClient, get_websocket_url
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
+from websocket import WebSocketBadStatusException, WebSocketException, setdefaulttimeout
 
 from deploy.errors import ClusterNotConfigured, ClusterRefused, ClusterUnreachable
 from deploy.kubernetes import refusals
@@ -196,16 +198,70 @@ class Api:
                 if error.status != 404:
                     raise
 
-    def last_log_line(self, namespace: str, pod: str, container: str, previous: bool) -> str:
-        """What a container said last; empty when it said nothing."""
+    def change(self, which: Reference, fields: Object) -> Object:
+        """Set some fields of an object that is there (merge patch), whoever has set them before."""
+        resource = self._resource(which.api_version, which.kind)
+        with self._asking("patch", str(which), which.namespace):
+            return _object(
+                self._dynamic.patch(
+                    resource,
+                    body=fields,
+                    name=which.name,
+                    namespace=which.namespace,
+                    content_type="application/merge-patch+json",
+                    serializer=_plain,
+                )
+            )
+
+    def log(
+        self,
+        namespace: str,
+        pod: str,
+        container: str,
+        *,
+        lines: int | None = None,
+        previous: bool = False,
+    ) -> str:
+        """What a container has said, or its last `lines`; `previous`: before its last restart."""
         logs = self._resource("v1", "Pod").subresources["log"]
-        query = [("container", container), ("tailLines", "20")]
+        query = [("container", container)]
+        if lines is not None:
+            query.append(("tailLines", str(lines)))
         if previous:
             query.append(("previous", "true"))
         with self._asking("get", f"the log of Pod {pod}", namespace):
             answer = logs.get(name=pod, namespace=namespace, query_params=query, serialize=False)
-        lines = answer.data.decode(errors="replace").split("\n")
+        return str(answer.data.decode(errors="replace"))
+
+    def last_log_line(self, namespace: str, pod: str, container: str, previous: bool) -> str:
+        """What a container said last; empty when it said nothing."""
+        lines = self.log(namespace, pod, container, lines=20, previous=previous).split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def open_exec(
+        self, namespace: str, pod: str, container: str, words: Sequence[str], *, stdin: bool
+    ) -> WSClient:
+        """Start a command in a container; its streams are the channels of what is returned."""
+        query = [("container", container), ("stdout", "true"), ("stderr", "true")]
+        query += [("stdin", str(stdin).lower()), *(("command", word) for word in words)]
+        _, url, headers, _, _ = self._http.param_serialize(
+            "GET",
+            f"/api/v1/namespaces/{namespace}/pods/{pod}/exec",
+            query_params=query,
+            auth_settings=["BearerToken"],
+        )
+        headers = {name.lower(): value for name, value in headers.items()}
+        setdefaulttimeout(READ_TIMEOUT_S)
+        with self._asking("exec in", f"container {container} of Pod {pod}", namespace):
+            try:
+                return WSClient(
+                    self._http.configuration, get_websocket_url(url), headers, False, binary=True
+                )
+            except WebSocketBadStatusException as error:
+                body = (error.resp_body or b"").decode(errors="replace")
+                raise client.ApiException(status=error.status_code, body=body) from error
+            except (WebSocketException, OSError) as error:
+                raise HTTPError(str(error)) from error
 
     def _find(self, api_version: str, kind: str) -> Any:
         group, slash, version = api_version.rpartition("/")

@@ -3,7 +3,7 @@
 What is ours says so by its labels; nothing else is ever changed or removed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -11,6 +11,7 @@ from deploy.console import follow
 from deploy.errors import ClusterForbidden, ClusterRefused, ClusterTimeout, NotOurs
 from deploy.kubernetes.api import Api, Object, Reference
 from deploy.kubernetes.changes import changed_paths
+from deploy.kubernetes.objects.common import ON_ITS_OWN
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 INSTANCE = "app.kubernetes.io/instance"
@@ -137,13 +138,25 @@ class Cluster:
                 yield self._apply_one(item, dry_run, force)
 
     def stale(self, objects: Sequence[Object]) -> list[Object]:
-        """What is ours in the cluster but not in the list; never data."""
+        """What is ours in the cluster but not in the list; never data, nor what is on its own."""
         wanted = {Reference.of(item) for item in objects}
         return [
             item
             for item in self._ours()
-            if item["kind"] not in _KEPT and Reference.of(item) not in wanted
+            if item["kind"] not in _KEPT
+            and ON_ITS_OWN not in item["metadata"]["labels"]
+            and Reference.of(item) not in wanted
         ]
+
+    def labelled(self, labels: Mapping[str, str]) -> list[Object]:
+        """What is ours and bears these labels too, except data."""
+        selector = ",".join(f"{name}={value}" for name, value in labels.items())
+        found = self._present(f"{self.place.selector},{selector}")
+        return [item for item in found if self.place.owns(item) and item["kind"] not in _KEPT]
+
+    def remove(self, items: Sequence[Object], timeout_s: float) -> list[Outcome]:
+        """Remove these, and wait until they are gone."""
+        return self._remove(items, timeout_s)
 
     def prune(self, objects: Sequence[Object], timeout_s: float) -> list[Outcome]:
         """Remove what `stale` lists, and wait until it is gone."""

@@ -71,8 +71,8 @@ def deployment(item: Object, pods: Sequence[Object]) -> State:
     failure = conditions.get("ReplicaFailure", {})
     if failure.get("status") == "True":
         return _no_pods(failure.get("message", ""))
-    if trouble := _worst(pods):
-        return trouble
+    if found := trouble(pods):
+        return found
     progressing = conditions.get("Progressing", {})
     if progressing.get("reason") == "ProgressDeadlineExceeded" and _is_seen(item):
         return State(Phase.TROUBLED, f"no progress: {progressing.get('message', '')}")
@@ -92,8 +92,8 @@ def stateful_set(item: Object, pods: Sequence[Object], complaint: str) -> State:
     """A StatefulSet's state; `complaint`: why it can make no pods, from its events."""
     if complaint:
         return _no_pods(complaint)
-    if trouble := _worst(pods):
-        return trouble
+    if found := trouble(pods):
+        return found
     status = item.get("status", {})
     wanted = item["spec"].get("replicas", 1)
     ready = min(status.get("readyReplicas", 0), status.get("updatedReplicas", 0))
@@ -114,8 +114,8 @@ def job(item: Object, pods: Sequence[Object], complaint: str) -> State:
         return State(Phase.READY, "suspended")
     if complaint:
         return _no_pods(complaint)
-    if trouble := _worst(pods):
-        return trouble
+    if found := trouble(pods):
+        return found
     return State(Phase.WAITING, "running" if item.get("status", {}).get("ready") else "starting")
 
 
@@ -183,10 +183,15 @@ def _no_pods(message: str) -> State:
     return State(Phase.TROUBLED, text, _QUOTA_S)
 
 
-def _worst(pods: Sequence[Object]) -> State | None:
-    """The trouble that becomes a failure first."""
-    troubles = [trouble for pod in pods if (trouble := _trouble(pod))]
-    return min(troubles, key=lambda trouble: trouble.patience_s, default=None)
+def trouble(pods: Sequence[Object]) -> State | None:
+    """Of all their troubles the one that becomes a failure first."""
+    troubles = [found for pod in pods if (found := _trouble(pod))]
+    return min(troubles, key=lambda found: found.patience_s, default=None)
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether the pod says that it can be used."""
+    return _conditions(pod).get("Ready", {}).get("status") == "True"
 
 
 def _trouble(pod: Object) -> State | None:

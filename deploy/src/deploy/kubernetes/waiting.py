@@ -64,11 +64,34 @@ def _selected(api: Api, api_version: str, kind: str, item: Object) -> list[Objec
     return api.list(api_version, kind, item["metadata"]["namespace"], labels=selector)
 
 
+def state_of(api: Api, which: Reference) -> State:
+    """Where one of them stands now."""
+    return _Wait(api, []).state(which)
+
+
+class Patience:
+    """How long each trouble has lasted, which decides when it is a failure."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[Reference, float], float] = {}
+
+    def has_ended(self, which: Reference, state: State) -> bool:
+        """Take note of a state; whether its trouble has lasted as long as it may."""
+        trouble = (which, state.patience_s)
+        for other in [one for one in self._since if one[0] == which and one != trouble]:
+            del self._since[other]
+        if state.phase is not Phase.TROUBLED:
+            self._since.pop(trouble, None)
+            return False
+        now = time.monotonic()
+        return now - self._since.setdefault(trouble, now) >= state.patience_s
+
+
 class _Wait:
     def __init__(self, api: Api, pending: list[Reference]) -> None:
         self._api = api
         self._states = {which: State(Phase.WAITING, "not looked at yet") for which in pending}
-        self._since: dict[tuple[Reference, float], float] = {}
+        self._patience = Patience()
 
     def run(self, timeout_s: float, every_s: float) -> None:
         def look() -> str:
@@ -86,23 +109,13 @@ class _Wait:
 
     def _look(self) -> None:
         for which in list(self._states):
-            state = self._state(which)
+            state = self.state(which)
             if state.phase is Phase.READY:
                 del self._states[which]
             else:
                 self._states[which] = state
-            self._give_up_on(which, state)
-
-    def _give_up_on(self, which: Reference, state: State) -> None:
-        trouble = (which, state.patience_s)
-        for other in [one for one in self._since if one[0] == which and one != trouble]:
-            del self._since[other]
-        if state.phase is not Phase.TROUBLED:
-            self._since.pop(trouble, None)
-            return
-        now = time.monotonic()
-        if now - self._since.setdefault(trouble, now) >= state.patience_s:
-            raise WorkloadFailed(f"{which}: {state.text}{self._last_words(which, state)}")
+            if self._patience.has_ended(which, state):
+                raise WorkloadFailed(f"{which}: {state.text}{self._last_words(which, state)}")
 
     def _last_words(self, which: Reference, state: State) -> str:
         if state.log is None or which.namespace is None:
@@ -116,7 +129,7 @@ class _Wait:
         previous = " --previous" if log.previous else ""
         return f"{told} (kubectl logs -n {which.namespace} {log.pod} -c {log.container}{previous})"
 
-    def _state(self, which: Reference) -> State:
+    def state(self, which: Reference) -> State:
         item = self._api.read(which)
         if item is None:
             if which.kind == "Job":  # ttlSecondsAfterFinished removes one that is done

@@ -11,6 +11,8 @@ Object: TypeAlias = dict[str, Any]
 
 USER = 10001  # as in the Dockerfiles
 ONE_NODE = f"{PROJECT}/shares-a-node"
+# Borne by what commands of its own start and stop: a deploy of the stack removes none of it.
+ON_ITS_OWN = f"{PROJECT}/on-its-own"
 HOSTNAME = "kubernetes.io/hostname"
 
 # Until a pod that stops is in nobody's list of addresses: the name server's answers are good for

@@ -34,11 +34,11 @@ REST_PORT, GRPC_PORT, STATS_PORT, CONTROL_PORT = 8080, 5000, 9902, 8081
 SIGNING_KEY_SECRET = "signing-key"  # noqa: S105 - names
 DATABASE_SECRET, DATABASE_KEY = "database", "url"
 
-_ADMIN_PORT = 9901
+ADMIN_PORT = 9901
 # From now on every answer tells its caller to connect anew, which ends at another pod; then wait
 # until the last callers have noticed.
 _LEAVE = (
-    f"exec 3<>/dev/tcp/127.0.0.1/{_ADMIN_PORT} && "
+    f"exec 3<>/dev/tcp/127.0.0.1/{ADMIN_PORT} && "
     r"printf 'POST /healthcheck/fail HTTP/1.1\r\nHost: envoy\r\nContent-Length: 0\r\n"
     r"Connection: close\r\n\r\n' >&3 && cat <&3; "
     f"sleep {LEAVE_S}"
@@ -125,7 +125,7 @@ def _control_plane(settings: KubernetesSettings) -> list[Object]:
         OPERATOR,
         settings.image("loadtest"),
         Resources("10m", "64Mi", "256Mi"),
-        environment=database,
+        environment={**settings.gateway_environment, **database},
         mounts=mounts,
         command=["sh", "-c", "trap exit TERM; sleep infinity & wait"],
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from deploy.kubernetes.objects import storage
 from deploy.kubernetes.objects.common import (
     LEAVE_S,
+    ON_ITS_OWN,
     REQUESTED_CORES,
     Object,
     an_object,
@@ -31,7 +32,8 @@ from deploy.microservices import Api
 from monitoring.metrics import IN_FLIGHT
 
 REST_PORT, GRPC_PORT, GRPC_METRICS_PORT = 8500, 8600, 8601
-MODEL_NAME = "tensorflow-deep-mnist"  # as on one machine
+DEFAULT = "tensorflow-deep-mnist"  # as on one machine
+PORTS = {Api.REST: REST_PORT, Api.RPC: GRPC_PORT}
 PROGRAMS = {Api.REST: "serving-rest", Api.RPC: "serving-grpc"}
 
 DOWNLOAD = "model-download"
@@ -46,12 +48,12 @@ class Microservice:
     """A model behind one protocol.
 
     Attributes:
-        name: With the protocol it names the objects.
+        name: With the protocol it names the objects; also its variation's label, and what answers
+            call the model.
         api: What it speaks.
         sizing: How many pods, and what each gets.
         folder: The model's, on the shared volume; None if the image has the model.
         image: None takes this project's.
-        model_name: What answers call the model; None takes `name`.
         environment: The server's settings besides.
     """
 
@@ -60,26 +62,43 @@ class Microservice:
     sizing: Sizing
     folder: str | None = None
     image: str | None = None
-    model_name: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def object_name(self) -> str:
         """Of its Deployment and its Service, so also its host name."""
-        return f"{self.name}-{self.api.protocol}"
+        return object_name(self.name, self.api)
 
     @property
     def port(self) -> int:
         """Where it predicts."""
-        return REST_PORT if self.api is Api.REST else GRPC_PORT
+        return PORTS[self.api]
+
+
+def object_name(name: str, api: Api) -> str:
+    """Of what a microservice's objects are called."""
+    return f"{name}-{api.protocol}"
+
+
+def own_labels(name: str, api: Api) -> dict[str, str]:
+    """What tells a microservice's objects from all others of the stack."""
+    return {
+        "app.kubernetes.io/name": PROGRAMS[api],
+        "app.kubernetes.io/component": name,
+        ON_ITS_OWN: "microservice",
+    }
 
 
 def default_microservices(settings: KubernetesSettings) -> list[Microservice]:
-    """Deep MNIST over both protocols: serving-rest and serving-grpc."""
+    """Deep MNIST over both protocols, as start-microservice would start it."""
     return [
-        Microservice("serving", api, sizing, settings.model_folder, model_name=MODEL_NAME)
-        for api, sizing in ((Api.REST, settings.rest), (Api.RPC, settings.grpc))
+        Microservice(DEFAULT, api, sizing_of(settings, api), settings.model_folder) for api in Api
     ]
+
+
+def sizing_of(settings: KubernetesSettings, api: Api) -> Sizing:
+    """Of every microservice that speaks it."""
+    return settings.rest if api is Api.REST else settings.grpc
 
 
 def microservice(settings: KubernetesSettings, wanted: Microservice) -> list[Object]:
@@ -137,14 +156,17 @@ def microservice(settings: KubernetesSettings, wanted: Microservice) -> list[Obj
     if sizing.max_replicas:
         objects.append(_autoscaler(settings, name, program, sizing))
     for made in objects:
-        made["metadata"]["labels"] = labels(settings, program, wanted.name)
+        made["metadata"]["labels"] = {
+            **labels(settings, program, wanted.name),
+            **own_labels(wanted.name, wanted.api),
+        }
     return objects
 
 
 def _server(settings: KubernetesSettings, wanted: Microservice) -> Object:
     own = "REST" if wanted.api is Api.REST else "GRPC"
     environment: dict[str, str | Object] = {
-        "MODEL_NAME": wanted.model_name or wanted.name,
+        "MODEL_NAME": wanted.name,
         f"{own}_WORKERS": REQUESTED_CORES,
         f"{own}_GRACE_S": str(_GRACE_S),
     }

@@ -1,0 +1,58 @@
+"""`launch-locust-load-test`: Locust here, or in a cluster."""
+
+import os
+from pathlib import Path
+
+import click
+
+from deploy.commands.base import StackCommand, target_options
+from deploy.where import Where
+from loadtest import cli
+from loadtest.errors import SettingInvalid
+from loadtest.options import given
+from loadtest.settings import LoadTestSettings
+
+# Of two machines without a cluster, or files of this machine.
+_NOT_IN_CLUSTER = ("bind", "worker_of", "metrics_bind", "server_metrics", "web_port")
+
+
+@click.command(
+    "launch-locust-load-test",
+    cls=StackCommand,
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True},
+)
+@target_options
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def launch(words: tuple[str, ...], at: Where) -> int:
+    """Load one protocol with Locust's users, here or on a cluster's nodes with role=locust."""
+    if not at.in_cluster:
+        cli.launch.main(list(words), prog_name="launch-locust-load-test")
+    with (
+        cli.launch.make_context("launch-locust-load-test", list(words)) as context,
+        cli.in_one_sentence(),
+    ):
+        flags = context.params
+        for name in _NOT_IN_CLUSTER:
+            if flags.pop(name) is not None:
+                raise SettingInvalid(
+                    f"--{name.replace('_', '-')} means nothing in a cluster, whose pods find each "
+                    "other: leave it out"
+                )
+        settings = LoadTestSettings.from_env(
+            os.environ, client=flags.pop("client"), test_type=flags.pop("test_type"), **given(flags)
+        )
+        if settings.arrivals.startswith("trace:"):
+            raise SettingInvalid(
+                f"--arrivals is {settings.arrivals!r}, a file that no pod has: use poisson or "
+                "constant in a cluster"
+            )
+    if os.environ.get("LOADTEST_HOST"):
+        words = ("--host", settings.host, *words)
+    # Not at the top: where this runs in a container there is no client of Kubernetes.
+    from deploy.kubernetes import load_run
+    from deploy.kubernetes.session import session
+
+    with session(os.environ, at.context) as it:
+        status, folder = load_run.run(it, settings, words)
+    return cli.show(Path(folder)) or status

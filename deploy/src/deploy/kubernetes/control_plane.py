@@ -1,0 +1,91 @@
+"""The registry of a cluster's stack, by `seldon-cli` in the pod of its control plane."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from deploy import assignments
+from deploy.assignments import Assignments
+from deploy.errors import ControlPlaneRefused
+from deploy.kubernetes import exec_stream, pods
+from deploy.kubernetes.api import Api
+from deploy.kubernetes.cluster import Place
+from deploy.kubernetes.exec_stream import Sink
+from deploy.kubernetes.objects.gateway import CONTROL_PLANE, OPERATOR
+
+REMEDY = "start the stack with seldon-up or make deploy TARGET=kubernetes"
+
+
+class ControlPlane:
+    """One stack's."""
+
+    def __init__(self, api: Api, place: Place) -> None:
+        """Ask for nothing yet."""
+        self._api = api
+        self._place = place
+        self._pod: str | None = None
+
+    def run(self, words: Sequence[str], stdin: bytes | None, out: Sink, err: Sink) -> int:
+        """Run `seldon-cli words`; its exit status.
+
+        Raises:
+            ClusterError: It cannot be run.
+        """
+        if self._pod is None:
+            self._pod = pods.ready_pod(self._api, self._place, CONTROL_PLANE, REMEDY)
+        return exec_stream.run(
+            self._api,
+            self._place.namespace,
+            self._pod,
+            OPERATOR,
+            ["seldon-cli", *words],
+            stdin=stdin,
+            out=out,
+            err=err,
+        )
+
+    def ask(self, *words: str, text: str | None = None) -> str:
+        """What `seldon-cli words` prints, with `text` as its input.
+
+        Raises:
+            ControlPlaneRefused: With its own sentence.
+            ClusterError: It cannot be run.
+        """
+        printed, complaint = bytearray(), bytearray()
+        stdin = None if text is None else text.encode()
+        if self.run(("--quiet", *words), stdin, printed.extend, complaint.extend):
+            raise ControlPlaneRefused(_last_line(complaint or printed))
+        return printed.decode(errors="replace")
+
+    def setup_client(self, name: str, database: str) -> bool:
+        """Make sure that there is such a client; True when it was made now."""
+        words = ("--action", "setup", "--db-name", database, "--client-name", name)
+        return "before" not in self.ask("client", *words).split("\n", 1)[0]
+
+    def keys(self, client: str) -> list[dict[str, Any]]:
+        """A client's consumers, as `seldon-cli keys` prints them."""
+        return list(json.loads(self.ask("keys", "--client-name", client)))
+
+    def assignments(self) -> Assignments:
+        """Every client's variations."""
+        return assignments.from_json(self.ask("routing", "--action", "show"))
+
+    def move(self, before: Assignments, after: Assignments) -> None:
+        """Change variations, if they still are as `before`; all of them or none."""
+        lines = f"{assignments.to_json(before)}\n{assignments.to_json(after)}\n"
+        self.ask("routing", "--action", "move", text=lines)
+
+    def newest_versions(self) -> dict[str, str]:
+        """What an Envoy has when it has the newest of all."""
+        return dict(json.loads(self.ask("routing", "--action", "versions")))
+
+    def check(self, client: str, gateway: str, rest_port: int, grpc_port: int) -> list[str]:
+        """Real predictions through the gateway; a line for each protocol that is served."""
+        ports = ("--rest-port", str(rest_port), "--grpc-port", str(grpc_port))
+        told = self.ask("check", "--client-name", client, "--gateway", gateway, *ports)
+        return told.splitlines()
+
+
+def _last_line(text: bytearray) -> str:
+    lines = text.decode(errors="replace").strip().splitlines() or ["seldon-cli says no reason"]
+    return lines[-1].removeprefix("error: ")

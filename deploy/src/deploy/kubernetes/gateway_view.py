@@ -1,0 +1,87 @@
+"""Whether every Envoy of a cluster's stack serves what its registry says."""
+
+import http.client
+import io
+import json
+import socket
+from collections.abc import Mapping
+from typing import cast
+
+from deploy import envoy_view
+from deploy.console import step, wait_until
+from deploy.errors import ClusterError, ClusterTimeout
+from deploy.kubernetes import exec_stream, pods, readiness
+from deploy.kubernetes.api import Api
+from deploy.kubernetes.cluster import Place
+from deploy.kubernetes.control_plane import ControlPlane
+from deploy.kubernetes.objects.gateway import ADMIN_PORT, ENVOY
+
+_TIMEOUT_S = 60.0
+_OK = 200
+
+# Envoy's administration listens inside of its pod alone, whose image has bash, no HTTP client.
+_ASK = (
+    f"exec 3<>/dev/tcp/127.0.0.1/{ADMIN_PORT} && "
+    r"""printf 'GET %s HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n' "$0" >&3 && cat <&3"""
+)
+
+
+class _Received(io.BytesIO):
+    """An answer that is here already, in place of the socket that http.client reads."""
+
+    def makefile(self, *_: object) -> io.BytesIO:
+        return self
+
+
+def wait_until_taken(api: Api, place: Place, control: ControlPlane) -> None:
+    """Wait until every ready Envoy has the registry's newest revision, and nothing older.
+
+    Raises:
+        ClusterTimeout: One of them does not take it.
+        ClusterError: It cannot be seen.
+    """
+    newest = control.newest_versions()
+    late: list[str] = []
+
+    def taken() -> bool:
+        late[:] = [pod for pod in _envoys(api, place) if not _has(api, place, pod, newest)]
+        return not late
+
+    with step("waiting until the gateway has taken it"):
+        if not wait_until(taken, _TIMEOUT_S, 0.5):
+            raise ClusterTimeout(
+                f"Pod {', '.join(late)} has not taken the new variations within {_TIMEOUT_S:g} s: "
+                "nothing was removed; make logs TARGET=kubernetes NAME=envoy shows what it says, "
+                "run it again to wait on"
+            )
+
+
+def _envoys(api: Api, place: Place) -> list[str]:
+    labels = {**place.labels, "app.kubernetes.io/name": ENVOY}
+    found = pods.selected(api, place.namespace, labels)
+    return [str(pod["metadata"]["name"]) for pod in found if readiness.is_ready(pod)]
+
+
+def _has(api: Api, place: Place, pod: str, newest: Mapping[str, str]) -> bool:
+    answer = bytearray()
+    words = ["bash", "-c", _ASK, envoy_view.STATISTICS_PATH]
+    try:
+        status = exec_stream.run(
+            api, place.namespace, pod, ENVOY, words, out=answer.extend, err=lambda _: None
+        )
+    except ClusterError:
+        if pod in _envoys(api, place):
+            raise
+        return True  # it has gone, and with it whoever it sent where
+    return status == 0 and envoy_view.has_all(_versions(bytes(answer)), newest)
+
+
+def _versions(answer: bytes) -> dict[str, str]:
+    response = http.client.HTTPResponse(cast(socket.socket, _Received(answer)))
+    try:
+        response.begin()
+        if response.status != _OK:
+            return {}
+        return envoy_view.versions_in(json.loads(response.read()))
+    except (http.client.HTTPException, ValueError, KeyError):
+        return {}

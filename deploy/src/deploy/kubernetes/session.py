@@ -1,0 +1,59 @@
+"""What every command in a cluster begins with: its settings, and the cluster itself."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from deploy.console import step
+from deploy.kubernetes.api import Api, connect
+from deploy.kubernetes.cluster import Cluster, Place
+from deploy.kubernetes.settings import KubernetesSettings
+
+
+@dataclass(frozen=True)
+class Session:
+    """One stack in one cluster."""
+
+    settings: KubernetesSettings
+    cluster: Cluster
+
+    @property
+    def api(self) -> Api:
+        """The cluster's API."""
+        return self.cluster.api
+
+    @property
+    def place(self) -> Place:
+        """Where in the cluster the stack is."""
+        return self.cluster.place
+
+
+def place_of(settings: KubernetesSettings) -> Place:
+    """Where the stack of these settings lives."""
+    return Place(settings.namespace, settings.instance)
+
+
+@contextmanager
+def session(
+    environ: Mapping[str, str] = os.environ, context: str | None = None, *, quiet: bool = False
+) -> Iterator[Session]:
+    """Read the settings and reach the cluster.
+
+    Args:
+        environ: docs/kubernetes.md has the variables.
+        context: Of KUBECONFIG; None for its current one.
+        quiet: Say nothing of it.
+
+    Raises:
+        SettingInvalid: Names the variable.
+        ClusterError: No cluster, or not for us.
+    """
+    settings = KubernetesSettings.from_env(environ)
+    if quiet:
+        api = connect(environ, context)
+    else:
+        with step("reaching the cluster"):
+            api = connect(environ, context)
+    with api:
+        yield Session(settings, Cluster(api, place_of(settings)))
