@@ -67,6 +67,18 @@ def test_two_load_generators_elsewhere_are_one_run(
     assert figures["latency_ms"]["server_every"]["count"] == everything - 3
 
 
+def test_one_load_generator_elsewhere_is_a_run_that_ends(
+    address: str, start_queue: Any, begin_launch: Any, finish_launch: Any
+) -> None:
+    stub = start_queue("--service-ms", "1")
+    options = (*OPTIONS, "--locust-slaves", "1")
+    master = begin_launch("master", *options, "--bind", address, host=stub.port)
+    worker = begin_launch("elsewhere", *options, "--worker-of", address, host=stub.port)
+    done = finish_launch("master", master)
+    assert finish_launch("elsewhere", worker).status == 0
+    assert (done.summary["processes"], done.summary["failures"]) == (1, 0)
+
+
 def test_a_lost_load_generator_makes_the_run_invalid_at_once(
     address: str, start_queue: Any, begin_launch: Any, finish_launch: Any
 ) -> None:

@@ -280,14 +280,15 @@ class Fleet:
     credentials: Credentials = field(repr=False)
     folder: RunFolder
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _has_master: bool = False
 
     def start(self, bind: Address | None = None) -> None:
         """Start the load generators, or with `bind` only the master of those elsewhere."""
-        several = self.settings.processes > 1 or bind is not None
+        self._has_master = self.settings.processes > 1 or bind is not None
         (self.folder.path / "progress").mkdir()
         _ = self.folder.raw
         with (self.folder.path / LOG).open("ab") as log:
-            if not several:
+            if not self._has_master:
                 self._start("locust", self._load(), log)
                 return
             host, port = ("127.0.0.1", _free_port()) if bind is None else bind
@@ -388,7 +389,7 @@ class Fleet:
         return "; its log ends:\n  " + "\n  ".join(end) if end else "; its log is empty"
 
     def _load_generators(self) -> list[str]:
-        if self.settings.processes == 1:
+        if not self._has_master:
             return ["locust"]
         return [f"worker-{number}" for number in range(self.settings.processes)]
 
