@@ -14,11 +14,13 @@ import requests
 from kube_play import KubePlay
 from podman import Podman
 
-from deploy import check
+from deploy import assignments, check
 from deploy.console import wait_until
 from deploy.errors import StackHalfDead
 from deploy.kubernetes import manifests
 from deploy.kubernetes.objects.loadtest import CREDENTIALS_SECRET
+from deploy.kubernetes.objects.serving import DEFAULT, object_name
+from deploy.kubernetes.rollout import endpoint
 from deploy.kubernetes.settings import KubernetesSettings
 from deploy.kubernetes.stack import stack
 from deploy.microservices import Api
@@ -26,13 +28,15 @@ from deploy.operator_view import Credentials
 from loadtest.credentials import VARIABLES as CREDENTIALS
 from local_stack import free_ports
 from seldon_gateway.settings import GatewaySettings
+from seldon_gateway.strategies import Variation
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 CLIENT = "deep_mnist_client"
 DOWNLOAD = "model-download"
-SERVICES = ("control-plane", "envoy", "serving-rest", "serving-grpc")
+SERVERS = tuple(object_name(DEFAULT, api) for api in Api)
+SERVICES = ("control-plane", "envoy", *SERVERS)
 WORKERS = 2
 PATIENCE_S = 60.0
 CLAIMS = {"seldon-claim", "control-plane", "loadtest-results"}
@@ -57,7 +61,12 @@ class Played:
         return check.prediction(api, self.gateway, self.shown)
 
     def inspect(self, workload: str) -> dict[str, Any]:
-        return self.podman.inspect(f"{self.pods[workload]}-{workload}")
+        return self.podman.inspect(self.container(workload))
+
+    def container(self, workload: str) -> str:
+        """The name of the first container of its pod."""
+        first = self.kube.template(workload)["spec"]["containers"][0]
+        return f"{self.pods[workload]}-{first['name']}"
 
 
 def volumes(podman: Podman) -> set[str]:
@@ -121,7 +130,7 @@ def model_store(podman: Podman, images: dict[str, str], network: str) -> dict[st
 
 def start(podman: Podman, images: dict[str, str], network: str, environ: dict[str, str]) -> Played:
     rest, grpc = free_ports(2)
-    before = volumes(podman)
+    volumes_before = volumes(podman)
     kube = KubePlay(podman, network, rendered(environ), {"envoy": {"rest": rest, "grpc": grpc}})
     kube.claim()
     (download,) = (name for name in kube.workloads() if name.startswith("model-download-"))
@@ -137,18 +146,17 @@ def start(podman: Podman, images: dict[str, str], network: str, environ: dict[st
         return podman("exec", "--interactive", container, "seldon-cli", *words, text=text).stdout
 
     seldon_cli("client", "--action", "setup", "--db-name", "ClientDB", "--client-name", CLIENT)
-    strategy = (ROOT / "deploy" / "compose" / "strategy.json").read_text()
-    seldon_cli(
-        *("predict_alg", "--action", "create", "--client-name", CLIENT, "-f", "-"), text=strategy
-    )
-    seldon_cli("predict_alg", "--action", "commit", "--client-name", CLIENT)
+    served = [(api, Variation(DEFAULT, 1.0, (endpoint(DEFAULT, api),))) for api in Api]
+    before = seldon_cli("--quiet", "routing", "--action", "show")
+    after = assignments.from_json(before) | assignments.of_client(CLIENT, served)
+    seldon_cli("routing", "--action", "move", text=f"{before}{assignments.to_json(after)}\n")
     keys = json.loads(seldon_cli("--quiet", "keys", "--client-name", CLIENT))
     js, every = ({key["scope"]: key for key in keys}[scope] for scope in ("js", "all"))
     shown = Credentials(js["key"], every["key"], every["secret"])
     gateway = GatewaySettings.from_env(
         {"SELDON_REST_PORT": str(rest), "SELDON_GRPC_PORT": str(grpc)}
     )
-    made = Played(podman, images, environ, before, kube, pods, gateway, shown)
+    made = Played(podman, images, environ, volumes_before, kube, pods, gateway, shown)
     # Envoy is told, then asks for the servers' addresses.
     assert wait_until(lambda: all(answers(made, api) for api in Api), PATIENCE_S)
     return made
@@ -165,8 +173,8 @@ def test_the_download_ends_and_the_servers_have_its_model(played: Played) -> Non
     done = played.podman("wait", f"{played.pods[DOWNLOAD]}-{DOWNLOAD}")
     assert done.stdout == "0\n"
     folder = "/seldon-data/seldon-models/deep_mnist/1"
-    for server in ("serving-rest", "serving-grpc"):
-        found = played.podman("exec", f"{played.pods[server]}-{server}", "ls", folder).stdout
+    for server in SERVERS:
+        found = played.podman("exec", played.container(server), "ls", folder).stdout
         assert "model.json" in found.split()
 
 
