@@ -88,12 +88,14 @@ class LoadTest:
         test_type: js-predict or grpc-predict.
         workers: Load generators.
         environment: LOADTEST_* as they are.
+        resources: Of each load generator, whose own delays are measured too if it has too little.
     """
 
     client: str = "deep_mnist_client"
     test_type: str = "js-predict"
     workers: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources = Resources("1", "512Mi", "2Gi")
 
 
 @dataclass(frozen=True)
@@ -395,6 +397,7 @@ class _Reader:
             test_type=self.text("LOADTEST_TEST_TYPE", LoadTest.test_type),
             workers=self.integer("LOADTEST_WORKERS", 1, 1, _MOST_REPLICAS),
             environment={name: self.text(name) for name in _LOADTEST_PASSED if self.has(name)},
+            resources=self._resources("K8S_LOADTEST_RESOURCES", LoadTest.resources),
         )
         if wanted.test_type not in TEST_TYPES:
             raise SettingInvalid(

@@ -156,7 +156,7 @@ def _run(settings: KubernetesSettings, words: Sequence[str], results: _Results) 
             container(
                 WORKER,
                 settings.image(LOADTEST),
-                Resources("1", "512Mi", "2Gi"),
+                wanted.resources,
                 command=[*command, "--worker-of", f"{LOADTEST}:{_MASTER_PORT}"],
                 environment=dict(wanted.environment),
                 envFrom=[{"secretRef": {"name": CREDENTIALS_SECRET}}],
