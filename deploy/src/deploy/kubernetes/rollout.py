@@ -28,7 +28,7 @@ from deploy.kubernetes.objects.serving import (
 )
 from deploy.kubernetes.session import Session
 from deploy.kubernetes.settings import DATA_FOLDER, KubernetesSettings
-from deploy.kubernetes.waiting import wait_ready
+from deploy.kubernetes.waiting import replace_failing, wait_ready
 from deploy.microservices import Api, Entry
 from seldon_gateway.strategies import Endpoint, Variation
 
@@ -171,6 +171,8 @@ class Rollout:
         undo, moving = _Undo(self._at, objects), False
         try:
             changed = self._apply(objects, force)
+            for outcome in replace_failing(self._at.api, objects):
+                say(str(outcome))
             wait_ready(self._at.api, objects, self._timeout_s)
             if assignments.changed(before, after):
                 changed = moving = True
