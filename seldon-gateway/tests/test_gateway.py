@@ -105,6 +105,12 @@ def test_the_model_server_is_told_the_deadline(gateway: GatewayUnderTest) -> Non
     assert 0 < int(headers["x-envoy-expected-rq-timeout-ms"]) <= 5000
 
 
+def test_only_a_model_servers_answer_says_what_the_gateway_took(gateway: GatewayUnderTest) -> None:
+    assert gateway.js(JS).headers["x-gateway-timing"].startswith("in=")
+    for answer in (gateway.js("unknown"), gateway.js(EMPTY_JS), gateway.get("/version")):
+        assert "x-gateway-timing" not in answer.headers
+
+
 @pytest.mark.parametrize("spelling", [str.lower, str.title])
 def test_headers_of_ours_are_not_taken_from_a_caller(
     gateway: GatewayUnderTest, token: str, spelling: Callable[[str], str]

@@ -2,6 +2,7 @@ import getpass
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import threading
@@ -361,9 +362,84 @@ def write_from_eight_threads(database_url: str) -> None:
         assert first.strategy("shared") == Strategy((B,), (B,))
         named = [client.strategy.rest for client in first.served_clients()]
         assert named.count((A,)) == 40
+        since = first.changes_since(before)
+        assert since is not None
+        assert not since.everything
+        assert since.served == first.served_clients()
     finally:
         for registry in (first, *opened):
             registry.close()
+
+
+def test_nothing_new_is_none(registry: Registry) -> None:
+    registry.setup_client("one", "DB")
+    everything = registry.changes_since(None)
+    assert everything is not None
+    assert everything.everything
+    assert [client.name for client in everything.served] == ["one"]
+    assert registry.changes_since(everything.revision) is None
+
+
+def test_a_change_names_its_client_alone(registry: Registry) -> None:
+    for name in ("one", "two", "three"):
+        registry.setup_client(name, "DB")
+    revision = registry.revision()
+    registry.replace_variations("two", "rest", [A])
+    registry.update_key("two", "js", "another-key")
+    changes = registry.changes_since(revision)
+    assert changes is not None
+    assert not changes.everything
+    [two] = changes.served
+    assert (two.name, two.js_keys, two.strategy.rest) == ("two", ("another-key",), (A,))
+    assert changes.gone == frozenset()
+
+
+def test_disabled_and_removed_clients_are_gone(registry: Registry) -> None:
+    for name in ("one", "two", "three"):
+        registry.setup_client(name, "DB")
+    revision = registry.revision()
+    registry.set_client_active("one", False)
+    registry.remove_client("two")
+    changes = registry.changes_since(revision)
+    assert changes is not None
+    assert (changes.served, changes.gone) == ([], {"one", "two"})
+    registry.set_client_active("one", True)
+    changes = registry.changes_since(changes.revision)
+    assert changes is not None
+    assert [client.name for client in changes.served] == ["one"]
+
+
+def test_changes_that_nobody_noted_are_found_all_the_same(
+    registry: Registry, database_url: str
+) -> None:
+    registry.setup_client("one", "DB")
+    revision = registry.revision()
+    with sqlite3.connect(database_url.removeprefix("sqlite:///")) as database:
+        # As a version of this program does that keeps no notes.
+        database.execute("UPDATE client SET active = 0")
+        database.execute("UPDATE revision SET value = value + 1")
+    database.close()
+    registry.setup_client("two", "DB")
+    changes = registry.changes_since(revision)
+    assert changes is not None
+    assert changes.everything
+    assert [client.name for client in changes.served] == ["two"]
+
+
+def test_a_database_of_before_gets_what_it_lacks(registry: Registry, database_url: str) -> None:
+    registry.setup_client("one", "DB")
+    registry.close()
+    with sqlite3.connect(database_url.removeprefix("sqlite:///")) as database:
+        database.execute("DROP TABLE changed")
+        database.execute("DROP INDEX ix_consumer_short_name")
+    database.close()
+    again = Registry.open(database_url)
+    revision = again.revision()
+    again.set_client_active("one", False)
+    changes = again.changes_since(revision)
+    assert changes is not None
+    assert changes.gone == {"one"}
+    again.close()
 
 
 def test_nothing_is_lost_when_eight_threads_write_to_sqlite(database_url: str) -> None:

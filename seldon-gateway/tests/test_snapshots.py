@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,27 @@ def test_a_change_without_new_clusters_needs_one_question(
     assert "another-key" in envoy.has["rest"]
 
 
+def test_changes_one_by_one_end_where_everything_at_once_does(
+    envoy: FakeEnvoy, registry: Registry
+) -> None:
+    envoy.settle()
+    for name in ("zoe", "bob", "eve"):
+        registry.setup_client(name, "DB")
+        envoy.settle()
+    serve(registry, NEW, "bob")
+    serve(registry, (*OLD, *NEW), "eve")
+    envoy.settle()
+    registry.set_client_active("zoe", False)
+    serve(registry, NEW)
+    registry.remove_client("eve")
+    envoy.settle()
+    fresh = FakeEnvoy(Snapshots(registry, 5))
+    fresh.settle()
+    assert envoy.has == fresh.has
+    assert envoy.versions == fresh.versions == envoy.snapshots.settled()
+    assert envoy.clusters == {NEW_CLUSTER}
+
+
 def test_a_disabled_client_goes_with_the_next_question(
     envoy: FakeEnvoy, registry: Registry
 ) -> None:
@@ -260,15 +282,15 @@ def test_every_cluster_that_routes_name_is_handed_over(registry: Registry) -> No
         "one", "rest", [Variation("a", 0.8, OLD), Variation("b", 0.2, (*NEW, *OLD))]
     )
     registry.replace_variations("one", "grpc", [Variation("a", 1.0, NEW)])
-    clients = registry.served_clients()
-    clusters = {cluster["name"] for cluster in envoy_routes.clusters(clients)}
+    [client] = registry.served_clients()
+    routes = envoy_routes.client_routes(client, 5)
     named: set[str] = set()
     for kind in ("rest", "grpc"):
-        named |= envoy_routes.referenced_clusters(
-            envoy_routes.route_configuration(kind, clients, 5)
-        )
-    assert named == clusters
-    assert len(clusters) == 3
+        text = envoy_routes.route_configuration(kind, [routes]).decode()
+        assert routes.clusters[kind] == set(re.findall(rf'"({kind}_127[^"]+)"', text))
+        named |= routes.clusters[kind]
+    assert named == set(envoy_routes.clusters(client))
+    assert len(named) == 3
 
 
 def test_a_lost_database_is_an_error_and_its_return_heals_it(

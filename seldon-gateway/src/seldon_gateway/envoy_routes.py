@@ -7,7 +7,12 @@ maps the path, then the consumer key or the token's subject, to a route.
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
 from typing import Any
+
+import orjson
 
 from seldon_gateway import api_errors, envoy_headers
 from seldon_gateway.api_errors import ApiError
@@ -17,6 +22,7 @@ from seldon_gateway.strategies import Endpoint, Protocol, Variation
 Json = dict[str, Any]
 
 REST_ROUTES, GRPC_ROUTES = "rest", "grpc"
+PROTOCOLS: tuple[Protocol, ...] = ("rest", "grpc")
 CONTROL_PLANE = "control_plane"
 
 # Shares are whole numbers to Envoy: a ratio of a millionth still counts.
@@ -43,63 +49,95 @@ _TIMING = (
 )
 
 _TYPE = "type.googleapis.com/"
+_OVERWRITE = 2  # OVERWRITE_IF_EXISTS_OR_ADD: by number, since it stands twice with every key
 _CHALLENGE = 'Bearer realm="seldon"'
 
 
-def route_configuration(name: str, clients: Iterable[ServedClient], timeout_s: float) -> Json:
-    """The routes of one listener.
+class Table(StrEnum):
+    """A map of Envoy's, from a consumer key to a client's route."""
+
+    JS_KEYS = REST_ROUTES + "-js"
+    ALL_KEYS = REST_ROUTES
+    GRPC = GRPC_ROUTES
+
+
+TABLES: dict[str, tuple[Table, ...]] = {
+    REST_ROUTES: (Table.JS_KEYS, Table.ALL_KEYS),
+    GRPC_ROUTES: (Table.GRPC,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRoutes:
+    """What one client adds to the maps.
+
+    Attributes:
+        entries: For each map, JSON of the client's entries without braces; "" for none.
+        clusters: For REST_ROUTES and GRPC_ROUTES, the clusters that the entries send to.
+    """
+
+    entries: Mapping[Table, bytes]
+    clusters: Mapping[str, frozenset[str]]
+
+
+def client_routes(client: ServedClient, timeout_s: float) -> ClientRoutes:
+    """One client's entries in each map.
+
+    Args:
+        client: An active one.
+        timeout_s: Seconds that a prediction may take.
+    """
+    clusters: dict[str, frozenset[str]] = {}
+    actions: dict[str, bytes] = {}
+    for routes, protocol in zip((REST_ROUTES, GRPC_ROUTES), PROTOCOLS, strict=True):
+        action = _action_of(client.strategy.of(protocol), protocol, timeout_s)
+        clusters[routes] = action.clusters
+        actions[routes] = client.name.encode().join(action.around_name)
+    keys = {
+        Table.JS_KEYS: (client.js_keys, REST_ROUTES),
+        Table.ALL_KEYS: (client.all_keys, REST_ROUTES),
+        Table.GRPC: (client.all_keys, GRPC_ROUTES),
+    }
+    return ClientRoutes(
+        {
+            table: b",".join(b'"%s":%s' % (key.encode(), actions[routes]) for key in of_client)
+            for table, (of_client, routes) in keys.items()
+        },
+        clusters,
+    )
+
+
+def route_configuration(name: str, clients: Iterable[ClientRoutes]) -> bytes:
+    """The routes of one listener, as JSON.
 
     Args:
         name: REST_ROUTES or GRPC_ROUTES.
-        clients: Every active client.
-        timeout_s: Seconds that a prediction may take.
+        clients: What every active client adds; the same in another order is another text.
     """
-    matcher = (
-        _rest_matcher(clients, timeout_s)
-        if name == REST_ROUTES
-        else _grpc_matcher(clients, timeout_s)
-    )
-    return {
-        "@type": _TYPE + "envoy.config.route.v3.RouteConfiguration",
-        "name": name,
-        "virtual_hosts": [{"name": name, "domains": ["*"], "matcher": matcher}],
-        # A route may come before its cluster on a first start: that is a 503, not a refusal.
-        "validate_clusters": False,
+    clients = list(clients)
+    entries = {
+        table: b",".join(filter(None, (client.entries[table] for client in clients)))
+        for table in TABLES[name]
     }
+    filled = frozenset(table for table, text in entries.items() if text)
+    parts: list[bytes] = []
+    for part in _around_entries(name, filled):
+        parts.append(entries[part] if isinstance(part, Table) else part)
+    return b"".join(parts)
 
 
-def clusters(clients: Iterable[ServedClient]) -> list[Json]:
-    """One cluster for each set of replicas that any client's variations name."""
-    wanted: dict[str, Json] = {}
-    for client in clients:
-        for protocol in ("rest", "grpc"):
-            for variation in client.strategy.of(protocol):
-                name = cluster_name(protocol, variation.endpoints)
-                wanted.setdefault(name, _cluster(name, protocol, variation.endpoints))
-    return [wanted[name] for name in sorted(wanted)]
+def clusters(client: ServedClient) -> dict[str, Json]:
+    """One cluster, by name, for each set of replicas that a client's variations name."""
+    return {
+        name: cluster
+        for protocol in PROTOCOLS
+        for name, cluster in _clusters_of(client.strategy.of(protocol), protocol).items()
+    }
 
 
 def cluster_name(protocol: Protocol, endpoints: tuple[Endpoint, ...]) -> str:
     """A cluster is named by what it holds, so that it never changes under its name."""
     return f"{protocol}_" + "+".join(str(endpoint) for endpoint in sorted(endpoints))
-
-
-def referenced_clusters(configuration: Mapping[str, Any]) -> set[str]:
-    """The clusters of model servers that a route configuration sends requests to."""
-    found: set[str] = set()
-
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            if "weighted_clusters" in value:
-                found.update(c["name"] for c in value["weighted_clusters"]["clusters"])
-            for item in value.values():
-                walk(item)
-        elif isinstance(value, list):
-            for item in value:
-                walk(item)
-
-    walk(configuration)
-    return found
 
 
 def static_cluster(name: str, endpoints: Collection[Endpoint]) -> Json:
@@ -115,27 +153,68 @@ def static_cluster(name: str, endpoints: Collection[Endpoint]) -> Json:
 # Matchers
 
 
-def _rest_matcher(clients: Iterable[ServedClient], timeout_s: float) -> Json:
-    by_js_key: dict[str, Json] = {}
-    by_all_key: dict[str, Json] = {}
-    for client in clients:
-        action = _client_action(client, "rest", timeout_s)
-        by_js_key.update(dict.fromkeys(client.js_keys, action))
-        by_all_key.update(dict.fromkeys(client.all_keys, action))
+# What stands where a client's name or a map's entries go: neither names nor keys have braces.
+_NAME = "{client}"
+_ENTRIES = "{%s}"
+
+
+@lru_cache
+def _around_entries(name: str, filled: frozenset[Table]) -> tuple[bytes | Table, ...]:
+    """A route configuration as JSON, with gaps for the entries of the maps that have any."""
+    text = orjson.dumps(_document(name, filled)).decode()
+    parts: list[bytes | Table] = []
+    for table in sorted(filled, key=lambda table: text.index(_gap(table))):
+        before, text = text.split(_gap(table))
+        parts += [before.encode(), table]
+    return (*parts, text.encode())
+
+
+def _gap(table: Table) -> str:
+    return orjson.dumps({_ENTRIES % table: None}).decode()[1:-1]
+
+
+def _document(name: str, filled: frozenset[Table]) -> Json:
+    maps = {table: {_ENTRIES % table: None} if table in filled else {} for table in TABLES[name]}
+    matcher = _rest_matcher(maps) if name == REST_ROUTES else _grpc_matcher(maps)
+    return {
+        "@type": _TYPE + "envoy.config.route.v3.RouteConfiguration",
+        "name": name,
+        "virtual_hosts": [
+            {
+                "name": name,
+                "domains": ["*"],
+                "matcher": matcher,
+                # Here once, and not with every key: a table of many clients is read much faster.
+                "retry_policy": _RETRIES,
+                "response_headers_to_add": [_header(envoy_headers.TIMING, _TIMING)],
+            }
+        ],
+        # So that a route can take away what its host adds.
+        "most_specific_header_mutations_wins": True,
+        # A route may come before its cluster on a first start: that is a 503, not a refusal.
+        "validate_clusters": False,
+    }
+
+
+def _rest_matcher(maps: Mapping[Table, Json]) -> Json:
     control_plane = _action(
-        {"match": {"prefix": "/"}, "route": {"cluster": CONTROL_PLANE, "timeout": "5s"}}
-    )
-    ready = _action(
         {
             "match": {"prefix": "/"},
-            "direct_response": {"status": 200, "body": {"inline_string": '{"status": "ready"}'}},
-            "response_headers_to_add": [_header("content-type", "application/json")],
+            "route": {"cluster": CONTROL_PLANE, "timeout": "5s", "retry_policy": {}},
+            "response_headers_to_remove": [envoy_headers.TIMING],
         }
     )
+    ready = _direct_response(
+        200, '{"status": "ready"}', [_header("content-type", "application/json")]
+    )
     paths = {
-        envoy_headers.JS_PREDICT: _by_header(envoy_headers.CONSUMER_KEY, by_js_key, _js_refusal()),
+        envoy_headers.JS_PREDICT: _by_header(
+            envoy_headers.CONSUMER_KEY, maps[Table.JS_KEYS], _js_refusal()
+        ),
         envoy_headers.PREDICT: _by_header(
-            envoy_headers.SUBJECT, by_all_key, _refusal(api_errors.NOT_AUTHORIZED, challenge=True)
+            envoy_headers.SUBJECT,
+            maps[Table.ALL_KEYS],
+            _refusal(api_errors.NOT_AUTHORIZED, challenge=True),
         ),
         "/token": control_plane,
         "/version": control_plane,
@@ -146,17 +225,14 @@ def _rest_matcher(clients: Iterable[ServedClient], timeout_s: float) -> Json:
     return _by_header(envoy_headers.PATH, paths, _refusal(api_errors.NOT_FOUND))["matcher"]  # type: ignore[no-any-return]
 
 
-def _grpc_matcher(clients: Iterable[ServedClient], timeout_s: float) -> Json:
-    by_all_key: dict[str, Json] = {}
-    for client in clients:
-        action = _client_action(client, "grpc", timeout_s)
-        by_all_key.update(dict.fromkeys(client.all_keys, action))
-    classify = _by_header(envoy_headers.SUBJECT, by_all_key, _refusal(api_errors.NOT_AUTHORIZED))
+def _grpc_matcher(maps: Mapping[Table, Json]) -> Json:
+    refusal = _refusal(api_errors.NOT_AUTHORIZED)
+    classify = _by_header(envoy_headers.SUBJECT, maps[Table.GRPC], refusal)
     paths = {envoy_headers.CLASSIFY: classify}
     return _by_header(":path", paths, _refusal(api_errors.NOT_FOUND))["matcher"]  # type: ignore[no-any-return]
 
 
-def _by_header(header: str, actions: dict[str, Json], otherwise: Json) -> Json:
+def _by_header(header: str, actions: Json, otherwise: Json) -> Json:
     """One look-up of a header's value; Envoy refuses an empty map."""
     if not actions:
         return otherwise
@@ -225,32 +301,38 @@ def _header_input(header: str) -> Json:
 # Actions
 
 
-def _client_action(client: ServedClient, protocol: Protocol, timeout_s: float) -> Json:
-    variations = client.strategy.of(protocol)
+@dataclass(frozen=True, slots=True)
+class _ClientAction:
+    """What is done with a client's requests, as JSON in two parts with the name between them."""
+
+    around_name: tuple[bytes, ...]
+    clusters: frozenset[str]
+
+
+@lru_cache(maxsize=4096)
+def _action_of(
+    variations: tuple[Variation, ...], protocol: Protocol, timeout_s: float
+) -> _ClientAction:
+    """Shared by all clients of the same variations: to write it anew for each takes most time."""
     if not variations:
-        return _refusal(api_errors.NO_STRATEGY)
+        return _ClientAction((orjson.dumps(_refusal(api_errors.NO_STRATEGY)),), frozenset())
+    around_name = orjson.dumps(_client_action(variations, protocol, timeout_s))
+    return _ClientAction(
+        tuple(around_name.split(_NAME.encode())),
+        frozenset(cluster_name(protocol, variation.endpoints) for variation in variations),
+    )
+
+
+def _client_action(variations: tuple[Variation, ...], protocol: Protocol, timeout_s: float) -> Json:
     timeout = f"{timeout_s:g}s"
-    route: Json = {
-        "weighted_clusters": {"clusters": _weighted(variations, protocol)},
-        "timeout": timeout,
-        # A prediction is pure: to ask again when a server died under it is safe.
-        "retry_policy": {
-            "retry_on": "connect-failure,refused-stream,reset",
-            "num_retries": 2,
-            # Not where it died, while there is another replica.
-            "retry_host_predicate": [
-                {
-                    "name": "envoy.retry_host_predicates.previous_hosts",
-                    "typed_config": {
-                        "@type": _TYPE
-                        + "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-                    },
-                }
-            ],
-            "host_selection_retry_max_attempts": 5,
-            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
-        },
-    }
+    headers = [_header(envoy_headers.CLIENT, _NAME)]
+    route: Json = {"timeout": timeout}
+    if len(variations) == 1:
+        # What most clients have takes half of the bytes of a list of one.
+        route["cluster"] = cluster_name(protocol, variations[0].endpoints)
+        headers.append(_header(envoy_headers.VARIATION, variations[0].label))
+    else:
+        route["weighted_clusters"] = {"clusters": _weighted(variations, protocol)}
     if protocol == "grpc":
         # The caller's own deadline counts where it is shorter.
         route["max_stream_duration"] = {"grpc_timeout_header_max": timeout}
@@ -258,11 +340,29 @@ def _client_action(client: ServedClient, protocol: Protocol, timeout_s: float) -
         {
             "match": {"prefix": "/"},
             "route": route,
-            "request_headers_to_add": [_header(envoy_headers.CLIENT, client.name)],
+            "request_headers_to_add": headers,
             "request_headers_to_remove": list(envoy_headers.CREDENTIALS),
-            "response_headers_to_add": [_header(envoy_headers.TIMING, _TIMING)],
         }
     )
+
+
+# A prediction is pure: to ask again when a server died under it is safe.
+_RETRIES: Json = {
+    "retry_on": "connect-failure,refused-stream,reset",
+    "num_retries": 2,
+    # Not where it died, while there is another replica.
+    "retry_host_predicate": [
+        {
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": {
+                "@type": _TYPE
+                + "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+            },
+        }
+    ],
+    "host_selection_retry_max_attempts": 5,
+    "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+}
 
 
 def _weighted(variations: tuple[Variation, ...], protocol: Protocol) -> list[Json]:
@@ -280,12 +380,16 @@ def _refusal(error: ApiError, *, challenge: bool = False, legacy: bool = False) 
     headers = [_header("content-type", "application/json")]
     if challenge:
         headers.append(_header("www-authenticate", _CHALLENGE))
-    body = json.dumps(error.document(legacy=legacy))
+    return _direct_response(error.status, json.dumps(error.document(legacy=legacy)), headers)
+
+
+def _direct_response(status: int, body: str, headers: list[Json]) -> Json:
     return _action(
         {
             "match": {"prefix": "/"},
-            "direct_response": {"status": error.status, "body": {"inline_string": body}},
+            "direct_response": {"status": status, "body": {"inline_string": body}},
             "response_headers_to_add": headers,
+            "response_headers_to_remove": [envoy_headers.TIMING],
         }
     )
 
@@ -302,11 +406,17 @@ def _action(route: Json) -> Json:
 def _header(name: str, value: str) -> Json:
     return {
         "header": {"key": name, "value": value},
-        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+        "append_action": _OVERWRITE,
     }
 
 
 # Clusters
+
+
+@lru_cache(maxsize=4096)
+def _clusters_of(variations: tuple[Variation, ...], protocol: Protocol) -> dict[str, Json]:
+    endpoints = {cluster_name(protocol, v.endpoints): v.endpoints for v in variations}
+    return {name: _cluster(name, protocol, of) for name, of in endpoints.items()}
 
 
 def _cluster(name: str, protocol: str, endpoints: tuple[Endpoint, ...]) -> Json:

@@ -7,14 +7,15 @@ the way from one set of variations to the next.
 """
 
 import hashlib
-import json
 import logging
 import threading
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+import orjson
 
 from seldon_gateway import envoy_routes
-from seldon_gateway.envoy_routes import GRPC_ROUTES, REST_ROUTES, Json
+from seldon_gateway.envoy_routes import GRPC_ROUTES, REST_ROUTES, ClientRoutes, Json
 from seldon_gateway.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,9 @@ class _Envoy:
     clusters: frozenset[str] = frozenset()
     routes: dict[str, frozenset[str]] = field(default_factory=dict)
     offered: dict[str, Resources] = field(default_factory=dict)
+    # The clusters that it should have, and the sets of names that these were made of.
+    wanted: Resources | None = None
+    wanted_by: tuple[frozenset[str], ...] = ()
 
 
 class Snapshots:
@@ -61,9 +65,11 @@ class Snapshots:
         self._registry = registry
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._revision = -1
+        self._revision: int | None = None
+        self._clients: dict[str, ClientRoutes] = {}
         self._routes: dict[str, Resources] = {}
-        self._clusters: dict[str, Json] = {}
+        self._clusters: frozenset[str] = frozenset()
+        # Those of the past too: an Envoy may still have routes to them.
         self._every_cluster: dict[str, Json] = {}
         self._newest_clusters: Resources | None = None
         self._envoys: dict[str, _Envoy] = {}
@@ -94,22 +100,50 @@ class Snapshots:
             envoy.offered[kind] = resources
             return resources
 
+    def settled(self) -> dict[str, str]:
+        """The version of each kind that every Envoy has when there is nothing more to tell it.
+
+        Raises:
+            RegistryUnavailable: The registry cannot be read.
+        """
+        with self._lock:
+            self._refresh()
+            newest = {CLUSTERS: self._clusters_named(self._clusters), **self._routes}
+            return {kind: resources.version for kind, resources in newest.items()}
+
     def _refresh(self) -> None:
-        revision = self._registry.revision()
-        if revision == self._revision:
+        changes = self._registry.changes_since(self._revision)
+        if changes is None:
             return
-        clients = self._registry.served_clients()
-        self._clusters = {
-            str(cluster["name"]): cluster for cluster in envoy_routes.clusters(clients)
-        }
-        self._every_cluster |= self._clusters
+        if changes.everything:
+            self._clients = {}
+        for name in changes.gone:
+            self._clients.pop(name, None)
+        for client in changes.served:
+            self._clients[client.name] = envoy_routes.client_routes(client, self._timeout_s)
+            self._every_cluster |= envoy_routes.clusters(client)
+        clients = [self._clients[name] for name in sorted(self._clients)]
         for name in (REST_ROUTES, GRPC_ROUTES):
-            configuration = envoy_routes.route_configuration(name, clients, self._timeout_s)
-            self._routes[name] = _resources(
-                name, [configuration], frozenset(envoy_routes.referenced_clusters(configuration))
-            )
-        self._revision = revision
-        log.info("revision %d: %d active clients", revision, len(clients))
+            before = self._routes.get(name)
+            clusters = _union({client.clusters[name] for client in clients})
+            if before is not None and before.clusters == clusters:
+                clusters = before.clusters  # the same object: its look-ups are remembered by it
+            content = envoy_routes.route_configuration(name, clients)
+            self._routes[name] = _resources(name, content, clusters)
+        self._clusters = _union({routes.clusters for routes in self._routes.values()})
+        self._forget_clusters()
+        self._revision = changes.revision
+        log.info("revision %d: %d active clients", changes.revision, len(clients))
+
+    def _forget_clusters(self) -> None:
+        """Keep the definitions of those alone that some Envoy may have to be given."""
+        used = {self._clusters}
+        for envoy in self._envoys.values():
+            used.update(envoy.routes.values())
+            used.update(offer.clusters for offer in envoy.offered.values())
+        kept = _union(used)
+        if len(kept) < len(self._every_cluster):
+            self._every_cluster = {name: self._every_cluster[name] for name in kept}
 
     def _note_accepted(self, envoy: _Envoy, kind: str, version: str) -> None:
         # What is current counts without an offer: the control plane before this one made it.
@@ -125,28 +159,43 @@ class Snapshots:
 
     def _routes_for(self, envoy: _Envoy, kind: str) -> Resources | None:
         routes = self._routes[kind]
-        offered = envoy.offered.get(CLUSTERS)
         # What it was offered since may have taken clusters away already.
-        sure = envoy.clusters & offered.clusters if offered else envoy.clusters
+        offered = envoy.offered.get(CLUSTERS)
+        sure = (envoy.clusters, *((offered.clusters,) if offered else ()))
         # An Envoy that has nothing yet waits for its first routes before it takes any request.
-        return routes if routes.clusters <= sure else None
+        return routes if all(routes.clusters <= clusters for clusters in sure) else None
 
     def _clusters_for(self, envoy: _Envoy) -> Resources:
-        names = frozenset(self._clusters).union(*envoy.routes.values())
         # Routes that it was offered may be in use before it says so.
-        names = names.union(
-            *(offer.clusters for kind, offer in envoy.offered.items() if kind != CLUSTERS)
-        )
+        offered = (offer.clusters for kind, offer in envoy.offered.items() if kind != CLUSTERS)
+        named = (self._clusters, *envoy.routes.values(), *offered)
+        # Asked several times a second, however many there are: the answer is the last one as long
+        # as it is made of the very same sets.
+        if envoy.wanted is None or not _identical(named, envoy.wanted_by):
+            envoy.wanted = self._clusters_named(_union(set(named)))
+            envoy.wanted_by = named
+        return envoy.wanted
+
+    def _clusters_named(self, names: frozenset[str]) -> Resources:
         if self._newest_clusters is None or self._newest_clusters.clusters != names:
             clusters = [self._every_cluster[name] for name in sorted(names)]
-            self._newest_clusters = _resources(CLUSTERS, clusters, names)
+            content = orjson.dumps(clusters, option=orjson.OPT_SORT_KEYS)[1:-1]
+            self._newest_clusters = _resources(CLUSTERS, content, names)
         return self._newest_clusters
 
 
-def _resources(kind: str, resources: list[Any], clusters: frozenset[str]) -> Resources:
-    content = json.dumps(resources, sort_keys=True)
-    version = hashlib.sha256(content.encode()).hexdigest()[:16]
-    body = json.dumps(
-        {"version_info": version, "type_url": _TYPES[kind], "resources": resources}
-    ).encode()
-    return Resources(version, body, clusters)
+def _resources(kind: str, content: bytes, clusters: frozenset[str]) -> Resources:
+    """An answer whose resources are `content`: JSON, separated by commas."""
+    version = hashlib.sha256(content).hexdigest()[:16]
+    head = f'{{"version_info":"{version}","type_url":"{_TYPES[kind]}","resources":['
+    return Resources(version, b"".join((head.encode(), content, b"]}")), clusters)
+
+
+def _union(sets: Collection[frozenset[str]]) -> frozenset[str]:
+    if len(sets) == 1:
+        return next(iter(sets))
+    return frozenset().union(*sets)
+
+
+def _identical(some: Sequence[object], others: Sequence[object]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
