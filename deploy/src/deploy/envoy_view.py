@@ -22,15 +22,27 @@ STATISTICS_PATH = "/stats?type=TextReadouts&format=json"
 _TIMEOUT_S = 2.0
 
 
-def is_up_to_date(settings: GatewaySettings, registry: Registry) -> bool:
-    """Whether every request is routed by the registry's newest revision, and by nothing older.
+class EnvoyView:
+    """What the registry says, against what Envoy has; to be asked again and again."""
 
-    Versions are digests of their content, so what a fresh Envoy would be given is what this one
-    has when it is up to date; clusters that no route needs any more are gone by then.
-    """
-    return has_all(
-        _accepted_versions(settings.admin_port), newest_versions(registry, settings.timeout_s)
-    )
+    def __init__(self, settings: GatewaySettings, registry: Registry) -> None:
+        """Read nothing yet."""
+        self._admin_port = settings.admin_port
+        # Kept from one question to the next, so that only what changes is read.
+        self._snapshots = Snapshots(registry, settings.timeout_s)
+
+    def is_up_to_date(self) -> bool:
+        """Whether every request is routed by the registry's newest revision, and by nothing older.
+
+        Versions are digests of their content, so what any Envoy has when there is nothing more to
+        tell it is what this one has when it is up to date; clusters that no route needs are gone.
+        """
+        return has_all(_accepted_versions(self._admin_port), _by_statistic(self._snapshots))
+
+
+def is_up_to_date(settings: GatewaySettings, registry: Registry) -> bool:
+    """One look at an Envoy; see EnvoyView."""
+    return EnvoyView(settings, registry).is_up_to_date()
 
 
 def has_all(accepted: Mapping[str, str], newest: Mapping[str, str]) -> bool:
@@ -39,16 +51,12 @@ def has_all(accepted: Mapping[str, str], newest: Mapping[str, str]) -> bool:
 
 
 def newest_versions(registry: Registry, timeout_s: float) -> dict[str, str]:
-    """What a fresh Envoy would be given, by the names of Envoy's statistics."""
-    snapshots = Snapshots(registry, timeout_s)
-    versions: dict[str, str] = {}
-    for kind in (CLUSTERS, REST_ROUTES, GRPC_ROUTES):
-        offered = snapshots.answer("", kind, "")
-        if offered is None:
-            continue
-        versions[_STATISTICS[kind]] = offered.version
-        snapshots.answer("", kind, offered.version)  # accepted: routes wait for their clusters
-    return versions
+    """What an Envoy has when there is nothing more to tell it, by its statistics' names."""
+    return _by_statistic(Snapshots(registry, timeout_s))
+
+
+def _by_statistic(snapshots: Snapshots) -> dict[str, str]:
+    return {_STATISTICS[kind]: version for kind, version in snapshots.settled().items()}
 
 
 def _accepted_versions(admin_port: int) -> dict[str, str]:

@@ -79,7 +79,12 @@ class Operator:
 
     def keys(self, client: str | None = None, scope: str | None = None) -> list[Key]:
         """Consumers by client and scope; a secret that was made elsewhere is empty."""
-        databases = {row.name: row.db_name for row in self.registry.list_clients()}
+        consumers = self.registry.list_keys(client, scope)
+        # One client's keys cost the same however many clients there are.
+        clients = self.registry.list_clients() if client is None else []
+        if client is not None and consumers:
+            clients = [self.registry.get_client(client)]
+        databases = {row.name: row.db_name for row in clients}
         return [
             Key(
                 db=databases.get(row.client, ""),
@@ -90,7 +95,7 @@ class Operator:
                 else "",
                 scope=row.scope,
             )
-            for row in self.registry.list_keys(client, scope)
+            for row in consumers
         ]
 
     def credentials(self, client: str) -> Credentials:

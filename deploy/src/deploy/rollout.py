@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from deploy import assignments, envoy_view, ports, stack
+from deploy import assignments, ports, stack
 from deploy.assignments import Assignments
 from deploy.console import say, step, wait_until
+from deploy.envoy_view import EnvoyView
 from deploy.errors import MicroserviceRefused, StackHalfDead
 from deploy.local import LocalStack
 from deploy.microservices import (
@@ -198,10 +199,8 @@ class Rollout:
 
     def _await_gateway(self) -> None:
         with step("waiting until the gateway has taken it"):
-            if not wait_until(
-                lambda: envoy_view.is_up_to_date(self._settings.gateway, self._registry),
-                _GATEWAY_TIMEOUT_S,
-            ):
+            envoy = EnvoyView(self._settings.gateway, self._registry)
+            if not wait_until(envoy.is_up_to_date, _GATEWAY_TIMEOUT_S):
                 raise StackHalfDead(
                     f"the gateway has not taken the new variations within {_GATEWAY_TIMEOUT_S:g} s:"
                     " nothing was stopped; `make logs` shows what control-plane and envoy say"

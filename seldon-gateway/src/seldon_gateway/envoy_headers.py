@@ -18,7 +18,8 @@ TIMING = "x-gateway-timing"
 
 ALL = (PATH, CONSUMER_KEY, CALLBACK, SUBJECT, CLIENT, VARIATION)
 # No business of a model server's. The others are kept: Envoy's answer needs them when it fails.
-CREDENTIALS = (CONSUMER_KEY, SUBJECT, "authorization", "oauth_token")
+CREDENTIALS = (CONSUMER_KEY, SUBJECT, "oauth_token")
+AUTHORIZATION = "authorization"
 
 # What a JSONP callback may be made of, and its most characters. Apart, since a counted repetition
 # exceeds the size that Envoy allows a regular expression.

@@ -186,6 +186,7 @@ def _document(name: str, filled: frozenset[Table]) -> Json:
                 "matcher": matcher,
                 # Here once, and not with every key: a table of many clients is read much faster.
                 "retry_policy": _RETRIES,
+                "request_headers_to_remove": list(envoy_headers.CREDENTIALS),
                 "response_headers_to_add": [_header(envoy_headers.TIMING, _TIMING)],
             }
         ],
@@ -341,7 +342,8 @@ def _client_action(variations: tuple[Variation, ...], protocol: Protocol, timeou
             "match": {"prefix": "/"},
             "route": route,
             "request_headers_to_add": headers,
-            "request_headers_to_remove": list(envoy_headers.CREDENTIALS),
+            # Not with the host: who asks for a token shows it to the control plane.
+            "request_headers_to_remove": [envoy_headers.AUTHORIZATION],
         }
     )
 
