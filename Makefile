@@ -29,7 +29,9 @@ $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval e
 # Given on the command line alone: the shell has a SECONDS of its own.
 BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
 
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench undeploy train protos dashboards images manifests check test test-images test-cluster clean
+SCALE_OPTIONS = $(foreach v,CLIENTS ENVOYS SERVERS ROUNDS SECONDS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
+
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench scale undeploy train protos dashboards images manifests check test test-images test-cluster clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,6 +103,9 @@ calibrate: setup  ## What the load test itself costs, on a server that answers a
 
 bench: setup  ## What the serving path costs, beside the raw model: ROUNDS= SECONDS= CASES= CALLERS= PEERS=
 	@$(BIN)/python -m bench $(BENCH_OPTIONS)
+
+scale: setup  ## What many clients cost the gateway: CLIENTS=10,1000,10000 ENVOYS= SERVERS= ROUNDS= SECONDS=
+	@$(BIN)/python -m bench.scale_command $(SCALE_OPTIONS)
 
 undeploy: setup  ## Stop every process of the stack; keeps its data (PURGE=1 removes it)
 	@$(DEPLOY) undeploy $(if $(PURGE),--purge) $(if $(filter kubernetes,$(TARGET)),$(IN_CLUSTER))

@@ -8,11 +8,12 @@ import pytest
 import requests
 from gateway_under_test import GatewayUnderTest, HttpUpstream, eventually
 
-from bench.scale_gateway import Servers, populate
+from bench.scale_gateway import Servers, copy_clients, populate
 from seldon_gateway import envoy_routes
 from seldon_gateway.envoy_routes import GRPC_ROUTES, REST_ROUTES
 from seldon_gateway.registry import Registry
 from seldon_gateway.snapshots import CLUSTERS
+from seldon_gateway.strategies import Variation
 
 CLIENTS = 10_000
 PATIENCE_S = 60.0  # for what takes two seconds where nothing else runs
@@ -30,6 +31,10 @@ def gateway(
 
 @pytest.fixture(scope="module")
 def settled(gateway: GatewayUnderTest) -> dict[str, tuple[str, Any]]:
+    return told(gateway)
+
+
+def told(gateway: GatewayUnderTest) -> dict[str, tuple[str, Any]]:
     """What an Envoy of its own is told, by kind: version and resource."""
     has: dict[str, tuple[str, Any]] = {}
     for kind in (CLUSTERS, CLUSTERS, REST_ROUTES, GRPC_ROUTES):
@@ -146,6 +151,25 @@ def test_a_change_reads_what_changed_and_gives_what_reading_everything_gives(
     assert answer.content.endswith(b'"resources":[' + expected + b"]}")
     assert b"another-js" in expected
     assert len(json.loads(expected)["virtual_hosts"]) == 1
+
+
+def test_more_routes_than_envoy_takes_by_default_arrive(
+    start_gateway: Callable[..., GatewayUnderTest], http_upstream: HttpUpstream
+) -> None:
+    # A few clients of eighty variations have as many bytes as 40,000 of one.
+    def prepare(gateway: GatewayUnderTest) -> None:
+        populate(gateway.settings.home / "seldon.db", 1, Servers((http_upstream.endpoint,)))
+        many = [Variation(f"v{i:02}", 1 / 80, (http_upstream.endpoint,)) for i in range(80)]
+        gateway.registry.replace_variations("client-0", "rest", many)
+        database = gateway.settings.home / "seldon.db"
+        copy_clients(database, first=1, last=1499, models=1)
+
+    gateway = start_gateway(prepare)
+    told(gateway)  # the clusters: without them there are no routes
+    assert len(ask(gateway, REST_ROUTES, "").content) > 1 << 25
+    [row] = gateway.registry.list_keys("client-1499", "js")
+    eventually(lambda: gateway.js(row.consumer_key).status_code == 200, PATIENCE_S)
+    assert gateway.js(row.consumer_key).json()["headers"]["x-seldon-client"] == "client-1499"
 
 
 def test_envoy_has_refused_nothing(gateway: GatewayUnderTest) -> None:

@@ -40,6 +40,7 @@ def test_every_variable_has_its_field(tmp_path: Path) -> None:
         "SELDON_POLL": "1.5",
         "SELDON_JWKS_CACHE": "2",
         "SELDON_ENVOY_THREADS": "4",
+        "SELDON_ENVOY_HEAP": "4096",
         "ENVOY_BIN": "/opt/envoy",
     }
     assert GatewaySettings.from_env(environ) == GatewaySettings(
@@ -58,6 +59,7 @@ def test_every_variable_has_its_field(tmp_path: Path) -> None:
         poll_s=1.5,
         jwks_cache_s=2,
         envoy_threads=4,
+        envoy_heap_mib=4096,
         envoy_bin="/opt/envoy",
     )
 
@@ -86,6 +88,7 @@ def test_a_wrong_port_is_refused_by_name(name: str, value: str) -> None:
         ("SELDON_POLL", "0"),
         ("SELDON_JWKS_CACHE", "inf"),
         ("SELDON_ENVOY_THREADS", "0"),
+        ("SELDON_ENVOY_HEAP", "64"),
     ],
 )
 def test_a_wrong_number_is_refused_by_name_with_its_limits(name: str, value: str) -> None:

@@ -114,7 +114,7 @@ def measure(settings: Settings, output: Path, callers: str) -> int:
 
     def after_round() -> None:
         state["rounds_done"] += 1
-        _write(document | state, stem.with_suffix(".json"))
+        write_json(document | state, stem.with_suffix(".json"))
 
     with ending_in_order(), processes.on_cores(cores.client):
         try:
@@ -141,7 +141,7 @@ def _report(document: dict[str, Any], stem: Path, status: int, progress: Console
     remarks = tables.remarks(summary)
     if incomplete:
         remarks.insert(0, f"INCOMPLETE: {incomplete}")
-    _write(document | {"summary": summary}, stem.with_suffix(".json"))
+    write_json(document | {"summary": summary}, stem.with_suffix(".json"))
     text = tables.markdown(shown) + "".join(f"\n- {remark}" for remark in remarks) + "\n"
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
     tables.show(shown)
@@ -219,7 +219,7 @@ def ending_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _write(document: dict[str, Any], path: Path) -> None:
+def write_json(document: dict[str, Any], path: Path) -> None:
     """Beside it first: a run that is killed leaves the last whole file."""
     partial = path.with_suffix(".partial")
     partial.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))

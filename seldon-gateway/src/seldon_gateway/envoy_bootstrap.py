@@ -16,7 +16,6 @@ MAX_BODY_BYTES = 1_048_576
 MAX_HEADERS_KIB = 96  # 784 numbers in a URL
 GRPC_AUTH_TEXT = "Could not determine client from oauth_token"  # the original's words
 
-_MAX_HEAP_BYTES = 1 << 30
 _MAX_CALLER_CONNECTIONS = 20_000
 STATS_PATH = "/stats/prometheus"
 _ADMIN = "admin"
@@ -87,7 +86,19 @@ def bootstrap(settings: GatewaySettings) -> Json:
                 {"match": {"safe_regex": {"regex": ".*"}}, "buckets": _STATS_BUCKETS_MS}
             ]
         },
-        "overload_manager": _overload_manager(),
+        "overload_manager": _overload_manager(settings),
+        # Routes of 40,000 clients are more than Envoy takes by default, 32 MiB: it would hang up in
+        # the middle and ask again, without end. What the control plane says is trusted.
+        "layered_runtime": {
+            "layers": [
+                {
+                    "name": "static",
+                    "static_layer": {
+                        "http.async_response_buffer_limit": settings.envoy_heap_mib << 19
+                    },
+                }
+            ]
+        },
     }
 
 
@@ -433,13 +444,14 @@ def _ask_control_plane(settings: GatewaySettings) -> Json:
             "transport_api_version": "V3",
             "cluster_names": [CONTROL_PLANE],
             "refresh_delay": f"{settings.poll_s:g}s",
-            "request_timeout": "2s",
+            # Routes of many clients take their time to come.
+            "request_timeout": "5s",
         },
         "initial_fetch_timeout": "15s",
     }
 
 
-def _overload_manager() -> Json:
+def _overload_manager(settings: GatewaySettings) -> Json:
     heap = "envoy.resource_monitors.fixed_heap"
     connections = "envoy.resource_monitors.global_downstream_max_connections"
 
@@ -454,7 +466,7 @@ def _overload_manager() -> Json:
                 "typed_config": {
                     "@type": _TYPE
                     + "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
-                    "max_heap_size_bytes": _MAX_HEAP_BYTES,
+                    "max_heap_size_bytes": settings.envoy_heap_mib << 20,
                 },
             },
             {

