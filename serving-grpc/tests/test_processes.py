@@ -154,6 +154,16 @@ def test_held_out_digits_are_recognised_and_counted_exactly_over_the_workers(lau
     assert len(list(stack.metrics_dir().glob("counter_*.db"))) == 2
 
 
+def test_what_a_worker_is_started_with_is_known_to_grpc_and_the_operators_wins(launch):
+    stack = launch()
+    assert is_served(stack.port)
+    for worker in stack.workers():
+        assert worker.environ()["GRPC_EXPERIMENTS"] == "-event_engine_listener"
+    assert "experiment" not in stack.log.read_text().lower()  # grpc tells of one it does not know
+    other = launch(GRPC_WORKERS="1", GRPC_EXPERIMENTS="")
+    assert other.workers()[0].environ()["GRPC_EXPERIMENTS"] == ""
+
+
 def test_only_the_workers_load_grpc_and_the_engine(launch):
     stack = launch()
 
