@@ -242,13 +242,32 @@ def test_predictions_need_no_thread_of_the_others(start, good):
     held.cancel()
 
 
-def test_a_call_without_a_message_is_refused(start):
+def test_a_call_without_a_message_is_refused(start, eventually):
     running = start()
     nothing = running.channel.stream_unary(CLASSIFY)
     with pytest.raises(grpc.RpcError) as refused:
         nothing(iter(()), timeout=10)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "no message" in refused.value.details()
+    eventually(lambda: running.count("INVALID_ARGUMENT") == 1)
+
+
+def test_a_caller_that_leaves_before_its_message_has_come_made_no_mistake(start, eventually):
+    running = start()
+    nothing = running.channel.stream_unary(CLASSIFY)
+    leaving = threading.Event()
+
+    def message():
+        leaving.wait()
+        yield from ()
+
+    call = nothing.future(message(), timeout=10)
+    eventually(lambda: running.server.in_flight == 1)
+    call.cancel()
+    eventually(lambda: running.count("CANCELLED") == 1)
+    leaving.set()
+    assert running.count("INVALID_ARGUMENT") == 0
+    assert running.in_flight() == 0
 
 
 def test_a_model_that_fails_is_internal_without_its_words(start, good, caplog):

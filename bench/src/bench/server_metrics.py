@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.probes import loopback_session
 from monitoring.metrics import BATCH_SIZE, REQUESTS
 
-GOOD_CODES = ("200", "OK")
+# Cancelled: a load generator leaves at its end, with requests on their way.
+GOOD_CODES = ("200", "OK", "CANCELLED")
 _TIMEOUT_S = 5.0
 
 
@@ -33,8 +34,7 @@ def read(url: str) -> Counts:
 def parse(text: str) -> Counts:
     """Read the Prometheus text format.
 
-    Batches are counted by their histogram's upper bounds: 8 is 5 to 8, though only prepared sizes
-    occur.
+    Batches are counted by their histogram's upper bounds: 8 is 5 to 8.
     """
     cumulative: Counter[float] = Counter()
     refused = 0

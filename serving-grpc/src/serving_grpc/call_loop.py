@@ -31,7 +31,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 class Call:
     """One call whose request has come; it is to be ended, once."""
 
-    __slots__ = ("_core", "_deadline", "ended", "message", "metadata")
+    __slots__ = ("_core", "_deadline", "ended", "message", "metadata", "when_over")
 
     def __init__(self, core: Any, metadata: Metadata, deadline: float) -> None:
         """`core` is cygrpc's call, `deadline` in Unix time."""
@@ -40,6 +40,8 @@ class Call:
         self.metadata = metadata
         self.message: bytes | None = None
         self.ended = False
+        # Told once the core is done with it: whether the caller was gone before its end.
+        self.when_over: Callable[[bool], None] | None = None
 
     @property
     def remaining_s(self) -> float | None:
@@ -145,6 +147,8 @@ class CallLoop:
                 self._begin(event)
         elif call.ended:
             self.unanswered -= 1
+            if call.when_over is not None:
+                call.when_over(event.batch_operations[-1].cancelled())
         else:
             call.message = event.batch_operations[0].message()
             self._take(call)

@@ -76,6 +76,11 @@ class PredictionServer:
         except RuntimeError:
             raise PortUnavailable(f"{address} cannot be bound for gRPC") from None
 
+    @property
+    def in_flight(self) -> int:
+        """Calls of Classify that the core is not done with."""
+        return self._predictions.unanswered
+
     def start(self) -> None:
         """Accept calls; health says NOT_SERVING."""
         self._server.start()

@@ -6,7 +6,7 @@ import time
 import grpc
 
 import seldon_pb2
-from model_runtime import ErrorKind, InvalidInstances, MicroBatcher, Scored, ServingError
+from model_runtime import ErrorKind, MicroBatcher, Scored, ServingError
 from monitoring.metrics import ServingMetrics
 from serving_grpc import wire
 from serving_grpc.call_loop import Call, Metadata
@@ -26,6 +26,8 @@ STATUS = {
 CLIENT_KEY = "x-seldon-client"
 VARIATION_KEY = "x-seldon-variation"
 TIMING_KEY = "server-timing"
+
+NO_MESSAGE = "the call has no message, expected one"
 
 # A deadline beyond this is none: a caller may send one that no clock can wait for.
 _LONGEST_DEADLINE_S = 86_400.0
@@ -49,13 +51,27 @@ class SeldonServicer:
         def end(outcome: Scored | Exception) -> None:
             self._end(call, started, puid, outcome)
 
+        if call.message is None:
+            self._end_without_message(call, started)
+            return
         try:
-            if call.message is None:
-                raise InvalidInstances("the call has no message, expected one")
             instance, puid = wire.read_request(call.message, self._info.features)
             self._batcher.send(instance, end, _timeout_s(call))
         except Exception as error:  # whatever it is, the caller gets no traceback
             end(error)
+
+    def _end_without_message(self, call: Call, started: float) -> None:
+        """Refuse it; most such callers are gone before they have sent one, and are counted so."""
+        client, variation = _caller(call.metadata)
+        total_s = time.perf_counter() - started
+
+        def count(gone: bool) -> None:
+            status = grpc.StatusCode.CANCELLED if gone else grpc.StatusCode.INVALID_ARGUMENT
+            self._metrics.observe(client, variation, status.name, total_s)
+
+        call.when_over = count
+        timing = ((TIMING_KEY, wire.server_timing(total_s, None)),)
+        call.end(grpc.StatusCode.INVALID_ARGUMENT, NO_MESSAGE, None, timing)
 
     def _end(self, call: Call, started: float, puid: str, outcome: Scored | Exception) -> None:
         client, variation = _caller(call.metadata)
