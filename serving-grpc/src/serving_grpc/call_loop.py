@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from model_runtime import MicroBatcher, give_way
+from model_runtime import MicroBatcher
 
 # Calls that the core may hand over before they are asked for one by one.
 _AHEAD = 32
@@ -116,20 +116,12 @@ class CallLoop:
         self._events.shutdown()
 
     def _gather(self, engine: MicroBatcher) -> None:
-        """Take what calls have come, for a fuller batch.
-
-        Once the processor is given up: the core's own threads may hold some on their way.
-        """
-        gave_way = False
+        """Take what calls have come, for a fuller batch."""
         while engine.waiting < engine.full_batch:
             event = self._events.poll(deadline=0)
-            if event.completion_type != cygrpc.CompletionType.queue_timeout:
-                self._handle(event)
-            elif gave_way:
+            if event.completion_type == cygrpc.CompletionType.queue_timeout:
                 return
-            else:
-                gave_way = True
-                give_way()
+            self._handle(event)
 
     def _ask_for_one(self) -> None:
         try:
