@@ -49,9 +49,18 @@ class Call:
         return None if self._deadline == math.inf else self._deadline - time.time()
 
     def end(
-        self, status: grpc.StatusCode, details: str, reply: bytes | None, trailing: Metadata
+        self,
+        status: grpc.StatusCode,
+        details: str,
+        reply: bytes | None,
+        trailing: Metadata,
+        count: Callable[[], None] | None = None,
     ) -> None:
-        """Send what is to be sent; a caller that is gone is no error."""
+        """Send what is to be sent; a caller that is gone is no error.
+
+        `count` is called when all is ready to be sent: whoever is killed between the two has
+        counted a call that nobody saw answered.
+        """
         self.ended = True
         operations = [
             cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),
@@ -62,7 +71,10 @@ class Call:
         ]
         if reply is not None:
             operations.insert(1, cygrpc.SendMessageOperation(reply, _NO_FLAGS))
-        self._core.start_server_batch(tuple(operations), self)
+        batch = tuple(operations)
+        if count is not None:
+            count()
+        self._core.start_server_batch(batch, self)
 
 
 class CallLoop:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from functools import partial
 
 import grpc
 
@@ -88,14 +89,10 @@ class SeldonServicer:
             log.exception("Classify failed")
             status, details = grpc.StatusCode.INTERNAL, "the server failed on this request"
         total_s = time.perf_counter() - started
-        self._metrics.observe(
-            client,
-            variation,
-            status.name,
-            total_s,
-            *((scored.queue_s, scored.compute_s, scored.batch_size) if scored else ()),
-        )
-        call.end(status, details, reply, ((TIMING_KEY, wire.server_timing(total_s, scored)),))
+        times = (scored.queue_s, scored.compute_s, scored.batch_size) if scored else ()
+        count = partial(self._metrics.observe, client, variation, status.name, total_s, *times)
+        timing = ((TIMING_KEY, wire.server_timing(total_s, scored)),)
+        call.end(status, details, reply, timing, count)
 
 
 def _caller(metadata: Metadata) -> tuple[str, str]:
