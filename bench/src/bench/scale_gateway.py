@@ -341,7 +341,7 @@ class Gateway:
         found = []
         for settings in self._envoy_settings:
             path = "/stats?filter=rds.*version_text&type=TextReadouts"
-            text = _get(HOST, settings.admin_port, path)[1].decode()
+            text = _answer(settings.admin_port, path).decode()
             lines = sorted(line for line in text.splitlines() if ".rds." in line)
             if len(lines) != len(_PROTOCOLS):
                 raise BenchError(f"Envoy shows {len(lines)} versions of routes, not two")
@@ -372,6 +372,19 @@ def wait(condition: Callable[[], bool], limit_s: float, what: str) -> None:
         if time.monotonic() > deadline:
             raise BenchError(f"{what} did not come within {limit_s:g} s")
         time.sleep(0.005)
+
+
+def _answer(port: int, path: str) -> bytes:
+    """Of an Envoy's administration, which waits while Envoy reads its configuration."""
+    answers: list[bytes] = []
+
+    def answered() -> bool:
+        found, body = _get(HOST, port, path)
+        answers.append(body)
+        return found == 200
+
+    wait(answered, CHANGE_LIMIT_S, "Envoy's administration")
+    return answers[-1]
 
 
 def status(host: str, port: int, path: str) -> int:
