@@ -38,6 +38,13 @@ def test_the_caller_says_whether_the_connection_stays(last: bool) -> None:
     assert found.last is last
 
 
+def test_of_two_connection_headers_the_one_that_closes_counts() -> None:
+    both = b"Connection: close\r\nConnection: keep-alive\r\n\r\n"
+    found = read(HEAD + both + BODY, LIMITS)
+    assert found is not None
+    assert found.last
+
+
 @pytest.mark.parametrize("cut", [1, 30, len(HEAD), len(HEAD) + 2, len(HEAD) + 2 + len(BODY) - 1])
 def test_what_has_not_all_come_is_waited_for(cut: int) -> None:
     assert read((HEAD + b"\r\n" + BODY)[:cut], LIMITS) is None

@@ -365,6 +365,45 @@ def test_requests_sent_ahead_are_answered_in_order(server: Running) -> None:
     assert [answer["error_id"] for answer in found[4:-1]] == [38] * 300
 
 
+def test_more_than_is_read_at_once_is_answered_in_order(server: Running) -> None:
+    # Bad ones are refused before they are scored: they must not overtake.
+    sent, expected = b"", []
+    for number in range(60):
+        if number % 5 == 4:
+            sent += b"POST /predict HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n{"
+            expected.append("refused")
+        else:
+            sent += plain(number, f"p{number}")
+            expected.append(f"p{number}")
+    assert len(sent) > 3 * (1 << 16)
+    with socket.create_connection(("127.0.0.1", server.port), DEADLINE_S) as connection:
+        threading.Thread(target=connection.sendall, args=(sent,)).start()
+        found = answers(connection, 60)
+    assert ["refused" if "error_id" in each else puid_of(each) for each in found] == expected
+
+
+def test_a_caller_that_does_not_close_keeps_nobody_waiting(tmp_path: Path) -> None:
+    old = b"GET /health/live HTTP/1.0\r\n\r\n"
+    with running(tmp_path / "log", REST_WORKERS=1) as server, contextlib.ExitStack() as stack:
+        idle = []
+        for sent in (old, b"no http at all\r\n\r\n", plain(1, "last", Connection="close")) * 10:
+            address = ("127.0.0.1", server.port)
+            connection = stack.enter_context(socket.create_connection(address, DEADLINE_S))
+            connection.sendall(sent)
+            idle.append(connection)
+        for connection in idle:  # all are answered and closed on the server's side
+            received = b""
+            while data := connection.recv(1 << 16):
+                received += data
+            assert received.startswith(b"HTTP/1.")
+        # Each would have held the loop for two seconds: in all three times the client's patience.
+        with server.client() as client:
+            assert client.predict(1).status == 200
+        workers = server.workers()
+        until(lambda: server.count("seldon_requests_in_flight") == 0, "nothing is in flight")
+        assert server.workers() == workers
+
+
 @pytest.mark.parametrize("piece", [1, 997])
 def test_a_request_in_pieces_is_served(
     server: Running, scores: NDArray[np.float32], piece: int

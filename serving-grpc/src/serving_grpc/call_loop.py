@@ -10,7 +10,9 @@ Python's grpc has no public interface for this. `grpc._cython.cygrpc` is what it
 written on, so pyproject.toml allows the versions of grpcio that the tests have passed with.
 """
 
+import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +22,8 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from model_runtime import MicroBatcher
+
+log = logging.getLogger(__name__)
 
 # Calls that the core may hand over before they are asked for one by one.
 _AHEAD = 32
@@ -113,6 +117,13 @@ class CallLoop:
         self._began.wait()
 
     def _run(self) -> None:
+        try:
+            self._take_calls()
+        except Exception:  # without this thread the port is open and nobody answers
+            log.exception("the thread that takes the calls has failed; ending")
+            os._exit(1)  # the parent starts another
+
+    def _take_calls(self) -> None:
         engine = self._engine
         if engine is not None:
             engine.start(lambda: None)

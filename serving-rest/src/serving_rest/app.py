@@ -125,7 +125,7 @@ class PredictionsFirst:
     """WSGI around Flask: a prediction goes past Flask's routing, request and response objects.
 
     They take a quarter of what the server does for one. Here come those that the worker's loop does
-    not answer itself (http.py), and the tests'. All else, other methods of the same
+    not answer itself (quick.py says which), and the tests'. All else, other methods of the same
     paths too, is Flask's.
     """
 

@@ -111,7 +111,7 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[str, str
             option = value.lower()
             if option not in (b"close", b"keep-alive"):
                 raise NotQuick
-            last = option == b"close"
+            last = last or option == b"close"
         elif name in _NOT_QUICK:
             raise NotQuick
     return fields, length, last

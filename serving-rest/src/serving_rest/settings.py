@@ -23,9 +23,10 @@ class Settings:
         port: REST_PORT; 0 takes a free one and logs it.
         workers: REST_WORKERS, processes; by default one per core.
         queue_limit: REST_QUEUE_LIMIT, requests that wait for the model in one worker.
-        threads: REST_THREADS, requests that one worker answers at once. By default the queue
-            limit and some more, so that the queue, not the threads, is what fills up and
-            requests past it are refused at once; a thread is only started when it is needed.
+        threads: REST_THREADS, requests that one worker answers at once and that are no plain
+            predictions; with an engine that takes long, all. By default the queue limit and some
+            more, so that the queue, not the threads, is what fills up and requests past it are
+            refused at once; a thread is only started when it is needed.
         max_body_bytes: REST_MAX_BODY_BYTES.
         timeout_s: REST_TIMEOUT_S, longest wait for an answer when the gateway names no deadline.
         read_timeout_s: REST_READ_TIMEOUT_S, how long a caller may send nothing in the middle of

@@ -3,7 +3,9 @@
 The loop reads what has come on its connections (quick.py), runs a quick engine on what waits, and
 writes the answers: a prediction goes through no other thread. Everything else is gunicorn's: a
 request that is not plain, or comes slowly, is handed to one of its threads with what has been read
-of it, and the connection comes back afterwards.
+of it, and the connection comes back afterwards. With an engine that takes long all requests are:
+the threads' callers can be told that their deadline has passed. Nothing that waits may be called in
+the loop.
 """
 
 import errno
@@ -13,9 +15,9 @@ import select
 import selectors
 import socket
 import sys
-import threading
 import time
 from collections import deque
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -40,6 +42,10 @@ PULSE_S = 0.25
 SLOW_S = 0.1
 SERVER = "serving-rest"
 READ_BYTES = 1 << 16
+# After the last answer on a connection, what its caller still sends is taken for so long, and so
+# much of it: closed at once, the caller's system may throw away the answer (RFC 9112, 9.6).
+LINGER_S = 2.0
+MOST_DISCARDED_BYTES = 1 << 16
 
 
 class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
@@ -53,6 +59,7 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         deaf: Whether the poller does not watch it.
         last: Whether it is closed after that answer.
         used_at: When the last answer was sent.
+        discarded: Bytes taken since then, of a connection that is being closed.
     """
 
     def __init__(self, cfg: Any, sock: socket.socket, client: object, server: object) -> None:
@@ -65,6 +72,7 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         self.deaf = False
         self.last = False
         self.used_at = -math.inf
+        self.discarded = 0
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -85,6 +93,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._look_at = -math.inf
         self._slow: deque[tuple[float, Connection]] = deque()
         self._read_ahead: deque[Connection] = deque()
+        self._lingering: deque[tuple[float, Connection]] = deque()
         self._date = (0, "")
 
     def load_wsgi(self) -> None:
@@ -139,6 +148,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             due, conn = self._slow.popleft()
             if conn.in_loop and conn.slow_at == due:
                 self._hand_over(conn)
+        while self._lingering and self._lingering[0][0] <= now:
+            _, conn = self._lingering.popleft()
+            if conn.in_loop:
+                self._let_go(conn)
         if now >= self._stop_at:
             self.alive = False
 
@@ -151,7 +164,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def on_client_socket_readable(self, conn: Connection, sock: socket.socket) -> None:
         """Called by the loop for a connection that it has."""
+        if sock.fileno() < 0:  # closed in this very turn
+            return
         conn.in_loop = True  # again, if a thread has had it
+        if not self.app.runs_engine:
+            self._hand_over(conn)
+            return
         if conn.asked:  # the next request, or its end: after the answer
             self._unwatch(conn)
             return
@@ -170,7 +188,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self._let_go(conn)
 
     def _read_safely(self, conn: Connection) -> None:
-        if not conn.in_loop:
+        if conn.asked or not conn.in_loop:
             return
         try:
             self._read(conn)
@@ -189,21 +207,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             if conn.slow_at == math.inf:
                 conn.slow_at = time.monotonic() + SLOW_S
                 self._slow.append((conn.slow_at, conn))
+            if conn.deaf:
+                self._watch(conn)
             return
         conn.received = conn.received[found.length :]
         conn.slow_at = math.inf
         conn.asked = True
         conn.last = found.last
-        self._predictions.ask(found.request, found.body, partial(self._answer, conn))
-
-    def _answer(self, conn: Connection, answer: Answer) -> None:
-        """Called once for each request, in whatever thread has its answer."""
-        if threading.current_thread() is threading.main_thread():
-            self._send(conn, answer)
-        else:
-            self.method_queue.defer(self._send, conn, answer)
+        self._predictions.ask(found.request, found.body, partial(self._send, conn))
 
     def _send(self, conn: Connection, answer: Answer) -> None:
+        """Called once for each request, in the loop's thread, which runs the engine."""
         conn.asked = False
         if not conn.in_loop:  # closed at the worker's end
             return
@@ -213,14 +227,20 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             sent = conn.sock.send(data)
         except OSError:  # the caller is gone, or has not read its answers for long
             sent = 0
-        if close or sent < len(data):
+        if sent < len(data):
             self._let_go(conn)
-            return
-        conn.used_at = time.monotonic()
-        if conn.received:
+        elif close:
+            self._leave_loop(conn)
+            self._linger(conn)
+        elif conn.received:  # the next request: nothing more is read before it is answered
+            if not conn.deaf:
+                self._unwatch(conn)
+            conn.used_at = time.monotonic()
             self._read_ahead.append(conn)
-        if conn.deaf:
-            self._watch(conn)
+        else:
+            if conn.deaf:
+                self._watch(conn)
+            conn.used_at = time.monotonic()
 
     def _head(self, answer: Answer, close: bool) -> bytes:
         second = int(time.time())
@@ -237,10 +257,47 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Have a thread read on, gunicorn's way; finish_request brings the connection back."""
         self._leave_loop(conn)
         received, conn.received = conn.received, b""
-        conn.init()
-        conn.parser.unreader.unread(received)
-        conn.data_ready = True
-        self.enqueue_req(conn)
+        try:
+            conn.init()
+            conn.parser.unreader.unread(received)
+            conn.data_ready = True
+            self.enqueue_req(conn)
+        except (OSError, RuntimeError) as error:  # gone, or the system has no thread more
+            self.log.error("a request is dropped: %s", error)
+            self.nr_conns -= 1
+            conn.close()
+
+    def finish_request(self, conn: Connection, done: "Future[object]") -> None:
+        """Called in the loop when a thread is done with a connection."""
+        if done.cancelled() or done.exception() is not None or done.result():
+            super().finish_request(conn, done)
+        else:  # gunicorn would wait here for the caller to close, and everybody with it
+            self._linger(conn)
+
+    def _linger(self, conn: Connection) -> None:
+        """Close a connection that nothing more is sent on, when its caller has, or soon."""
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._discard, conn))
+        except OSError:
+            self.nr_conns -= 1
+            conn.close()
+            return
+        conn.in_loop = True
+        conn.deaf = False
+        self._lingering.append((time.monotonic() + LINGER_S, conn))
+
+    def _discard(self, conn: Connection, sock: socket.socket) -> None:
+        try:
+            data = sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        conn.discarded += len(data)
+        if not data or conn.discarded > MOST_DISCARDED_BYTES:
+            self._let_go(conn)
 
     def _let_go(self, conn: Connection) -> None:
         self._leave_loop(conn)
@@ -269,6 +326,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def murder_keepalived(self, force: bool = False) -> None:
         """Called after every turn: let go the connections that nobody has used for long."""
         now = time.monotonic()
+        while force and self._lingering:
+            _, leaving = self._lingering.popleft()
+            if leaving.in_loop:
+                self._let_go(leaving)
         for _ in range(len(self.keepalived_conns)):
             conn = self.keepalived_conns[0]
             if conn.timeout > now and not force:
