@@ -654,6 +654,50 @@ def test_sigterm_is_not_ready_then_no_new_callers_then_drained(
         assert server.process.wait(DEADLINE_S) == 0
 
 
+# Makes the engine one that takes long: Python imports this at its start.
+SLOW_ENGINE = """
+import time
+from model_runtime.litert_predictor import LiteRTPredictor
+quick = LiteRTPredictor.predict
+def predict(self, instances):
+    time.sleep(0.4)
+    return quick(self, instances)
+LiteRTPredictor.predict = predict
+"""
+
+
+def test_with_an_engine_that_takes_long_others_are_told_their_deadline_and_all_is_drained(
+    tmp_path: Path, scores: NDArray[np.float32]
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_ENGINE)
+    with running(tmp_path / "log", PYTHONPATH=tmp_path, REST_WORKERS=1) as server:
+        found: list[Answer] = []
+
+        def ask(deadline_ms: str) -> None:
+            with server.client() as client:
+                headers = {"x_envoy_expected_rq_timeout_ms": deadline_ms}
+                found.append(client.send("POST", "/predict", document(7), **headers))
+
+        callers = [threading.Thread(target=ask, args=(ms,)) for ms in ("100", *["20000"] * 5)]
+        for caller in callers:
+            caller.start()
+
+        def arrived() -> float:
+            ended = server.count("seldon_requests_total")
+            return ended + server.count("seldon_requests_in_flight")
+
+        until(lambda: arrived() >= 6, "all have arrived")
+        server.process.terminate()
+        for caller in callers:
+            caller.join()
+        assert sorted(answer.status for answer in found) == [200] * 5 + [504]
+        for answer in found:
+            if answer.status == 200:
+                assert np.allclose(answer.scores(), scores[7], atol=1e-5)
+        assert server.process.wait(DEADLINE_S) == 0
+        assert "Traceback" not in server.log.read_text()
+
+
 def refuses(port: int) -> bool:
     with contextlib.closing(socket.socket()) as connection:
         return connection.connect_ex(("127.0.0.1", port)) != 0
