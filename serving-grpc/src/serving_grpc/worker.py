@@ -37,13 +37,13 @@ def main() -> None:
     lifeline = _Lifeline()
     logs.configure()
     settings = Settings.from_env(os.environ)
-    share(metrics_dir := Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
     try:
         predictor = load_predictor(
             settings.model_folder, settings.model_engine, settings.model_name
         )
         info = predictor.info
         batcher = MicroBatcher(predictor, max_queue=settings.queue_limit)
+        share(metrics_dir := Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
         metrics = ServingMetrics(CollectorRegistry(), "grpc", info.name, info.version)
         quick = is_quick(predictor)
         server = PredictionServer(batcher, metrics, settings, runs_engine=quick)
