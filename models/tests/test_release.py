@@ -9,7 +9,8 @@ from model_training.data import LabelledDigits
 from model_training.errors import TrainingRefused
 from model_training.evaluation import evaluate
 from model_training.model_card import card
-from model_training.release import check_replaceable, describe
+from model_training.output_folder import check_replaceable
+from model_training.release import describe
 from model_training.training import Recipe
 
 DIGITS = LabelledDigits(np.zeros((10, 28, 28), np.uint8), np.arange(10, dtype=np.uint8), "ten")

@@ -1,4 +1,4 @@
-"""The default engine: LiteRT with XNNPACK, float32, one thread."""
+"""The default engine: LiteRT with XNNPACK, one thread; weights as the model's file has them."""
 
 import logging
 

@@ -28,7 +28,7 @@ class ModelFolder:
 
     @property
     def litert_file(self) -> Path:
-        """The float32 LiteRT flatbuffer."""
+        """The LiteRT flatbuffer, with float32 or int8 weights."""
         return self.path / _LITERT_FILE
 
     @property

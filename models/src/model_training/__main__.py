@@ -12,7 +12,8 @@ from model_training import data
 from model_training.data import LabelledDigits
 from model_training.errors import TrainingRefused
 from model_training.evaluation import evaluate
-from model_training.release import check_replaceable, release
+from model_training.output_folder import check_replaceable
+from model_training.release import release
 from model_training.training import Progress, Recipe, fit, predict
 
 MODELS = Path("models/deep_mnist")

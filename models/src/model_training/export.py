@@ -29,6 +29,16 @@ def export(network: Any, folder: Path) -> None:
     (folder / LITERT_FILE).write_bytes(converter.convert())
 
 
+def export_quantized(saved_model: Path, folder: Path) -> None:
+    """Write the LiteRT form with int8 weights of a SavedModel into `folder`."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
+    # Without digits to calibrate with, this is the dynamic range: activations stay float32.
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    (folder / LITERT_FILE).write_bytes(converter.convert())
+
+
 def litert_scores(folder: Path, instances: NDArray[np.float32]) -> NDArray[np.float32]:
     """What the exported LiteRT file says to instances (n, 784): probabilities (n, 10)."""
     from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]

@@ -1,8 +1,5 @@
 """From trained network to model folder: files, description, card; all or nothing."""
 
-import json
-import shutil
-import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -10,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_runtime.digits import held_out
 from model_training import augmentation, export
@@ -18,35 +16,11 @@ from model_training.errors import TrainingRefused
 from model_training.evaluation import Evaluation, evaluate
 from model_training.model_card import card
 from model_training.network import DROPOUT
+from model_training.output_folder import new_folder, put_in_place
 from model_training.training import Recipe
 
 NAME = "deep_mnist"
 LARGEST_DIFFERENCE = 1e-5
-
-
-def check_replaceable(output: Path, test: LabelledDigits | None, force: bool) -> None:
-    """Refuse, before hours are spent, a training whose result could not go to `output`.
-
-    Raises:
-        TrainingRefused: `output` is something else than a model folder, cannot be written, or
-            holds a model that was judged on test digits while `test` is none or has another
-            number of digits.
-    """
-    if not output.exists():
-        _check_writable(output)
-        return
-    if not (output / "model.json").is_file():
-        # Even with --force: a folder of someone's own must not be swept away by a typing error.
-        raise TrainingRefused(f"{output} is not a model folder: choose another --output")
-    _check_writable(output)
-    if force:
-        return
-    judged_on = (_accuracy_of(output)["test"] or {}).get("digits")
-    if judged_on is not None and (test is None or len(test) != judged_on):
-        raise TrainingRefused(
-            f"the model in {output} was judged on {judged_on:,} test digits: give them with "
-            f"--test to compare, choose another --output, or --force"
-        )
 
 
 def release(
@@ -76,23 +50,15 @@ def release(
         TrainingRefused: The two engines differ by more than 1e-5 on the held-out digits, the
             model that is in `output` already is better, or the folder cannot be written.
     """
-    try:
-        with _folder_beside(output) as temporary:
-            folder = Path(temporary) / "model"
-            folder.mkdir()
-            export.export(network, folder)
-            on_held_out = _judge_both(folder)
-            on_test = _judge(folder, test)
-            description = describe(
-                output.name, recipe, trained_on, on_held_out, on_test, export.checksums(folder)
-            )
-            if output.exists() and not force:
-                _check_no_worse(description["accuracy"], output)
-            (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
-            (folder / "README.md").write_text(card(description, on_test or on_held_out))
-            _swap(folder, output)
-    except OSError as error:
-        raise TrainingRefused(f"{output} cannot be written: {error.strerror or error}") from None
+    with new_folder(output) as folder:
+        export.export(network, folder)
+        on_held_out = _judge_both(folder)
+        on_test = _judge(folder, test)
+        description = describe(
+            output.name, recipe, trained_on, on_held_out, on_test, export.checksums(folder)
+        )
+        text = card(description, on_test or on_held_out)
+        put_in_place(folder, output, description, text, force)
     return description
 
 
@@ -111,16 +77,7 @@ def describe(
         "classes": [str(label) for label in range(10)],
         "input": {"shape": [784], "dtype": "float32", "range": [0, 1]},
         "files": files,
-        "accuracy": {
-            "test": None if on_test is None else _figures(on_test),
-            "held_out": {
-                **_figures(on_held_out),
-                "wrong": [
-                    {"index": index, "label": label, "predicted": predicted}
-                    for index, label, predicted in on_held_out.wrong
-                ],
-            },
-        },
+        "accuracy": accuracy_of(on_test, on_held_out),
         "trained": {
             "data": trained_on.source,
             "digits": len(trained_on),
@@ -142,18 +99,18 @@ def describe(
     }
 
 
-def _folder_beside(output: Path) -> tempfile.TemporaryDirectory[str]:
-    """On the file system of `output`, so that a rename is all it takes to move from it."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=output.parent, prefix=".new-")
-
-
-def _check_writable(output: Path) -> None:
-    try:
-        with _folder_beside(output):
-            pass
-    except OSError as error:
-        raise TrainingRefused(f"{output} cannot be written: {error.strerror}") from None
+def accuracy_of(on_test: Evaluation | None, on_held_out: Evaluation) -> dict[str, Any]:
+    """The `accuracy` of model.json."""
+    return {
+        "test": None if on_test is None else _figures(on_test),
+        "held_out": {
+            **_figures(on_held_out),
+            "wrong": [
+                {"index": index, "label": label, "predicted": predicted}
+                for index, label, predicted in on_held_out.wrong
+            ],
+        },
+    }
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:
@@ -181,32 +138,14 @@ def _judge_both(folder: Path) -> Evaluation:
 def _judge(folder: Path, test: LabelledDigits | None) -> Evaluation | None:
     if test is None:
         return None
-    instances = to_model_input(test.images)
+    return evaluate(litert_scores_of(folder, test), test.labels)
+
+
+def litert_scores_of(folder: Path, digits: LabelledDigits) -> NDArray[np.float32]:
+    """What the LiteRT file in `folder` says to digits: probabilities (n, 10)."""
+    instances = to_model_input(digits.images)
     parts = np.array_split(instances, max(1, len(instances) // 500))
-    scores = [export.litert_scores(folder, part) for part in parts]
-    return evaluate(np.concatenate(scores), test.labels)
-
-
-def _check_no_worse(new: dict[str, Any], output: Path) -> None:
-    old = _accuracy_of(output)
-    on = "test" if old["test"] else "held_out"
-    if new[on]["correct"] < old[on]["correct"]:
-        raise TrainingRefused(
-            f"the new model has {new[on]['correct']:,} of {new[on]['digits']:,} right "
-            f"({on.replace('_', '-')} digits), the one in {output} {old[on]['correct']:,}: "
-            f"kept that one; --force replaces it, another --output keeps both"
-        )
-
-
-def _accuracy_of(output: Path) -> dict[str, Any]:
-    try:
-        accuracy = json.loads((output / "model.json").read_text())["accuracy"]
-        return {"test": accuracy["test"], "held_out": accuracy["held_out"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise TrainingRefused(
-            f"{output}/model.json does not say how good its model is: choose another --output, "
-            f"or --force"
-        ) from None
+    return np.concatenate([export.litert_scores(folder, part) for part in parts])
 
 
 def _tensorflow_version() -> str:
@@ -216,17 +155,3 @@ def _tensorflow_version() -> str:
         except metadata.PackageNotFoundError:
             continue
     return "of unknown version"
-
-
-def _swap(folder: Path, output: Path) -> None:
-    """Put `folder` in the place of `output`, by two renames; undone if the second one fails."""
-    old = folder.parent / "old"
-    if output.exists():
-        output.rename(old)
-    try:
-        folder.rename(output)
-    except OSError:
-        if old.exists():
-            old.rename(output)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
