@@ -1,6 +1,8 @@
 """Commands that need no running stack, with a real registry in a folder."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,6 +223,33 @@ def test_a_database_that_is_not_there_is_said(tmp_path: Path, free_ports: list[i
         assert result.exit_code == 1
         assert "the registry sqlite:////no/such/x.db cannot be used" in result.stderr
         assert "Traceback" not in result.output
+
+
+def test_every_command_can_be_loaded_and_says_what_it_does() -> None:
+    context = click.Context(deploy_main)
+    names = deploy_main.list_commands(context)
+    assert names == sorted(
+        ["compose", "deploy", "images", "kubernetes", "logs", "manifests", "status", "undeploy"]
+    )
+    for name in names:
+        command = deploy_main.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.help
+    assert deploy_main.get_command(context, "dance") is None
+
+
+def test_a_deployment_here_loads_no_plots_and_no_client_of_kubernetes() -> None:
+    look = (
+        "import sys; from deploy.__main__ import main; "
+        "main.main(['deploy', '--help'], standalone_mode=False)"
+    )
+    say = "print([name for name in ('matplotlib', 'kubernetes') if name in sys.modules])"
+    script = f"import atexit, sys; atexit.register(lambda: {say}); {look}"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -6,18 +6,22 @@ from pathlib import Path
 import click
 
 from deploy import deployment
-from deploy.commands.base import StackCommand, StackGroup, debug_option
-from deploy.commands.compose import main as compose
-from deploy.commands.images import build
-from deploy.commands.kubernetes import main as kubernetes
-from deploy.commands.manifests import write_manifests
-from deploy.commands.status import show_logs, show_status
+from deploy.commands.base import LazyStackGroup, StackCommand, debug_option
 from deploy.lifecycle import take_down
 from deploy.local import LocalStack
 from deploy.settings import home_from_env
 
+_ELSEWHERE = {
+    "compose": "deploy.commands.compose:main",
+    "images": "deploy.commands.images:build",
+    "kubernetes": "deploy.commands.kubernetes:main",
+    "logs": "deploy.commands.status:show_logs",
+    "manifests": "deploy.commands.manifests:write_manifests",
+    "status": "deploy.commands.status:show_status",
+}
 
-@click.group("deploy", cls=StackGroup)
+
+@click.group("deploy", cls=LazyStackGroup, elsewhere=_ELSEWHERE)
 def main() -> None:
     """The stack on this machine: gateway, deep MNIST over REST and gRPC."""
 
@@ -43,13 +47,6 @@ def undeploy(purge: bool) -> None:
     """Stop every process of the stack; clients and keys stay."""
     take_down(home_from_env(os.environ), purge)
 
-
-main.add_command(show_status)
-main.add_command(show_logs)
-main.add_command(build)
-main.add_command(compose)
-main.add_command(kubernetes)
-main.add_command(write_manifests)
 
 if __name__ == "__main__":
     main()

@@ -1,11 +1,12 @@
 """How every command of the product ends: a result, or one sentence on stderr and status 1."""
 
 import functools
+import importlib
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -63,6 +64,30 @@ class StackCommand(_OneSentence, click.Command):
 
 class StackGroup(_OneSentence, click.Group):
     """A command with subcommands that ends so."""
+
+
+class LazyStackGroup(StackGroup):
+    """One whose subcommands are imported when they are called: some load a second's worth.
+
+    Source: Click's documentation, "Lazily loading subcommands".
+    """
+
+    def __init__(self, *words: Any, elsewhere: Mapping[str, str], **options: Any) -> None:
+        """`elsewhere`: of each command's name, `module:attribute`."""
+        super().__init__(*words, **options)
+        self._elsewhere = elsewhere
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all."""
+        return sorted({*super().list_commands(ctx), *self._elsewhere})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the one that is asked for."""
+        if cmd_name not in self._elsewhere:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = self._elsewhere[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
 
 
 def debug_option(command: Any) -> Any:
