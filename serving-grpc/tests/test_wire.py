@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import struct
 
@@ -138,6 +139,18 @@ def test_a_reply_has_one_prediction_a_class_in_class_order():
     assert [result.prediction for result in reply.predictions] == scores.astype(float).tolist()
     assert [result.confidence for result in reply.predictions] == scores.astype(float).tolist()
     assert not reply.HasField("custom")
+
+
+@pytest.mark.parametrize("classes", [("",), ("a", "", "é" * 300), tuple("0123456789")])
+@pytest.mark.parametrize("instances", [1, 3])
+def test_any_classes_and_numbers_are_encoded_as_protobuf_reads_them(classes, instances):
+    info = dataclasses.replace(INFO, classes=classes)
+    scores = np.linspace(-1, 1e38, instances * len(classes), dtype=np.float32)
+    scores = scores.reshape(instances, len(classes))
+    reply = seldon_pb2.ClassificationReply.FromString(wire.write_reply(scores, info, "", ""))
+    assert [result.predictedClass for result in reply.predictions] == [*classes] * instances
+    for field in ("prediction", "confidence"):
+        assert [getattr(result, field) for result in reply.predictions] == scores.ravel().tolist()
 
 
 def test_server_timing_is_in_milliseconds_with_three_decimals():

@@ -1,6 +1,9 @@
 """Between the bytes of seldon.proto and arrays; nothing of gRPC, nothing of the model."""
 
 import secrets
+import struct
+import sys
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +24,10 @@ _REQUEST_TYPE = ClassificationRequest.DESCRIPTOR.full_name
 _PAYLOAD_TYPE = DefaultCustomPredictRequest.DESCRIPTOR.full_name
 _VALUES_TAG = bytes([DefaultCustomPredictRequest.VALUES_FIELD_NUMBER << 3 | 2])
 _LONGEST_SHOWN = 100
+
+# Its bytes are no UTF-8, so they are in no label.
+_NUMBER = sys.float_info.max
+_NUMBERS_BYTES = struct.pack("<d", _NUMBER)
 
 
 def read_request(message: bytes, features: int) -> tuple[NDArray[np.float32], str]:
@@ -88,14 +95,35 @@ def write_reply(scores: NDArray[np.float32], info: ModelInfo, puid: str, variati
         puid: The prediction's id.
         variation: The label of the variation that answered.
     """
-    reply = ClassificationReply(
-        meta=ClassificationReplyMeta(puid=puid, modelName=info.name, variation=variation)
-    )
-    add = reply.predictions.add
-    labels = info.classes * (scores.size // len(info.classes))
-    for label, score in zip(labels, scores.ravel().tolist(), strict=True):
-        add(prediction=score, predictedClass=label, confidence=score)
-    return reply.SerializeToString()
+    meta = ClassificationReplyMeta(puid=puid, modelName=info.name, variation=variation)
+    packed = _predictions_form(info.classes)
+    pieces = [ClassificationReply(meta=meta).SerializeToString()]
+    pieces += [packed(row) for row in scores.reshape(-1, len(info.classes)).tolist()]
+    return b"".join(pieces)
+
+
+@lru_cache(maxsize=8)
+def _predictions_form(classes: tuple[str, ...]) -> Callable[[list[float]], bytes]:
+    """Encodes the predictions of one instance.
+
+    Of every answer of a model only the numbers differ, and each has its eight bytes at the same
+    place: protobuf writes the text between them once, here, for a seventh of its time.
+    """
+    text: list[bytes | float] = []
+    for label in classes:
+        reply = ClassificationReply()
+        reply.predictions.add(prediction=_NUMBER, predictedClass=label, confidence=_NUMBER)
+        before, between, _ = reply.SerializeToString().split(_NUMBERS_BYTES)
+        text += [before, _NUMBER, between, _NUMBER]
+    form = "".join(f"{len(part)}s" if isinstance(part, bytes) else "d" for part in text)
+    pack = struct.Struct(f"<{form}").pack
+
+    def packed(row: list[float]) -> bytes:
+        parts = text.copy()
+        parts[1::4] = parts[3::4] = row
+        return pack(*parts)
+
+    return packed
 
 
 def server_timing(total_s: float, scored: Scored | None) -> str:
