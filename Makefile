@@ -27,7 +27,7 @@ LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS REST_F
 $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval export LOADTEST_$(v) := $($(v)))))
 
 # Given on the command line alone: the shell has a SECONDS of its own.
-BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
+BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS MODEL ENGINE,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
 
 SCALE_OPTIONS = $(foreach v,CLIENTS ENVOYS SERVERS ROUNDS SECONDS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
 
@@ -103,7 +103,7 @@ monitor: setup  ## A page with client and server side by side, live, for a machi
 calibrate: setup  ## What the load test itself costs, on a server that answers at once
 	@$(BIN)/python -m loadtest calibrate
 
-bench: setup  ## What the serving path costs, beside the raw model: ROUNDS= SECONDS= CASES= CALLERS= PEERS=
+bench: setup  ## What the serving path costs, beside the raw model: ROUNDS= SECONDS= CASES= CALLERS= PEERS= MODEL= ENGINE=
 	@$(BIN)/python -m bench $(BENCH_OPTIONS)
 
 scale: setup  ## What many clients cost the gateway: CLIENTS=10,1000,10000 ENVOYS= SERVERS= ROUNDS= SECONDS=

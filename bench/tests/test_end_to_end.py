@@ -14,11 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.__main__ import INTERRUPTED, free_ports
+from bench.__main__ import INTERRUPTED, engine_of, free_ports
+from bench.errors import BenchError
 from deploy import stack_processes
 from model_runtime.digits import held_out
 
 ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "models/deep_mnist/1"
 
 
 def start(output: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":
@@ -57,7 +59,11 @@ def test_a_short_run(tmp_path: Path) -> None:
     for server in ("grpc", "null-rest"):
         assert result["summary"]["servers"][server]["cold_start_s"]["median"] > 0
         assert result["summary"]["servers"][server]["rss_mb"]["median"] > 10
-    assert {row["batch"] for row in result["raw"]} == {1, 32}
+    assert {row["batch"] for row in result["raw"]} == {1, 2, 4, 8, 16, 32}
+    assert result["settings"]["engine"] == "litert"
+    real = figures["grpc-gateway"]
+    assert real["model_ms"]["median"] > 0
+    assert figures["null-rest-post"]["model_ms"] is None
     assert result["machine"]["cpu"]
     assert "[2/2]" in progress
     (table,) = tmp_path.glob("*-bench.md")
@@ -65,6 +71,20 @@ def test_a_short_run(tmp_path: Path) -> None:
         assert "raw-1" in text
         assert "null-rest-post" in text
         assert "≤ 1.35" in text
+
+
+def test_the_second_engine(tmp_path: Path) -> None:
+    words = ("--rounds", "1", "--seconds", "1", "--cases", "rest-post,null-grpc")
+    bench = start(tmp_path, *words, "--engine", "tensorflow")
+    printed, progress = bench.communicate(timeout=100)
+    assert bench.returncode == 0, progress
+    assert "models/deep_mnist/1 by TensorFlow" in printed
+    result = result_in(tmp_path)
+    assert result["settings"]["engine"] == "tensorflow"
+    assert result["machine"]["packages"]["tensorflow-cpu"]
+    servers = result["summary"]["servers"]
+    # Only what has loaded TensorFlow takes so much.
+    assert servers["rest"]["rss_mb"]["median"] > 250 > servers["null-grpc"]["rss_mb"]["median"]
 
 
 def test_other_servers_and_our_own_generator(tmp_path: Path) -> None:
@@ -127,9 +147,25 @@ def test_interrupted_it_ends_its_servers_and_keeps_what_it_has(
     assert list(short_folder.iterdir()) == []
 
 
+def test_an_engine_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BenchError, match="ENGINE: engine is 'jax', expected one of litert, tens"):
+        engine_of(MODEL, "jax")
+    int8 = ROOT / "models/deep_mnist/2"
+    with pytest.raises(BenchError, match="names no file for the engine tensorflow"):
+        engine_of(int8, "tensorflow")
+    assert (engine_of(MODEL, ""), engine_of(int8, "")) == ("litert", "litert")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # as if it were not installed
+    with pytest.raises(BenchError, match=r"needs TensorFlow, which is not here: make setup-dev$"):
+        engine_of(MODEL, "tensorflow")
+
+
 def test_wrong_settings_are_told_in_a_sentence(tmp_path: Path) -> None:
     bench = start(tmp_path, "--cases", "nonsense")
     _, said = bench.communicate(timeout=60)
     assert bench.returncode == 1
     assert said.startswith("bench: CASES has 'nonsense', which fits none of: ")
+    bench = start(tmp_path, "--model", str(tmp_path))
+    _, said = bench.communicate(timeout=60)
+    assert bench.returncode == 1
+    assert said == f"bench: MODEL: {tmp_path} is not a model folder: it has no model.json\n"
     assert not list(tmp_path.iterdir())

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from bench.summary import Spread, mean_batch, ratio, spread, summarise
+from bench.summary import Spread, cost_in_batches, mean_batch, ratio, spread, summarise
 from bench.tables import markdown, remarks, tables
 from bench.targets import held
 
@@ -23,10 +23,16 @@ def sample(case: str, callers: int, **figures: Any) -> dict[str, Any]:
     return {**usual, **figures, "case": case, "callers": callers}
 
 
-def document(*samples: dict[str, Any]) -> dict[str, Any]:
+def document(*samples: dict[str, Any], engine: str = "litert") -> dict[str, Any]:
     raw = {"batch": 1, "per_s": 5000.0, "cpu_ms": 0.2, "p50_ms": 0.2, "p99_ms": 0.3}
     started = {"server": "grpc", "cold_start_s": 0.4, "rss_mb": 130.0, "uss_mb": 60.0}
-    return {"raw": [raw], "samples": list(samples), "servers": [started]}
+    settings = {"model": "models/deep_mnist/1", "engine": engine}
+    return {
+        "settings": settings,
+        "raw": [raw],
+        "samples": list(samples),
+        "servers": [started],
+    }
 
 
 def test_median_and_range() -> None:
@@ -53,6 +59,28 @@ def test_a_round_with_failures_is_left_out_and_makes_the_case_invalid() -> None:
 def test_mean_batch() -> None:
     assert mean_batch({"1": 10, "16": 10}) == 8.5
     assert mean_batch({}) is None
+
+
+def test_the_models_cost_is_that_of_the_batches_it_was_asked_in() -> None:
+    saved = {1: 1.0, 8: 0.5}
+    assert cost_in_batches({"1": 10, "8": 30}, saved, [0.2, 0.4]) == pytest.approx(0.3 * 0.625)
+    assert cost_in_batches({}, saved, [0.2, 0.4]) == pytest.approx(0.3)
+
+
+def test_what_a_server_adds_stands_beside_what_it_costs_without_a_model() -> None:
+    real = sample("grpc", 8, server_cpu_ms=0.3, model_ms=0.22, above_ms=0.08)
+    null = sample("null-grpc", 8, server_cpu_ms=0.07)
+    other_callers = sample("null-grpc", 32, server_cpu_ms=0.06)
+    summary = summarise(document(real, null, other_callers, engine="tensorflow"))
+    cost, added, *_ = tables(summary, held(summary))
+    assert cost.title.startswith("Cost of a prediction, models/deep_mnist/1 by TensorFlow: ")
+    assert added.rows == (("grpc", "8", "0.300", "0.220", "0.080", "0.070"),)
+
+
+def test_another_engine_is_not_held_against_what_litert_takes() -> None:
+    rows = held(summarise(document(sample("grpc", 8), engine="tensorflow")))
+    assert {row.what for row in rows}.isdisjoint({"resident, a worker", "first prediction"})
+    assert any(row.what == "CPU over raw" and row.met is False for row in rows)
 
 
 def test_targets_are_held_against_the_medians() -> None:

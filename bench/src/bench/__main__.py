@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from bench.run import Bench, Settings
 from bench.summary import summarise
 from bench.targets import held
 from loadtest import machine
+from model_runtime import ModelFolderInvalid
+from model_runtime.model_folder import TENSORFLOW, read_model_folder
 
-PACKAGES = (*machine.PACKAGES, "orjson", "protobuf", "prometheus-client")
+PACKAGES = (*machine.PACKAGES, "tensorflow-cpu", "orjson", "protobuf", "prometheus-client")
 INTERRUPTED = 130  # as a shell says of Ctrl-C
 FIRST_PORT = 13_000  # below the ephemeral range
 PORTS = 7
@@ -48,6 +51,7 @@ PORTS = 7
     default=Path("models/deep_mnist/1"),
     show_default=True,
 )
+@click.option("--engine", default="", help="litert or tensorflow; the folder's first by default.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -62,6 +66,7 @@ def main(
     callers: str,
     others: str,
     model: Path,
+    engine: str,
     output: Path,
     own_load: bool,
 ) -> None:
@@ -71,16 +76,38 @@ def main(
     until then is written, and marked.
     """
     try:
+        engine = engine_of(model, engine)
         servers = peers.parse(others)
         every = cases.all_cases(
             cases.parse_callers(callers), [(peer.name, peer.way) for peer in servers]
         )
         settings = Settings(
-            model, tuple(cases.chosen(every, patterns)), rounds, seconds, tuple(servers), own_load
+            model,
+            engine,
+            tuple(cases.chosen(every, patterns)),
+            rounds,
+            seconds,
+            tuple(servers),
+            own_load,
         )
         sys.exit(measure(settings, output, callers))
     except BenchError as error:
         sys.exit(f"bench: {error}")
+
+
+def engine_of(model: Path, engine: str) -> str:
+    """The engine to measure with.
+
+    Raises:
+        BenchError: The folder has no model for it, or it is not installed.
+    """
+    try:
+        chosen = read_model_folder(model, engine or None).info.engine
+    except ModelFolderInvalid as error:
+        raise BenchError(f"{'ENGINE' if engine else 'MODEL'}: {error}") from None
+    if chosen == TENSORFLOW and find_spec("tensorflow") is None:
+        raise BenchError(f"ENGINE={TENSORFLOW} needs TensorFlow, which is not here: make setup-dev")
+    return chosen
 
 
 def measure(settings: Settings, output: Path, callers: str) -> int:
@@ -164,6 +191,7 @@ def describe(settings: Settings, cores: processes.Cores, callers: str) -> dict[s
             "seconds": settings.seconds,
             "callers": callers,
             "model": str(settings.model),
+            "engine": settings.engine,
             "cases": [case.label for case in settings.cases],
             "peers": [{"name": peer.name, "url": peer.url} for peer in settings.peers],
         },

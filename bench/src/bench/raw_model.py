@@ -1,55 +1,104 @@
-"""`python -m bench.raw_model MODEL SECONDS`: LiteRT in a tight loop, with nothing around it.
+"""`python -m bench.raw_model MODEL ENGINE SECONDS BATCHES`: an engine in a tight loop, no more.
 
-A process of its own, so that it is pinned and measured as the servers are. Prints JSON.
+A process of its own, so that it is pinned and measured as the servers are. It says READY when it
+has loaded, begins with the next line that it is given, and prints JSON.
 """
 
 import json
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
+from numpy.typing import NDArray
 
+from bench.errors import BenchError
+from bench.processes import on_cores
 from model_runtime.digits import held_out
+from model_runtime.model_folder import TENSORFLOW, ModelFolder, read_model_folder
+from model_runtime.tensorflow_predictor import SIGNATURE
 
-BATCHES = (1, 32)
+AROUND = (1, 32)  # before and after each server
+# Once a round: what a batch saves. They are the bounds by which servers count their batches.
+BATCHES = (1, 2, 4, 8, 16, 32)
 WARM_UP_CALLS = 10
+READY = "ready"
+
+Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Load = Callable[[ModelFolder, Sequence[int]], dict[int, Score]]
 
 
 def main() -> None:
-    folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
-    results = [measure(folder / "model.tflite", batch, seconds) for batch in BATCHES]
-    json.dump(results, sys.stdout)
+    folder = read_model_folder(Path(sys.argv[1]), sys.argv[2])
+    seconds, batches = float(sys.argv[3]), [int(word) for word in sys.argv[4].split(",")]
+    load: Load = _tensorflow if folder.info.engine == TENSORFLOW else _litert
+    loaded = load(folder, batches)
+    sys.stdout.write(f"{READY}\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    json.dump([measure(loaded[batch], batch, seconds) for batch in batches], sys.stdout)
 
 
-def measure(file: Path, batch: int, seconds: float) -> dict[str, Any]:
+def run(
+    model: Path, engine: str, seconds: float, batches: Sequence[int], cores: Sequence[int]
+) -> list[list[dict[str, Any]]]:
+    """Measure with a process on each of `cores`, all at the same time.
+
+    Returns:
+        For each core one result a batch.
+
+    Raises:
+        BenchError: The engine fails.
+    """
+    words = (str(model), engine, str(seconds), ",".join(map(str, batches)))
+    with ExitStack() as stack:
+        processes = []
+        for core in cores:
+            with on_cores({core}):
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "bench.raw_model", *words],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            processes.append(process)
+        ready = all(p.stdout and p.stdout.readline().strip() == READY for p in processes)
+        results = []
+        if ready:
+            for process in processes:
+                if process.stdin:
+                    process.stdin.write("go\n")
+                    process.stdin.flush()
+        for process in processes:
+            said, complained = process.communicate()
+            if not ready or process.returncode != 0:
+                raise BenchError(f"the raw model failed: {complained.strip()[-300:]}")
+            results.append(orjson.loads(said))
+    return results
+
+
+def measure(score: Score, batch: int, seconds: float) -> dict[str, Any]:
     """Score the held-out digits, `batch` at a time, for so many seconds."""
-    # Imported here: whoever asks for the batches must not pay for it.
-    from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
-
-    interpreter = Interpreter(model_path=str(file), num_threads=1)
-    source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     images = held_out().images
-    interpreter.resize_tensor_input(source["index"], [batch, images.shape[1]])
-    interpreter.allocate_tensors()
     inputs = [
         images[np.arange(start, start + batch) % len(images)]
         for start in range(0, len(images), batch)
     ]
-
-    def score(call: int) -> None:
-        interpreter.set_tensor(source["index"], inputs[call % len(inputs)])
-        interpreter.invoke()
-        interpreter.get_tensor(result["index"])
-
     for call in range(WARM_UP_CALLS):
-        score(call)
+        score(inputs[call % len(inputs)])
     durations: list[float] = []
     cpu, began = time.process_time(), time.perf_counter()
     now = began
     while now - began < seconds:
-        score(len(durations))
+        score(inputs[len(durations) % len(inputs)])
         after = time.perf_counter()
         durations.append(after - now)
         now = after
@@ -63,6 +112,47 @@ def measure(file: Path, batch: int, seconds: float) -> dict[str, Any]:
         "p50_ms": float(p50),
         "p99_ms": float(p99),
     }
+
+
+# Imported there: whoever asks for the batches must not pay for it.
+
+
+def _litert(folder: ModelFolder, batches: Sequence[int]) -> dict[int, Score]:
+    """One interpreter for each size, as the server has them prepared."""
+    from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
+
+    def load(batch: int) -> Score:
+        interpreter = Interpreter(model_path=str(folder.litert_file), num_threads=1)
+        source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        interpreter.resize_tensor_input(source["index"], [batch, folder.info.features])
+        interpreter.allocate_tensors()
+
+        def score(images: NDArray[np.float32]) -> NDArray[np.float32]:
+            interpreter.set_tensor(source["index"], images)
+            interpreter.invoke()
+            scores: NDArray[np.float32] = interpreter.get_tensor(result["index"])
+            return scores
+
+        return score
+
+    return {batch: load(batch) for batch in batches}
+
+
+def _tensorflow(folder: ModelFolder, batches: Sequence[int]) -> dict[int, Score]:
+    """The function that the server calls. It has one thread: TensorFlow takes one for each core."""
+    import tensorflow as tf  # type: ignore[import-untyped]
+
+    model = tf.saved_model.load(str(folder.saved_model))
+    signature = model.signatures[SIGNATURE]
+    (source,) = signature.structured_input_signature[1]
+    (result,) = signature.structured_outputs
+
+    def score(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        _ = model  # kept: the signature holds only a weak reference to its variables
+        scores: NDArray[np.float32] = signature(**{source: tf.constant(images)})[result].numpy()
+        return scores
+
+    return dict.fromkeys(batches, score)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The rounds: one server at a time, the raw model beside each, every case in its turn."""
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -9,19 +7,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from bench import load, server_metrics
+from bench import load, raw_model, server_metrics
 from bench.asking import Asking, Digits, ours
 from bench.cases import Case, ServerKind, Way, in_turns
 from bench.checking import check, first_answer
 from bench.errors import BenchError
 from bench.gateway import Gateway, gateway
 from bench.peers import Peer
-from bench.processes import Cores, cpu_s, on_cores, worker_memory
-from bench.raw_model import BATCHES
+from bench.processes import Cores, cpu_s, worker_memory
 from bench.servers import HOST, Plan, Ports, Running, our_plan, peer_plan, running
-from bench.summary import ratio
+from bench.summary import cost_in_batches, ratio
 
 WARM_UP_S = 1
 GATEWAY_PATIENCE_S = 15.0
@@ -33,6 +28,7 @@ class Settings:
     """What is measured."""
 
     model: Path
+    engine: str
     cases: tuple[Case, ...]
     rounds: int
     seconds: int
@@ -67,6 +63,8 @@ class Bench:
         self._peers = {peer.name: peer for peer in settings.peers}
         self._gateway: Gateway | None = None
         self._done = 0
+        self._raw_ms = 0.0  # of one image by itself, newest
+        self._saved: dict[int, float] = {}  # by batch, this round: its part of that cost
         self.document: dict[str, Any] = {"raw": [], "samples": [], "servers": []}
 
     def run(self, after_round: Callable[[], None]) -> None:
@@ -82,33 +80,30 @@ class Bench:
                     gateway(self._gateway_ports, self._ports, self._cores.gateway)
                 )
             for number in range(self._settings.rounds):
-                self._raw(number)
+                self._raw_of_round(number)
                 for kind, cases in in_turns(self._settings.cases, number):
                     self._server(number, kind, cases)
                 after_round()
 
-    def _raw(self, number: int) -> float:
-        """Measure the model alone; CPU milliseconds of one image, one at a time."""
+    def _raw_of_round(self, number: int) -> None:
+        """Measure the model alone, and what a batch saves."""
+        costs = self._raw(number, raw_model.BATCHES)
+        self._saved = {batch: cost / costs[1] for batch, cost in costs.items()}
+
+    def _raw(self, number: int, batches: Sequence[int] = raw_model.AROUND) -> dict[int, float]:
+        """Measure the model alone; CPU milliseconds of an image, by batch."""
         half = max(0.5, self._settings.seconds / 2)
-        command = [sys.executable, "-m", "bench.raw_model"]
-        with on_cores(self._cores.server):
-            done = subprocess.run(
-                [*command, str(self._settings.model), str(half)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        if done.returncode != 0:
-            raise BenchError(f"the raw model failed: {done.stderr.strip()[-300:]}")
-        results = orjson.loads(done.stdout)
+        model, engine = self._settings.model, self._settings.engine
+        (results,) = raw_model.run(model, engine, half, batches, sorted(self._cores.server))
         self.document["raw"] += [{"round": number, **result} for result in results]
-        cost = float(results[0]["cpu_ms"])
-        self._tell(f"round {number + 1}, raw model: {cost:.3f} ms an image")
-        return cost
+        costs = {int(result["batch"]): float(result["cpu_ms"]) for result in results}
+        self._raw_ms = costs[1]
+        self._tell(f"round {number + 1}, raw model: {self._raw_ms:.3f} ms an image")
+        return costs
 
     def _server(self, number: int, kind: ServerKind, cases: Sequence[Case]) -> None:
         """Start a server, measure its cases and, again, the raw model after it."""
-        before = self.document["raw"][-len(BATCHES)]["cpu_ms"]
+        before = self._raw_ms
         cores = self._cores.two_workers if kind.workers > 1 else self._cores.server
         log = self._folder / f"{kind.name}.log"
         samples: list[dict[str, Any]] = []
@@ -123,10 +118,13 @@ class Bench:
         except BenchError as error:  # the others may be sound
             self._tell(str(error))
             samples += [_not_measured(case, str(error)) for case in cases[len(samples) :]]
-        after = self._raw(number)
+        after = self._raw(number)[1]
         for sample in samples:
             if "server_cpu_ms" in sample:
                 sample["ratio"] = ratio(sample["server_cpu_ms"], [before, after])
+                if not (kind.null or kind.peer):
+                    model_ms = cost_in_batches(sample["by_batch"], self._saved, [before, after])
+                    sample |= {"model_ms": model_ms, "above_ms": sample["server_cpu_ms"] - model_ms}
         self.document["samples"] += [{"round": number, **sample} for sample in samples]
 
     def _cases(self, cases: Sequence[Case], server: Running, samples: list[dict[str, Any]]) -> None:
@@ -194,7 +192,7 @@ class Bench:
     def _plan(self, kind: ServerKind, asking: Asking) -> Plan:
         if kind.peer:
             return peer_plan(self._peers[kind.name].command, asking.port)
-        return our_plan(kind, self._ports, self._settings.model)
+        return our_plan(kind, self._ports, self._settings.model, self._settings.engine)
 
 
 def _not_measured(case: Case, problem: str) -> dict[str, Any]:

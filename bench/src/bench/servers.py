@@ -16,6 +16,7 @@ from bench.checking import first_answer
 from bench.errors import BenchError
 from bench.processes import end, start
 from deploy.ports import is_free
+from model_runtime.model_folder import LITERT
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 120.0
@@ -51,10 +52,10 @@ class Running:
     metrics_url: str | None
 
 
-def our_plan(kind: ServerKind, ports: Ports, model: Path) -> Plan:
+def our_plan(kind: ServerKind, ports: Ports, model: Path, engine: str = LITERT) -> Plan:
     """One of our servers, with its own command and settings."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_INHERITED)}
-    environment["MODEL_FOLDER"] = str(model.absolute())
+    environment |= {"MODEL_FOLDER": str(model.absolute()), "MODEL_ENGINE": engine}
     if kind.null:
         paths = (str(null_engine_folder()), environment.get("PYTHONPATH", ""))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

@@ -11,8 +11,10 @@ from rich.table import Table as RichTable
 
 from bench.summary import Spread, mean_batch
 from bench.targets import Held
+from model_runtime.model_folder import LITERT, TENSORFLOW
 
 WIDTH = 140
+NAMES = {LITERT: "LiteRT", TENSORFLOW: "TensorFlow"}
 BUSY = 0.9  # from here on the client may be what limits
 
 
@@ -30,7 +32,8 @@ def tables(summary: Mapping[str, Any], targets: Sequence[Held]) -> list[Table]:
     """What was measured, then what it was to be."""
     return [
         Table(
-            "Cost of a prediction: median of the rounds ± half of their range",
+            f"Cost of a prediction, {summary['model']} by {NAMES[summary['engine']]}: "
+            "median of the rounds ± half of their range",
             (
                 *("case", "callers", "predictions/s", "CPU ms", "over raw", "Envoy CPU ms"),
                 *("p50 ms", "p99 ms", "batch"),
@@ -38,6 +41,16 @@ def tables(summary: Mapping[str, Any], targets: Sequence[Held]) -> list[Table]:
             (
                 *(_raw_row(name, figures) for name, figures in summary["raw"].items()),
                 *map(_case_row, summary["cases"]),
+            ),
+        ),
+        Table(
+            "What the servers add to the model",
+            (
+                *("case", "callers", "CPU ms", "model in these batches ms", "above it ms"),
+                "null server CPU ms",
+            ),
+            tuple(
+                _added_row(case, summary["cases"]) for case in summary["cases"] if case["above_ms"]
             ),
         ),
         Table(
@@ -129,6 +142,19 @@ def _case_row(case: Mapping[str, Any]) -> tuple[str, ...]:
         _text(case["p50_ms"], 2),
         _text(case["p99_ms"], 2),
         "" if batch is None else f"{batch:.1f}",
+    )
+
+
+def _added_row(case: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    same = (f"null-{case['case']}", case["callers"])
+    null = next((one for one in cases if (one["case"], one["callers"]) == same), None)
+    return (
+        case["case"],
+        str(case["callers"]),
+        _text(case["server_cpu_ms"], 3),
+        _text(case["model_ms"], 3),
+        _text(case["above_ms"], 3),
+        "" if null is None else _text(null["server_cpu_ms"], 3),
     )
 
 

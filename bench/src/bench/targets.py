@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model_runtime.model_folder import LITERT
+
 RATIO, CPU, GATEWAY = "CPU over raw", "server CPU", "Envoy CPU"
 MEMORY, COLD = "resident, a worker", "first prediction"
 
@@ -86,7 +88,8 @@ def held(summary: Mapping[str, Any]) -> list[Held]:
         direct, through = (figure(name, 1, "p50_ms") for name in (case, f"{case}-gateway"))
         added = None if direct is None or through is None else through - direct
         rows.append(Held("gateway adds at p50", case, 1, _GATEWAY_ADDS_MS, "ms", added))
-    for server in ("grpc", "rest"):
+    # An engine of its own takes what it takes, TensorFlow 400 MB and three seconds.
+    for server in ("grpc", "rest") if summary["engine"] == LITERT else ():
         figures = summary["servers"].get(server, {})
         resident, cold = (figures.get(name) for name in ("rss_mb", "cold_start_s"))
         rows.append(Held(MEMORY, server, None, _RESIDENT_MB, "MB", resident and resident.median))

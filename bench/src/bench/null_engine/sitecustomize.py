@@ -1,4 +1,4 @@
-"""On a server's PYTHONPATH: wherever it would load LiteRT, it gets null_predictor.py instead.
+"""On a server's PYTHONPATH: whichever engine it would load, it gets null_predictor.py instead.
 
 Python imports this file at its start, in the server's parent and in every worker, so both servers
 run as they are, and know of no engine but their own.
@@ -12,14 +12,14 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-REPLACED = "model_runtime.litert_predictor"
+REPLACED = ("model_runtime.litert_predictor", "model_runtime.tensorflow_predictor")
 
 
 class _NullEngine(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != REPLACED:
+        if fullname not in REPLACED:
             return None
         return spec_from_file_location(fullname, Path(__file__).with_name("null_predictor.py"))
 
