@@ -12,11 +12,21 @@ def test_every_way_is_measured_directly_and_through_the_gateway() -> None:
 
 
 def test_two_workers_are_measured_once_however_many_callers_are_asked_for() -> None:
-    cases = [case for case in all_cases([1, 8]) if case.server.workers == 2]
+    cases = [
+        case for case in all_cases([1, 8]) if case.server.workers == 2 and not case.server.shared
+    ]
     assert [(case.name, case.callers) for case in cases] == [
         ("rest-2-workers", 32),
         ("grpc-2-workers", 32),
     ]
+
+
+def test_what_runs_on_two_cores_has_twice_of_everything() -> None:
+    cases = {case.name: case for case in all_cases([1]) if case.server.shared}
+    for server in ("rest", "grpc", "null-rest", "null-grpc"):
+        one, two = (cases[f"{server}-on-{cores}"] for cores in ("1-core", "2-cores"))
+        assert (one.server.workers, one.server.load_threads, one.callers) == (1, 1, 32)
+        assert (two.server.workers, two.server.load_threads, two.callers) == (2, 2, 64)
 
 
 def test_patterns_choose_cases() -> None:

@@ -87,6 +87,26 @@ def test_the_second_engine(tmp_path: Path) -> None:
     assert servers["rest"]["rss_mb"]["median"] > 250 > servers["null-grpc"]["rss_mb"]["median"]
 
 
+def test_one_core_and_two(tmp_path: Path) -> None:
+    names = [f"null-grpc-on-{cores}" for cores in ("1-core", "2-cores")]
+    words = ("--rounds", "1", "--seconds", "1", "--cases", ",".join(names))
+    bench = start(tmp_path, *words)
+    printed, progress = bench.communicate(timeout=100)
+    assert bench.returncode == 0, progress
+    assert "Scaling: everything on one core" in printed
+    summary = result_in(tmp_path)["summary"]
+    raw_alone, raw_batches, null = summary["scaling"]
+    assert (raw_alone["name"], raw_batches["name"]) == ("raw, batches of 1", "raw, batches of 16")
+    assert (null["name"], null["callers_per_core"]) == ("null-grpc", 32)
+    for line in summary["scaling"]:
+        for cores in ("one", "two"):
+            assert line[cores]["per_s"]["median"] > 0
+            assert line[cores][line["cost"]]["median"] > 0
+        assert line["gain"]["median"] > 0
+    assert 0.5 <= null["two"]["busiest_worker"]["median"] <= 1
+    assert [case["callers"] for case in summary["cases"]] == [32, 64]
+
+
 def test_other_servers_and_our_own_generator(tmp_path: Path) -> None:
     """The other server is our own with a recorded request; one more cannot be started."""
     (port, nobody) = free_ports(2)

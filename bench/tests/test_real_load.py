@@ -69,20 +69,21 @@ def asking_of(way: Way, ports: Ports) -> Asking:
     return ours(way, HOST, port, DIGITS, answered=NULL_DIGIT)
 
 
-def load(tool: str, asking: Asking, answer_bytes: int, folder: Path) -> Load:
-    return run(tool, asking, 2, 1, answer_bytes, folder, usable_cores())
+def load(tool: str, asking: Asking, answer_bytes: int, folder: Path, threads: int = 1) -> Load:
+    return run(tool, asking, 2, 1, answer_bytes, folder, usable_cores(), threads)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("way", "tool"), TOOLS)
 def test_good_answers_are_counted_and_timed(
-    servers: dict[str, Running], ports: Ports, tmp_path: Path, way: Way, tool: str
+    servers: dict[str, Running], ports: Ports, tmp_path: Path, way: Way, tool: str, threads: int
 ) -> None:
     asking = asking_of(way, ports)
     url = servers["grpc" if way is Way.GRPC else "rest"].metrics_url
     assert url is not None
     size = check(asking)
     before = read(url)
-    seen = load(tool, asking, size, tmp_path)
+    seen = load(tool, asking, size, tmp_path, threads)
     counted = read(url).since(before)
     assert seen.failures == counted.refused == 0
     # What is in flight at the end is answered, and not counted.
@@ -90,6 +91,7 @@ def test_good_answers_are_counted_and_timed(
     assert 0 < seen.p50_ms <= seen.p99_ms
     assert seen.seconds >= 0.9
     assert 0 < seen.client_busy <= 2.5
+    assert seen.client_cpu_ms > 0
 
 
 @pytest.mark.parametrize(("way", "tool"), TOOLS)

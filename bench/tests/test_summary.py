@@ -30,6 +30,7 @@ def document(*samples: dict[str, Any], engine: str = "litert") -> dict[str, Any]
     return {
         "settings": settings,
         "raw": [raw],
+        "raw_on_cores": [],
         "samples": list(samples),
         "servers": [started],
     }
@@ -90,17 +91,45 @@ def test_targets_are_held_against_the_medians() -> None:
             sample("grpc", 32, ratio=1.3),
             sample("grpc", 1, p50_ms=0.8),
             sample("grpc-gateway", 1, p50_ms=1.0),
-            sample("grpc-2-workers", 32, per_s=1900.0),
+            sample("grpc-on-1-core", 32, per_s=1000.0, round=0),
+            sample("grpc-on-2-cores", 64, per_s=1900.0, round=0),
         )
     )
     met = {(row.what, row.case, row.callers): row.met for row in held(summary)}
     assert met["CPU over raw", "grpc", 8] is True
     assert met["CPU over raw", "grpc", 32] is False
     assert met["gateway adds at p50", "grpc", 1] is True
-    assert met["two workers over one", "grpc-2-workers", 32] is True
+    two = "two workers over one"
+    assert met[two, "grpc-on-2-cores over -on-1-core", None] is True
+    assert met[two, "rest-on-2-cores over -on-1-core", None] is None
     assert met["resident, a worker", "grpc", None] is False
     assert met["first prediction", "grpc", None] is True
     assert met["first prediction", "rest", None] is None
+
+
+def test_a_gain_is_of_the_same_round() -> None:
+    """The machine was twice as fast in the second: its gain is no larger for that."""
+    samples = [
+        sample("rest-on-1-core", 32, per_s=1000.0, round=0, busiest_worker=None),
+        sample("rest-on-2-cores", 64, per_s=1900.0, round=0, busiest_worker=0.5),
+        sample("rest-on-1-core", 32, per_s=2000.0, round=1, busiest_worker=None),
+        sample("rest-on-2-cores", 64, per_s=3600.0, round=1, busiest_worker=0.7),
+        sample("rest-on-2-cores", 64, per_s=9000.0, round=2, problem="3 of 9 requests failed"),
+    ]
+    measured = document(*samples)
+    raw = {"round": 0, "batch": 16, "cpu_ms": 0.1}
+    measured["raw_on_cores"] = [
+        raw | {"cores": 1, "per_s": 9000.0},
+        raw | {"cores": 2, "per_s": 17100.0},
+    ]
+    summary = summarise(measured)
+    alone, rest = summary["scaling"]
+    assert (alone["name"], alone["gain"]) == ("raw, batches of 16", Spread(1.9, 1.9, 1.9))
+    assert (rest["name"], rest["callers_per_core"]) == ("rest", 32)
+    assert rest["gain"] == Spread(1.85, 1.8, 1.9)
+    (table,) = (one for one in tables(summary, []) if one.title.startswith("Scaling"))
+    assert table.rows[1][:5] == ("rest", "32", "1,500 ±33%", "2,750 ±31%", "1.85 ±3%")
+    assert table.rows[1][-1] == "60%"
 
 
 def test_a_busy_client_is_told() -> None:

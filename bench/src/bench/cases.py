@@ -9,6 +9,7 @@ from bench.errors import BenchError
 
 MOST_CALLERS = 200  # under the queues' limit of 256, so that no server refuses
 TWO_WORKER_CALLERS = 32
+CALLERS_PER_CORE = 32
 
 
 class Way(StrEnum):
@@ -28,6 +29,12 @@ class ServerKind:
     workers: int = 1
     null: bool = False
     peer: bool = False
+    shared: bool = False  # all on as many cores as it has workers, the load as well
+
+    @property
+    def load_threads(self) -> int:
+        """Of the load generator."""
+        return self.workers if self.shared else 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,15 @@ OUR_SERVERS = (
     ServerKind("null-grpc", "grpc", null=True),
     ServerKind("rest-2-workers", "rest", workers=2),
     ServerKind("grpc-2-workers", "grpc", workers=2),
+    # Next to each other: they are compared, round by round.
+    ServerKind("rest-on-1-core", "rest", shared=True),
+    ServerKind("rest-on-2-cores", "rest", workers=2, shared=True),
+    ServerKind("grpc-on-1-core", "grpc", shared=True),
+    ServerKind("grpc-on-2-cores", "grpc", workers=2, shared=True),
+    ServerKind("null-rest-on-1-core", "rest", null=True, shared=True),
+    ServerKind("null-rest-on-2-cores", "rest", workers=2, null=True, shared=True),
+    ServerKind("null-grpc-on-1-core", "grpc", null=True, shared=True),
+    ServerKind("null-grpc-on-2-cores", "grpc", workers=2, null=True, shared=True),
 )
 
 
@@ -60,12 +76,16 @@ def all_cases(callers: Sequence[int], peers: Sequence[tuple[str, Way]] = ()) -> 
     """Every case there is.
 
     Args:
-        callers: How many at once; two workers are measured with TWO_WORKER_CALLERS alone.
+        callers: How many at once; two workers are measured with TWO_WORKER_CALLERS alone, and
+            what runs on one core and on two with CALLERS_PER_CORE for each.
         peers: Other servers, by name, and what they speak.
     """
     cases = []
     for server in OUR_SERVERS:
         ways = (Way.GRPC,) if server.protocol == "grpc" else (Way.POST, Way.JSONP)
+        if server.shared:
+            cases.append(Case(server.name, server, ways[0], CALLERS_PER_CORE * server.workers))
+            continue
         if server.workers > 1:
             cases.append(Case(server.name, server, ways[0], TWO_WORKER_CALLERS))
             continue

@@ -5,12 +5,14 @@ client's core than they do: what it says of many callers may be its own limit.
 """
 
 import json
+import multiprocessing
 import re
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,19 +36,22 @@ class Seen:
     failures: int = 0
 
 
-def job(asking: Asking, requests: Path, callers: int, seconds: float) -> dict[str, Any]:
+def job(
+    asking: Asking, requests: Path, callers: int, seconds: float, processes: int
+) -> dict[str, Any]:
     """What this process reads, for `asking` with its bodies in the file `requests`."""
     return {
         **asdict(asking),
         "bodies": str(requests),
         "callers": callers,
         "seconds": seconds,
+        "processes": processes,
     }
 
 
 def main() -> None:
     given = json.load(sys.stdin)
-    callers, seconds = given.pop("callers"), given.pop("seconds")
+    callers, seconds, processes = (given.pop(k) for k in ("callers", "seconds", "processes"))
     given["bodies"] = read_requests(Path(given["bodies"]))
     asking = Asking(
         **{
@@ -56,22 +61,25 @@ def main() -> None:
             "digits": None if given["digits"] is None else tuple(given["digits"]),
         }
     )
-    json.dump(run(asking, callers, seconds), sys.stdout)
+    json.dump(run(asking, callers, seconds, processes), sys.stdout)
 
 
-def run(asking: Asking, callers: int, seconds: float) -> dict[str, Any]:
-    """Ask from `callers` connections at once, each as soon as it has its answer."""
-    seen = [Seen([]) for _ in range(callers)]
-    began = time.perf_counter()
-    threads = [
-        threading.Thread(target=_call, args=(asking, number, began + seconds, seen[number]))
-        for number in range(callers)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    lasted_s = time.perf_counter() - began
+def run(asking: Asking, callers: int, seconds: float, processes: int = 1) -> dict[str, Any]:
+    """Ask from `callers` connections at once, each as soon as it has its answer.
+
+    Threads of one process have one core between them, whatever the machine has.
+    """
+    numbers = [range(first, callers, processes) for first in range(processes)]
+    if processes == 1:
+        parts = [_ask(asking, numbers[0], seconds)]
+    else:
+        context = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
+        all_there = context.Barrier(processes)
+        with ProcessPoolExecutor(processes, context, all_there.wait) as pool:
+            asked = [pool.submit(_ask, asking, part, seconds) for part in numbers]
+            parts = [part.result() for part in asked]
+    seen = [one for part, _ in parts for one in part]
+    lasted_s = max(lasted for _, lasted in parts)
     durations = [duration for one in seen for duration in one.durations_s]
     p50, p99 = (
         np.percentile(durations, (50, 99), method="inverted_cdf") * 1e3 if durations else (0.0, 0.0)
@@ -83,6 +91,21 @@ def run(asking: Asking, callers: int, seconds: float) -> dict[str, Any]:
         "p50_ms": float(p50),
         "p99_ms": float(p99),
     }
+
+
+def _ask(asking: Asking, numbers: range, seconds: float) -> tuple[list[Seen], float]:
+    """With a thread for each of the callers `numbers`; also how long it took."""
+    seen = [Seen([]) for _ in numbers]
+    began = time.perf_counter()
+    threads = [
+        threading.Thread(target=_call, args=(asking, number, began + seconds, one))
+        for number, one in zip(numbers, seen, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seen, time.perf_counter() - began
 
 
 def _call(asking: Asking, number: int, until: float, seen: Seen) -> None:

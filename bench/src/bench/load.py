@@ -1,9 +1,11 @@
 """Load from one process on the client's core: wrk, h2load, or our own generator."""
 
 import json
+import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Collection, Sequence
@@ -40,7 +42,9 @@ class Load:
         seconds: How long it lasted.
         p50_ms: From request to answer.
         p99_ms: From request to answer.
-        client_busy: Share of the time in which the client computed; near 1 it is the limit.
+        client_busy: Share of the time in which the client's threads computed; near 1 they are the
+            limit.
+        client_cpu_ms: CPU milliseconds that a request cost the client.
     """
 
     tool: str
@@ -50,6 +54,7 @@ class Load:
     p50_ms: float
     p99_ms: float
     client_busy: float = 0.0
+    client_cpu_ms: float = 0.0
 
 
 def tool_for(way: Way, own: bool) -> str:
@@ -66,6 +71,7 @@ def run(
     answer_bytes: int,
     folder: Path,
     cores: Collection[int],
+    threads: int = 1,
 ) -> Load:
     """Ask from `callers` connections at once for so many seconds.
 
@@ -77,6 +83,7 @@ def run(
         answer_bytes: Of a right answer: h2load takes a refusal of gRPC for a success.
         folder: For files that are needed on the way.
         cores: Where the client runs.
+        threads: Of the client, at most one a caller.
 
     Raises:
         BenchError: The tool fails.
@@ -84,23 +91,30 @@ def run(
     requests = folder / "requests"
     if tool == WRK:
         write_requests(requests, asking.bodies)
-        said, busy_s = _run(_wrk(asking, callers, seconds, requests), seconds, cores)
+        said, busy_s = _run(_wrk(asking, callers, seconds, requests, threads), seconds, cores)
         load = parse_wrk(said)
     elif tool == H2LOAD:
         requests.write_bytes(framed(asking.bodies[0]))
         log = folder / "h2load.log"
         log.unlink(missing_ok=True)
-        said, busy_s = _run(_h2load(asking, callers, seconds, requests, log), seconds, cores)
+        command = _h2load(asking, callers, seconds, requests, log, threads)
+        said, busy_s = _run(command, seconds, cores)
         load = parse_h2load(said, log.read_text() if log.exists() else "", answer_bytes)
     else:
         write_requests(requests, asking.bodies)
-        text = json.dumps(job(asking, requests, callers, seconds) | {"bodies": str(requests)})
+        text = json.dumps(job(asking, requests, callers, seconds, threads))
         command = [sys.executable, "-m", "bench.generator"]
         said, busy_s = _run(command, seconds, cores, text)
         load = Load(tool=OWN, **json.loads(said))
     if not load.requests:
         raise BenchError(f"{asking.url}: {load.tool} had no answer")
-    return Load(**{**vars(load), "client_busy": busy_s / load.seconds})
+    return Load(
+        **{
+            **vars(load),
+            "client_busy": busy_s / load.seconds / threads,
+            "client_cpu_ms": busy_s * 1e3 / load.requests,
+        }
+    )
 
 
 def parse_wrk(said: str) -> Load:
@@ -139,19 +153,22 @@ def parse_h2load(said: str, log: str, answer_bytes: int) -> Load:
     return Load(H2LOAD, done, done - answers, seconds, float(p50), float(p99))
 
 
-def _wrk(asking: Asking, callers: int, seconds: int, requests: Path) -> list[str]:
+def _wrk(asking: Asking, callers: int, seconds: int, requests: Path, threads: int) -> list[str]:
     method = "GET" if asking.way is Way.JSONP else "POST"
     return [
-        *("wrk", "--threads", "1", "--connections", str(callers), "--duration", f"{seconds}s"),
+        *("wrk", "--threads", str(threads), "--connections", str(callers)),
+        *("--duration", f"{seconds}s"),
         *("--script", str(Path(__file__).with_name("wrk.lua"))),
         *_headers(asking.headers.items()),
         *(asking.url, "--", method, str(requests), asking.marker),
     ]
 
 
-def _h2load(asking: Asking, callers: int, seconds: int, body: Path, log: Path) -> list[str]:
+def _h2load(
+    asking: Asking, callers: int, seconds: int, body: Path, log: Path, threads: int
+) -> list[str]:
     return [
-        *("h2load", "--threads=1", f"--clients={callers}", "--max-concurrent-streams=1"),
+        *("h2load", f"--threads={threads}", f"--clients={callers}", "--max-concurrent-streams=1"),
         *(f"--duration={seconds}s", f"--data={body}", f"--log-file={log}"),
         *_headers((GRPC_HEADERS | dict(asking.headers)).items()),
         asking.url,
@@ -186,7 +203,7 @@ def _run(
         raise BenchError(f"{command[0]} did not end after {seconds:g} s") from None
     finally:
         if process.poll() is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # it may have started others
             process.wait()
     if process.returncode != 0:
         raise BenchError(f"{command[0]} failed: {(complained or said).strip()[-300:]}")

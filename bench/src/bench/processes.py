@@ -114,6 +114,16 @@ def cpu_s(pid: int) -> float:
     return spent
 
 
+def cpu_s_of_children(pid: int) -> dict[int, float]:
+    """CPU seconds of each process that it has started and that runs: of a server, its workers."""
+    spent = {}
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children():
+            with suppress(psutil.NoSuchProcess):
+                spent[child.pid] = cpu_s(child.pid)
+    return spent
+
+
 def worker_memory(pid: int) -> dict[str, float]:
     """Megabytes (10^6) of the largest process of a tree: resident, and its alone (USS)."""
     largest = {"rss_mb": 0.0, "uss_mb": 0.0}

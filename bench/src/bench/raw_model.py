@@ -26,6 +26,7 @@ from model_runtime.tensorflow_predictor import SIGNATURE
 AROUND = (1, 32)  # before and after each server
 # Once a round: what a batch saves. They are the bounds by which servers count their batches.
 BATCHES = (1, 2, 4, 8, 16, 32)
+ON_CORES = (1, 16)  # on one core, then on two at once; a busy server scores 16
 WARM_UP_CALLS = 10
 READY = "ready"
 

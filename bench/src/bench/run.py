@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from bench import load, raw_model, server_metrics
@@ -14,7 +15,7 @@ from bench.checking import check, first_answer
 from bench.errors import BenchError
 from bench.gateway import Gateway, gateway
 from bench.peers import Peer
-from bench.processes import Cores, cpu_s, worker_memory
+from bench.processes import Cores, cpu_s, cpu_s_of_children, worker_memory
 from bench.servers import HOST, Plan, Ports, Running, our_plan, peer_plan, running
 from bench.summary import cost_in_batches, ratio
 
@@ -65,7 +66,12 @@ class Bench:
         self._done = 0
         self._raw_ms = 0.0  # of one image by itself, newest
         self._saved: dict[int, float] = {}  # by batch, this round: its part of that cost
-        self.document: dict[str, Any] = {"raw": [], "samples": [], "servers": []}
+        self.document: dict[str, Any] = {
+            "raw": [],
+            "raw_on_cores": [],
+            "samples": [],
+            "servers": [],
+        }
 
     def run(self, after_round: Callable[[], None]) -> None:
         """Measure every round; `after_round` is called after each.
@@ -81,6 +87,8 @@ class Bench:
                 )
             for number in range(self._settings.rounds):
                 self._raw_of_round(number)
+                if any(case.server.shared for case in self._settings.cases):
+                    self._raw_on_cores(number)
                 for kind, cases in in_turns(self._settings.cases, number):
                     self._server(number, kind, cases)
                 after_round()
@@ -101,10 +109,38 @@ class Bench:
         self._tell(f"round {number + 1}, raw model: {self._raw_ms:.3f} ms an image")
         return costs
 
+    def _raw_on_cores(self, number: int) -> None:
+        """Measure what two cores are to one for the model alone: more no server can gain."""
+        one = min(self._cores.server)
+        for cores in ([one], [one, *(self._cores.two_workers - {one})]):
+            half = max(0.5, self._settings.seconds / 2)
+            model, engine = self._settings.model, self._settings.engine
+            results = raw_model.run(model, engine, half, raw_model.ON_CORES, cores)
+            for of_batch in zip(*results, strict=True):
+                self.document["raw_on_cores"].append(
+                    {
+                        "round": number,
+                        "cores": len(cores),
+                        "batch": of_batch[0]["batch"],
+                        "per_s": sum(result["per_s"] for result in of_batch),
+                        "cpu_ms": mean(result["cpu_ms"] for result in of_batch),
+                    }
+                )
+
+    def _places(self, kind: ServerKind) -> tuple[frozenset[int], frozenset[int]]:
+        """Where the server runs, and where the client."""
+        cores = self._cores
+        if kind.shared:
+            both = cores.server if kind.workers == 1 else cores.two_workers
+            return both, both
+        if kind.workers > 1:
+            return cores.two_workers, cores.client_of_two
+        return cores.server, cores.client
+
     def _server(self, number: int, kind: ServerKind, cases: Sequence[Case]) -> None:
         """Start a server, measure its cases and, again, the raw model after it."""
         before = self._raw_ms
-        cores = self._cores.two_workers if kind.workers > 1 else self._cores.server
+        cores, _ = self._places(kind)
         log = self._folder / f"{kind.name}.log"
         samples: list[dict[str, Any]] = []
         try:
@@ -133,23 +169,24 @@ class Bench:
             asking = self._asking(case)
             if (case.way, case.gateway) not in warmed:
                 warmed.add((case.way, case.gateway))
-                self._warm_up(asking, max(other.callers for other in cases))
+                self._warm_up(asking, case.server, max(other.callers for other in cases))
             samples.append(self._case(case, asking, server))
 
-    def _warm_up(self, asking: Asking, callers: int) -> None:
+    def _warm_up(self, asking: Asking, kind: ServerKind, callers: int) -> None:
         # The gateway may still think that the server which was here before is gone.
         first_answer(asking, GATEWAY_PATIENCE_S)
-        self._load(asking, callers, WARM_UP_S, check(asking), self._cores.client)
+        self._load(asking, kind, callers, WARM_UP_S, check(asking))
 
     def _case(self, case: Case, asking: Asking, server: Running) -> dict[str, Any]:
         pid, metrics_url = server.pid, server.metrics_url
         answer_bytes = check(asking)
         counts = server_metrics.read(metrics_url) if metrics_url else server_metrics.Counts()
         envoy = self._gateway.envoy_pid if self._gateway and case.gateway else None
-        client = self._cores.client_of_two if case.server.workers > 1 else self._cores.client
         spent, envoy_spent = cpu_s(pid), cpu_s(envoy) if envoy else 0.0
-        seen = self._load(asking, case.callers, self._settings.seconds, answer_bytes, client)
+        by_worker = cpu_s_of_children(pid)
+        seen = self._load(asking, case.server, case.callers, self._settings.seconds, answer_bytes)
         spent, envoy_spent = cpu_s(pid) - spent, (cpu_s(envoy) if envoy else 0.0) - envoy_spent
+        worked = [of - by_worker.get(child, 0.0) for child, of in cpu_s_of_children(pid).items()]
         new = (server_metrics.read(metrics_url) if metrics_url else counts).since(counts)
         failures = max(seen.failures, new.refused)
         problem = f"{failures} of {seen.requests} requests failed" if failures else ""
@@ -166,14 +203,25 @@ class Bench:
             "per_s": per_s,
             "server_cpu_ms": spent * 1e3 / seen.requests,
             "gateway_cpu_ms": envoy_spent * 1e3 / seen.requests if envoy else None,
+            "busiest_worker": busiest(worked) if case.server.workers > 1 else None,
             "by_batch": {str(size): count for size, count in sorted(new.by_batch.items())},
         }
 
     def _load(
-        self, asking: Asking, callers: int, seconds: int, answer_bytes: int, client: frozenset[int]
+        self, asking: Asking, kind: ServerKind, callers: int, seconds: int, answer_bytes: int
     ) -> load.Load:
         tool = load.tool_for(asking.way, self._settings.own_load)
-        return load.run(tool, asking, callers, seconds, answer_bytes, self._folder, client)
+        _, client = self._places(kind)
+        return load.run(
+            tool,
+            asking,
+            callers,
+            seconds,
+            answer_bytes,
+            self._folder,
+            client,
+            kind.load_threads,
+        )
 
     def _asking(self, case: Case) -> Asking:
         kind = case.server
@@ -193,6 +241,11 @@ class Bench:
         if kind.peer:
             return peer_plan(self._peers[kind.name].command, asking.port)
         return our_plan(kind, self._ports, self._settings.model, self._settings.engine)
+
+
+def busiest(worked: Sequence[float]) -> float | None:
+    """The largest part that one of them did; None where nobody did anything."""
+    return max(worked) / sum(worked) if any(worked) else None
 
 
 def _not_measured(case: Case, problem: str) -> dict[str, Any]:

@@ -17,8 +17,12 @@ FIGURES = (
     "p50_ms",
     "p99_ms",
     "client_busy",
+    "client_cpu_ms",
+    "busiest_worker",
 )
 RAW_FIGURES = ("per_s", "cpu_ms", "p50_ms", "p99_ms")
+# Cases with everything, the load too, on so many cores.
+ON_CORES = ("{}-on-1-core", "{}-on-2-cores")
 SERVER_FIGURES = ("cold_start_s", "rss_mb", "uss_mb")
 
 
@@ -55,6 +59,7 @@ def summarise(document: Mapping[str, Any]) -> dict[str, Any]:
         "model": document["settings"]["model"],
         "engine": document["settings"]["engine"],
         "raw": raw,
+        "scaling": _scaling(document),
         "cases": [_case(*key, samples) for key, samples in sorted(cases.items(), key=_by_name)],
         "servers": {name: _figures(rows, SERVER_FIGURES) for name, rows in servers.items()},
     }
@@ -105,6 +110,48 @@ def _case(name: str, callers: int, samples: Sequence[Mapping[str, Any]]) -> dict
         "tool": next((sample["tool"] for sample in samples if sample["tool"]), ""),
         "by_batch": dict(sorted(batches.items(), key=lambda item: int(item[0]))),
         **_figures(good, FIGURES),
+    }
+
+
+def _scaling(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Everything on one core beside everything on two; gains are of the same round."""
+    raw: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
+    for row in document["raw_on_cores"]:
+        raw.setdefault(row["batch"], {1: [], 2: []})[row["cores"]].append(row)
+    lines = [
+        _line(f"raw, batches of {batch}", None, of[1], of[2], "cpu_ms")
+        for batch, of in sorted(raw.items())
+    ]
+    good = [sample for sample in document["samples"] if not sample["problem"]]
+    ones: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for sample in good:
+        stem = sample["case"].removesuffix(ON_CORES[0].format(""))
+        if stem != sample["case"]:
+            ones.setdefault((stem, sample["callers"]), []).append(sample)
+    for (stem, callers), one in sorted(ones.items()):
+        pair = (ON_CORES[1].format(stem), 2 * callers)
+        two = [sample for sample in good if (sample["case"], sample["callers"]) == pair]
+        lines.append(_line(stem, callers, one, two, "server_cpu_ms"))
+    return lines
+
+
+def _line(
+    name: str,
+    callers: int | None,
+    one: Sequence[Mapping[str, Any]],
+    two: Sequence[Mapping[str, Any]],
+    cost: str,
+) -> dict[str, Any]:
+    alone = {row["round"]: row["per_s"] for row in one}
+    gains = [row["per_s"] / alone[row["round"]] for row in two if row["round"] in alone]
+    figures = ("per_s", cost, "client_cpu_ms", "busiest_worker")
+    return {
+        "name": name,
+        "callers_per_core": callers,
+        "cost": cost,
+        "one": _figures(one, figures),
+        "two": _figures(two, figures),
+        "gain": spread(gains),
     }
 
 

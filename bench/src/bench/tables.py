@@ -30,7 +30,7 @@ class Table:
 
 def tables(summary: Mapping[str, Any], targets: Sequence[Held]) -> list[Table]:
     """What was measured, then what it was to be."""
-    return [
+    shown = [
         Table(
             f"Cost of a prediction, {summary['model']} by {NAMES[summary['engine']]}: "
             "median of the rounds ± half of their range",
@@ -54,6 +54,14 @@ def tables(summary: Mapping[str, Any], targets: Sequence[Held]) -> list[Table]:
             ),
         ),
         Table(
+            "Scaling: everything on one core, then on two, the load too",
+            (
+                *("what", "callers a core", "1 core: predictions/s", "2 cores", "gain"),
+                *("CPU ms", "on 2", "load CPU ms", "on 2", "busiest worker of 2"),
+            ),
+            tuple(map(_scaling_row, summary["scaling"])),
+        ),
+        Table(
             "Servers",
             ("server", "first prediction s", "resident MB", "its alone MB (USS)"),
             tuple(
@@ -68,6 +76,7 @@ def tables(summary: Mapping[str, Any], targets: Sequence[Held]) -> list[Table]:
             left=2,
         ),
     ]
+    return [table for table in shown if table.rows]
 
 
 _SERVER_FIGURES = (("cold_start_s", 2), ("rss_mb", 0), ("uss_mb", 0))
@@ -155,6 +164,23 @@ def _added_row(case: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> t
         _text(case["model_ms"], 3),
         _text(case["above_ms"], 3),
         "" if null is None else _text(null["server_cpu_ms"], 3),
+    )
+
+
+def _scaling_row(line: Mapping[str, Any]) -> tuple[str, ...]:
+    one, two, cost = line["one"], line["two"], line["cost"]
+    share = two["busiest_worker"]
+    return (
+        line["name"],
+        "" if line["callers_per_core"] is None else str(line["callers_per_core"]),
+        _text(one["per_s"], 0),
+        _text(two["per_s"], 0),
+        _text(line["gain"], 2),
+        _text(one[cost], 3),
+        _text(two[cost], 3),
+        _text(one["client_cpu_ms"], 3),
+        _text(two["client_cpu_ms"], 3),
+        "" if share is None else f"{share.median:.0%}",
     )
 
 

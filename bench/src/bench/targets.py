@@ -94,8 +94,19 @@ def held(summary: Mapping[str, Any]) -> list[Held]:
         resident, cold = (figures.get(name) for name in ("rss_mb", "cold_start_s"))
         rows.append(Held(MEMORY, server, None, _RESIDENT_MB, "MB", resident and resident.median))
         rows.append(Held(COLD, server, None, _COLD_START_S, "s", cold and cold.median))
-    for one, two in (("grpc", "grpc-2-workers"), ("rest-post", "rest-2-workers")):
-        alone, both = (figure(name, 32, "per_s") for name in (one, two))
-        gain = None if alone is None or both is None else both / alone
-        rows.append(Held("two workers over one", two, 32, _TWO_WORKERS, TIMES, gain, at_least=True))
+    gains = {line["name"]: line["gain"] for line in summary["scaling"]}
+    for server in ("grpc", "rest"):
+        gain = gains.get(server)
+        of = f"{server}-on-2-cores over -on-1-core"
+        rows.append(
+            Held(
+                "two workers over one",
+                of,
+                None,
+                _TWO_WORKERS,
+                TIMES,
+                gain and gain.median,
+                at_least=True,
+            )
+        )
     return rows
