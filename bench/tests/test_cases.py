@@ -23,10 +23,21 @@ def test_two_workers_are_measured_once_however_many_callers_are_asked_for() -> N
 
 def test_what_runs_on_two_cores_has_twice_of_everything() -> None:
     cases = {case.name: case for case in all_cases([1]) if case.server.shared}
+    gateways = [case for case in all_cases([1]) if case.server.upstream]
     for server in ("rest", "grpc", "null-rest", "null-grpc"):
         one, two = (cases[f"{server}-on-{cores}"] for cores in ("1-core", "2-cores"))
         assert (one.server.workers, one.server.load_threads, one.callers) == (1, 1, 32)
         assert (two.server.workers, two.server.load_threads, two.callers) == (2, 2, 64)
+    assert [(case.name, case.callers) for case in gateways] == [
+        ("gateway-rest-on-1-core", 8),
+        ("gateway-rest-on-1-core", 32),
+        ("gateway-grpc-on-1-core", 8),
+        ("gateway-grpc-on-1-core", 32),
+        ("gateway-rest-on-2-cores", 16),
+        ("gateway-rest-on-2-cores", 64),
+        ("gateway-grpc-on-2-cores", 16),
+        ("gateway-grpc-on-2-cores", 64),
+    ]
 
 
 def test_patterns_choose_cases() -> None:

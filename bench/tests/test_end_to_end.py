@@ -107,6 +107,22 @@ def test_one_core_and_two(tmp_path: Path) -> None:
     assert [case["callers"] for case in summary["cases"]] == [32, 64]
 
 
+def test_the_gateways_threads(tmp_path: Path) -> None:
+    words = ("--rounds", "1", "--seconds", "1", "--cases", "gateway-grpc-on-2-cores")
+    bench = start(tmp_path, *words)
+    _, progress = bench.communicate(timeout=100)
+    assert bench.returncode == 0, progress
+    result = result_in(tmp_path)
+    for case in result["summary"]["cases"]:
+        assert case["gateway_cpu_ms"]["median"] > 0
+        assert case["server_cpu_ms"] is None
+        assert case["ratio"] is None
+        # One thread of one would have done all.
+        assert 0.5 <= case["busiest_worker"]["median"] < 1
+    assert [case["callers"] for case in result["summary"]["cases"]] == [16, 64]
+    assert all(sample["upstream_cpu_ms"] > 0 for sample in result["samples"])
+
+
 def test_other_servers_and_our_own_generator(tmp_path: Path) -> None:
     """The other server is our own with a recorded request; one more cannot be started."""
     (port, nobody) = free_ports(2)

@@ -28,7 +28,7 @@ from model_runtime.model_folder import TENSORFLOW, read_model_folder
 PACKAGES = (*machine.PACKAGES, "tensorflow-cpu", "orjson", "protobuf", "prometheus-client")
 INTERRUPTED = 130  # as a shell says of Ctrl-C
 FIRST_PORT = 13_000  # below the ephemeral range
-PORTS = 7
+PORTS = 11
 
 
 @click.command("bench")

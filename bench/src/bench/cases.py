@@ -10,6 +10,7 @@ from bench.errors import BenchError
 MOST_CALLERS = 200  # under the queues' limit of 256, so that no server refuses
 TWO_WORKER_CALLERS = 32
 CALLERS_PER_CORE = 32
+GATEWAY_CALLERS_PER_CORE = (8, 32)
 
 
 class Way(StrEnum):
@@ -22,14 +23,25 @@ class Way(StrEnum):
 
 @dataclass(frozen=True)
 class ServerKind:
-    """A server as it is started for a round."""
+    """A server as it is started for a round.
+
+    Attributes:
+        name: Of it, and of its cases.
+        protocol: rest or grpc.
+        workers: Its processes.
+        null: Without a model.
+        peer: Another's.
+        shared: All on as many cores as it has workers, the load as well, in as many threads.
+        upstream: What answers at once behind a gateway of as many threads, for both protocols.
+    """
 
     name: str
-    protocol: str  # rest or grpc
+    protocol: str
     workers: int = 1
     null: bool = False
     peer: bool = False
-    shared: bool = False  # all on as many cores as it has workers, the load as well
+    shared: bool = False
+    upstream: bool = False
 
     @property
     def load_threads(self) -> int:
@@ -69,6 +81,8 @@ OUR_SERVERS = (
     ServerKind("null-rest-on-2-cores", "rest", workers=2, null=True, shared=True),
     ServerKind("null-grpc-on-1-core", "grpc", null=True, shared=True),
     ServerKind("null-grpc-on-2-cores", "grpc", workers=2, null=True, shared=True),
+    ServerKind("gateway-on-1-core", "rest", null=True, shared=True, upstream=True),
+    ServerKind("gateway-on-2-cores", "rest", workers=2, null=True, shared=True, upstream=True),
 )
 
 
@@ -77,12 +91,20 @@ def all_cases(callers: Sequence[int], peers: Sequence[tuple[str, Way]] = ()) -> 
 
     Args:
         callers: How many at once; two workers are measured with TWO_WORKER_CALLERS alone, and
-            what runs on one core and on two with CALLERS_PER_CORE for each.
+            what runs on one core and on two with CALLERS_PER_CORE for each, the gateway there
+            with GATEWAY_CALLERS_PER_CORE.
         peers: Other servers, by name, and what they speak.
     """
     cases = []
     for server in OUR_SERVERS:
         ways = (Way.GRPC,) if server.protocol == "grpc" else (Way.POST, Way.JSONP)
+        if server.upstream:
+            cases += [
+                Case(server.name.replace("-", f"-{name}-", 1), server, way, count, gateway=True)
+                for name, way in (("rest", Way.POST), ("grpc", Way.GRPC))
+                for count in (each * server.workers for each in GATEWAY_CALLERS_PER_CORE)
+            ]
+            continue
         if server.shared:
             cases.append(Case(server.name, server, ways[0], CALLERS_PER_CORE * server.workers))
             continue

@@ -40,8 +40,10 @@ class Gateway:
 
 
 @contextmanager
-def gateway(ports: list[int], servers: Ports, cores: Collection[int]) -> Iterator[Gateway]:
-    """Run one on four ports for the time of the block.
+def gateway(
+    ports: list[int], servers: Ports, cores: Collection[int], threads: int = 1
+) -> Iterator[Gateway]:
+    """Run one on four ports for the time of the block; `threads` are Envoy's.
 
     Raises:
         BenchError: It cannot be started.
@@ -58,6 +60,7 @@ def gateway(ports: list[int], servers: Ports, cores: Collection[int]) -> Iterato
         "SELDON_ADMIN_PORT": str(admin),
         "SELDON_CONTROL_PORT": str(control),
         "SELDON_PROMETHEUS_PORT": "0",
+        "SELDON_ENVOY_THREADS": str(threads),
         "SELDON_TOKEN_TTL": str(TOKEN_TTL_S),
     }
     local = LocalStack(home)

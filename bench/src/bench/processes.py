@@ -124,6 +124,18 @@ def cpu_s_of_children(pid: int) -> dict[int, float]:
     return spent
 
 
+def cpu_s_of_threads(pid: int, name: str) -> dict[int, float]:
+    """CPU seconds of each thread of a process whose name begins so."""
+    spent = {}
+    with suppress(psutil.NoSuchProcess):
+        for thread in psutil.Process(pid).threads():
+            with suppress(FileNotFoundError):
+                called = Path(f"/proc/{pid}/task/{thread.id}/comm").read_text(encoding="utf-8")
+                if called.startswith(name):
+                    spent[thread.id] = thread.user_time + thread.system_time
+    return spent
+
+
 def worker_memory(pid: int) -> dict[str, float]:
     """Megabytes (10^6) of the largest process of a tree: resident, and its alone (USS)."""
     largest = {"rss_mb": 0.0, "uss_mb": 0.0}

@@ -1,26 +1,27 @@
 """The rounds: one server at a time, the raw model beside each, every case in its turn."""
 
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bench import load, raw_model, server_metrics
+from bench import load, null_upstream, raw_model, server_metrics
 from bench.asking import Asking, Digits, ours
 from bench.cases import Case, ServerKind, Way, in_turns
 from bench.checking import check, first_answer
 from bench.errors import BenchError
 from bench.gateway import Gateway, gateway
 from bench.peers import Peer
-from bench.processes import Cores, cpu_s, cpu_s_of_children, worker_memory
+from bench.processes import Cores, cpu_s, cpu_s_of_children, cpu_s_of_threads, worker_memory
 from bench.servers import HOST, Plan, Ports, Running, our_plan, peer_plan, running
 from bench.summary import cost_in_batches, ratio
 
 WARM_UP_S = 1
 GATEWAY_PATIENCE_S = 15.0
+ENVOY_WORKERS = "wrk:"  # how its worker threads are named
 NULL_DIGIT = 3  # as null_engine/null_predictor.py says
 
 
@@ -52,13 +53,14 @@ class Bench:
         Args:
             settings: What to measure.
             cores: Who runs where.
-            free_ports: Seven.
+            free_ports: Eleven.
             tell: Takes a line of progress.
         """
         self._settings = settings
         self._cores = cores
         self._ports = Ports(*free_ports[:3])
         self._gateway_ports = list(free_ports[3:7])
+        self._own_gateway_ports = list(free_ports[7:11])
         self._tell = tell
         self._digits = Digits.of_model(settings.model)
         self._peers = {peer.name: peer for peer in settings.peers}
@@ -81,7 +83,7 @@ class Bench:
         """
         with ExitStack() as stack:
             self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-            if any(case.gateway for case in self._settings.cases):
+            if any(case.gateway and not case.server.upstream for case in self._settings.cases):
                 self._gateway = stack.enter_context(
                     gateway(self._gateway_ports, self._ports, self._cores.gateway)
                 )
@@ -145,7 +147,11 @@ class Bench:
         samples: list[dict[str, Any]] = []
         try:
             asking = self._asking(replace(cases[0], gateway=False))
-            with running(kind.name, self._plan(kind, asking), asking, cores, log) as server:
+            plan = self._plan(kind, asking)
+            with (
+                running(kind.name, plan, asking, cores, log) as server,
+                self._gateway_of(kind, cores),
+            ):
                 self._cases(cases, server, samples)
                 started = {"server": kind.name, "cold_start_s": server.cold_start_s}
                 self.document["servers"].append(
@@ -156,12 +162,26 @@ class Bench:
             samples += [_not_measured(case, str(error)) for case in cases[len(samples) :]]
         after = self._raw(number)[1]
         for sample in samples:
-            if "server_cpu_ms" in sample:
+            if sample.get("server_cpu_ms") is not None:
                 sample["ratio"] = ratio(sample["server_cpu_ms"], [before, after])
                 if not (kind.null or kind.peer):
                     model_ms = cost_in_batches(sample["by_batch"], self._saved, [before, after])
                     sample |= {"model_ms": model_ms, "above_ms": sample["server_cpu_ms"] - model_ms}
         self.document["samples"] += [{"round": number, **sample} for sample in samples]
+
+    @contextmanager
+    def _gateway_of(self, kind: ServerKind, cores: frozenset[int]) -> Iterator[None]:
+        """A gateway of its own, where it is the gateway that is measured."""
+        if not kind.upstream:
+            yield
+            return
+        before = self._gateway
+        try:
+            with gateway(self._own_gateway_ports, self._ports, cores, kind.workers) as own:
+                self._gateway = own
+                yield
+        finally:
+            self._gateway = before
 
     def _cases(self, cases: Sequence[Case], server: Running, samples: list[dict[str, Any]]) -> None:
         warmed: set[tuple[Way, bool]] = set()
@@ -183,10 +203,10 @@ class Bench:
         counts = server_metrics.read(metrics_url) if metrics_url else server_metrics.Counts()
         envoy = self._gateway.envoy_pid if self._gateway and case.gateway else None
         spent, envoy_spent = cpu_s(pid), cpu_s(envoy) if envoy else 0.0
-        by_worker = cpu_s_of_children(pid)
+        by_worker = self._by_worker(case, server)
         seen = self._load(asking, case.server, case.callers, self._settings.seconds, answer_bytes)
         spent, envoy_spent = cpu_s(pid) - spent, (cpu_s(envoy) if envoy else 0.0) - envoy_spent
-        worked = [of - by_worker.get(child, 0.0) for child, of in cpu_s_of_children(pid).items()]
+        worked = [of - by_worker.get(w, 0.0) for w, of in self._by_worker(case, server).items()]
         new = (server_metrics.read(metrics_url) if metrics_url else counts).since(counts)
         failures = max(seen.failures, new.refused)
         problem = f"{failures} of {seen.requests} requests failed" if failures else ""
@@ -201,11 +221,18 @@ class Bench:
             "problem": problem,
             "failures": failures,
             "per_s": per_s,
-            "server_cpu_ms": spent * 1e3 / seen.requests,
+            "server_cpu_ms": None if case.server.upstream else spent * 1e3 / seen.requests,
+            "upstream_cpu_ms": spent * 1e3 / seen.requests if case.server.upstream else None,
             "gateway_cpu_ms": envoy_spent * 1e3 / seen.requests if envoy else None,
             "busiest_worker": busiest(worked) if case.server.workers > 1 else None,
             "by_batch": {str(size): count for size, count in sorted(new.by_batch.items())},
         }
+
+    def _by_worker(self, case: Case, server: Running) -> dict[int, float]:
+        """CPU seconds of each worker: the server's processes, or the gateway's threads."""
+        if self._gateway is not None and case.server.upstream:
+            return cpu_s_of_threads(self._gateway.envoy_pid, ENVOY_WORKERS)
+        return cpu_s_of_children(server.pid)
 
     def _load(
         self, asking: Asking, kind: ServerKind, callers: int, seconds: int, answer_bytes: int
@@ -238,6 +265,8 @@ class Bench:
         return ours(case.way, HOST, port, self._digits, answered=answered)
 
     def _plan(self, kind: ServerKind, asking: Asking) -> Plan:
+        if kind.upstream:
+            return null_upstream.plan(self._ports, NULL_DIGIT, kind.workers, self._folder)
         if kind.peer:
             return peer_plan(self._peers[kind.name].command, asking.port)
         return our_plan(kind, self._ports, self._settings.model, self._settings.engine)

@@ -14,13 +14,14 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
+from bench import null_upstream
 from bench.errors import BenchError
 from bench.processes import cpu_s, end, start, usable_cores, worker_memory
 from bench.servers import HOST
 from deploy.databases import DEFAULT_DATABASE
 from seldon_gateway.envoy_routes import GRPC_ROUTES, REST_ROUTES
 from seldon_gateway.errors import GatewayError
-from seldon_gateway.processes import Process, control_plane_command, envoy_binary, envoy_command
+from seldon_gateway.processes import Process, control_plane_command, envoy_command
 from seldon_gateway.registry import Registry
 from seldon_gateway.settings import GatewaySettings
 from seldon_gateway.snapshots import CLUSTERS
@@ -63,11 +64,18 @@ def null_servers(count: int, port: int, folder: Path) -> Iterator[Servers]:
     """One Envoy that answers by itself on `count` addresses of this machine."""
     endpoints = tuple(Endpoint(f"127.0.0.{number + 1}", port) for number in range(count))
     configuration = folder / "null.json"
-    configuration.write_text(json.dumps(_null_bootstrap(endpoints)))
-    binary = envoy_binary(GatewaySettings.from_env(os.environ))
-    command = (str(binary), "--config-path", str(configuration), "--concurrency", "1")
-    options = ("--disable-hot-restart", "--log-level", "error", "--use-dynamic-base-id")
-    process = start((*command, *options), os.environ, usable_cores(), folder / "null.log")
+    listeners = [
+        null_upstream.answering(
+            f"null-{number}",
+            null_upstream.socket_address(endpoint.host, endpoint.port),
+            b'{"predictions": []}',
+            "application/json",
+        )
+        for number, endpoint in enumerate(endpoints)
+    ]
+    configuration.write_text(json.dumps({"static_resources": {"listeners": listeners}}))
+    command = null_upstream.command(configuration, threads=1)
+    process = start(command, os.environ, usable_cores(), folder / "null.log")
     try:
         wait(lambda: status(HOST, port, "/") == 200, START_LIMIT_S, "the null servers")
         yield Servers(endpoints)
@@ -402,39 +410,3 @@ def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
         return 0, b""
     finally:
         connection.close()
-
-
-def _null_bootstrap(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    kind = "type.googleapis.com/envoy.extensions.filters"
-    answer = {"status": 200, "body": {"inline_string": '{"predictions": []}'}}
-    routes = [{"match": {"prefix": "/"}, "direct_response": answer}]
-    manager = {
-        "@type": f"{kind}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "null",
-        "route_config": {"virtual_hosts": [{"name": "null", "domains": ["*"], "routes": routes}]},
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {"@type": f"{kind}.http.router.v3.Router"},
-            }
-        ],
-    }
-    chain = {
-        "filters": [
-            {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
-        ]
-    }
-    return {
-        "static_resources": {
-            "listeners": [
-                {
-                    "name": f"null-{number}",
-                    "address": {
-                        "socket_address": {"address": endpoint.host, "port_value": endpoint.port}
-                    },
-                    "filter_chains": [chain],
-                }
-                for number, endpoint in enumerate(endpoints)
-            ]
-        }
-    }

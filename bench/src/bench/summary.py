@@ -131,7 +131,10 @@ def _scaling(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     for (stem, callers), one in sorted(ones.items()):
         pair = (ON_CORES[1].format(stem), 2 * callers)
         two = [sample for sample in good if (sample["case"], sample["callers"]) == pair]
-        lines.append(_line(stem, callers, one, two, "server_cpu_ms"))
+        # Of a gateway with nothing behind it, that is.
+        alone = one[0]["server_cpu_ms"] is None
+        cost = "gateway_cpu_ms" if alone else "server_cpu_ms"
+        lines.append(_line(stem, callers, one, two, cost))
     return lines
 
 
