@@ -116,6 +116,8 @@ def test_a_gain_is_of_the_same_round() -> None:
         sample("rest-on-2-cores", 64, per_s=3600.0, round=1, busiest_worker=0.7),
         sample("rest-on-2-cores", 64, per_s=9000.0, round=2, problem="3 of 9 requests failed"),
     ]
+    for one in samples:
+        one |= {"server_cpu_ms": 0.3, "client_cpu_ms": 0.2}
     measured = document(*samples)
     raw = {"round": 0, "batch": 16, "cpu_ms": 0.1}
     measured["raw_on_cores"] = [
@@ -130,6 +132,9 @@ def test_a_gain_is_of_the_same_round() -> None:
     (table,) = (one for one in tables(summary, []) if one.title.startswith("Scaling"))
     assert table.rows[1][:5] == ("rest", "32", "1,500 ±33%", "2,750 ±31%", "1.85 ±3%")
     assert table.rows[1][-1] == "60%"
+    # What of the cores was had: 0.1 ms 9,000 times a second.
+    assert alone["one"]["cores_used"] == Spread(0.9, 0.9, 0.9)
+    assert rest["two"]["cores_used"] == Spread(0.5 * 2.75, 0.5 * 1.9, 0.5 * 3.6)
 
 
 def test_a_busy_client_is_told() -> None:

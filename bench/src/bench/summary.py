@@ -147,7 +147,8 @@ def _line(
 ) -> dict[str, Any]:
     alone = {row["round"]: row["per_s"] for row in one}
     gains = [row["per_s"] / alone[row["round"]] for row in two if row["round"] in alone]
-    figures = ("per_s", cost, "client_cpu_ms", "busiest_worker")
+    figures = ("per_s", cost, "client_cpu_ms", "busiest_worker", "cores_used")
+    one, two = ([{**row, "cores_used": _cores_used(row)} for row in rows] for rows in (one, two))
     return {
         "name": name,
         "callers_per_core": callers,
@@ -156,6 +157,16 @@ def _line(
         "two": _figures(two, figures),
         "gain": spread(gains),
     }
+
+
+def _cores_used(row: Mapping[str, Any]) -> float:
+    """Of the cores it ran on, what it had: the rest was other work of the machine's, or nobody's.
+
+    All that the requests cost, times requests in a second.
+    """
+    costs = ("cpu_ms", "server_cpu_ms", "upstream_cpu_ms", "gateway_cpu_ms", "client_cpu_ms")
+    cpu_ms = sum(row.get(cost) or 0.0 for cost in costs)
+    return float(cpu_ms * row["per_s"] / 1e3)
 
 
 def _figures(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Spread | None]:

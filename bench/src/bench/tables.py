@@ -13,7 +13,7 @@ from bench.summary import Spread, mean_batch
 from bench.targets import Held
 from model_runtime.model_folder import LITERT, TENSORFLOW
 
-WIDTH = 140
+WIDTH = 160
 NAMES = {LITERT: "LiteRT", TENSORFLOW: "TensorFlow"}
 BUSY = 0.9  # from here on the client may be what limits
 
@@ -56,8 +56,8 @@ def tables(summary: Mapping[str, Any], targets: Sequence[Held]) -> list[Table]:
         Table(
             "Scaling: everything on one core, then on two, the load too",
             (
-                *("what", "callers a core", "1 core: predictions/s", "2 cores", "gain"),
-                *("CPU ms", "on 2", "load CPU ms", "on 2", "busiest worker of 2"),
+                *("what", "callers a core", "predictions/s on 1", "on 2", "gain"),
+                *("CPU ms", "on 2", "load ms", "on 2", "cores used", "of 2", "busiest of 2"),
             ),
             tuple(map(_scaling_row, summary["scaling"])),
         ),
@@ -180,6 +180,8 @@ def _scaling_row(line: Mapping[str, Any]) -> tuple[str, ...]:
         _text(two[cost], 3),
         _text(one["client_cpu_ms"], 3),
         _text(two["client_cpu_ms"], 3),
+        _text(one["cores_used"], 2),
+        _text(two["cores_used"], 2),
         "" if share is None else f"{share.median:.0%}",
     )
 

@@ -88,7 +88,7 @@ def held(summary: Mapping[str, Any]) -> list[Held]:
         direct, through = (figure(name, 1, "p50_ms") for name in (case, f"{case}-gateway"))
         added = None if direct is None or through is None else through - direct
         rows.append(Held("gateway adds at p50", case, 1, _GATEWAY_ADDS_MS, "ms", added))
-    # An engine of its own takes what it takes, TensorFlow 400 MB and three seconds.
+    # Another engine takes what it takes: TensorFlow 600 MB more.
     for server in ("grpc", "rest") if summary["engine"] == LITERT else ():
         figures = summary["servers"].get(server, {})
         resident, cold = (figures.get(name) for name in ("rss_mb", "cold_start_s"))
