@@ -62,6 +62,15 @@ def test_callers_are_sorted_and_counted_once() -> None:
     assert parse_callers("32, 1,8,1") == [1, 8, 32]
 
 
+def test_one_core_and_two_are_never_parted() -> None:
+    cases = chosen(all_cases([1]), "*-on-*")
+    for number in range(12):
+        names = [server.name for server, _ in in_turns(cases, number)]
+        for one, two in zip(names[::2], names[1::2], strict=True):
+            assert one.endswith("-on-1-core")
+            assert two == one.replace("1-core", "2-cores")
+
+
 def test_each_round_begins_with_another_server_and_holds_every_case() -> None:
     cases = all_cases([1, 8])
     rounds = [in_turns(cases, number) for number in range(3)]

@@ -159,12 +159,15 @@ def in_turns(cases: Iterable[Case], round_number: int) -> list[tuple[ServerKind,
     """One round: each server with its cases.
 
     Every round begins with another server, and every second one goes through a server's cases
-    backwards, so that a machine that gets slower or faster does not always hit the same ones.
+    backwards, so that a machine that gets slower or faster does not always hit the same ones. What
+    runs on one core and what is compared with it on two stay next to each other.
     """
     by_server: dict[ServerKind, list[Case]] = {}
     for case in cases:
         by_server.setdefault(case.server, []).append(case)
     turns = list(by_server.items())
     first = round_number % len(turns)
+    if turns[first][0].shared and turns[first][0].workers > 1:
+        first -= 1
     turns = turns[first:] + turns[:first]
     return [(server, own[::-1] if round_number % 2 else own) for server, own in turns]
