@@ -118,7 +118,7 @@ train: setup-dev  ## Train the model: DATA= TEST= (npz files) OUTPUT=; without D
 quantize: setup-dev  ## int8 weights as a version of their own: MODEL= TEST= (npz file) OUTPUT=
 	$(BIN)/python -m model_training.quantize_command $(if $(MODEL),--model $(MODEL)) $(if $(TEST),--test $(TEST)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(FORCE),--force)
 
-protos: setup-dev  ## Generate the Python code of seldon.proto
+protos: setup-dev  ## Generate the Python code of the .proto files
 	$(BIN)/python protos/generate.py
 
 .venv/.ready-dashboards: .venv/.ready

@@ -1,4 +1,4 @@
-"""Generate the Python code of seldon.proto: `python protos/generate.py`, or `make protos`."""
+"""Generate the Python code of the .proto files: `python protos/generate.py`, or `make protos`."""
 
 import sys
 import sysconfig
@@ -8,12 +8,12 @@ from pathlib import Path
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
 HERE = Path(__file__).parent
-SOURCE = HERE / "seldon.proto"
+SOURCES = (HERE / "seldon.proto", HERE / "open_inference.proto")
 COMMITTED = HERE / "src"
 
 
 def generate(target: Path) -> None:
-    """Write seldon_pb2 and seldon_pb2_grpc, each with its .pyi, into the folder `target`.
+    """Write each one's _pb2 and _pb2_grpc, with their .pyi, into the folder `target`.
 
     Raises:
         RuntimeError: protoc refused; it has said why on stderr.
@@ -29,7 +29,7 @@ def generate(target: Path) -> None:
         f"--grpc_python_out={target}",
         f"--mypy_out=quiet:{target}",
         f"--mypy_grpc_out=quiet:{target}",
-        str(SOURCE),
+        *map(str, SOURCES),
     ]
     status = protoc.main(arguments)
     if status != 0:

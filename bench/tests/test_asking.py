@@ -1,12 +1,14 @@
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 
 from bench import asking
-from bench.asking import Digits, digit_told, framed
+from bench.asking import Asking, Contents, Digits, digit_told, framed
 from bench.cases import Way
 from model_runtime.digits import held_out
+from open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from seldon_pb2 import ClassificationReply, ClassificationRequest, DefaultCustomPredictRequest
 
 MODEL = Path(__file__).parents[2] / "models/deep_mnist/1"
@@ -20,6 +22,10 @@ OURS = {
 @pytest.fixture(scope="module")
 def digits() -> Digits:
     return Digits.of_model(MODEL)
+
+
+def v2_grpc(digits: Digits, contents: Contents) -> Asking:
+    return asking.v2_grpc("h", 1, "/p", digits, "m", "x", contents)
 
 
 def test_every_request_holds_the_digit_that_it_is_checked_for(digits: Digits) -> None:
@@ -47,7 +53,15 @@ def test_answers_of_every_form_tell_their_digit(digits: Digits) -> None:
     reply = ClassificationReply()
     for label, score in enumerate(SCORES):
         reply.predictions.add(prediction=score, predictedClass=str(label))
+    tensor = ModelInferResponse.InferOutputTensor(name="o", shape=(1, 10), datatype="FP32")
+    raw = ModelInferResponse(
+        outputs=[tensor], raw_output_contents=[np.array(SCORES, "<f4").tobytes()]
+    )
+    tensor.contents.fp32_contents.extend(SCORES)
+    fp32 = ModelInferResponse(outputs=[tensor])
     for asked, answer in (
+        (v2_grpc(digits, Contents.RAW), raw.SerializeToString()),
+        (v2_grpc(digits, Contents.RAW), fp32.SerializeToString()),
         (asking.ours(Way.GRPC, "h", 1, digits), reply.SerializeToString()),
         (asking.ours(Way.POST, "h", 1, digits), orjson.dumps(OURS)),
         (asking.ours(Way.JSONP, "h", 1, digits), b"j(" + orjson.dumps(OURS) + b")"),
@@ -84,6 +98,27 @@ def test_v1_and_v2_bodies(digits: Digits) -> None:
     (tensor,) = orjson.loads(asking.v2("h", 1, "/p", digits, "x").bodies[0])["inputs"]
     assert (tensor["name"], tensor["shape"], tensor["datatype"]) == ("x", [1, 784], "FP32")
     assert tensor["data"] == pytest.approx(image)
+
+
+@pytest.mark.parametrize("contents", list(Contents))
+def test_v2_messages(digits: Digits, contents: Contents) -> None:
+    image = held_out().images[digits.indices[0]]
+    message = ModelInferRequest.FromString(v2_grpc(digits, contents).bodies[0])
+    (tensor,) = message.inputs
+    assert (message.model_name, tensor.name, tensor.datatype) == ("m", "x", "FP32")
+    assert list(tensor.shape) == [1, 784]
+    if contents is Contents.RAW:
+        assert list(message.raw_input_contents) == [image.astype("<f4").tobytes()]
+        assert not tensor.HasField("contents")
+    else:
+        assert list(tensor.contents.fp32_contents) == image.tolist()
+        assert not message.raw_input_contents
+
+
+@pytest.mark.parametrize("answer", [b"", b"\xff", b"2\x02ab"])
+def test_v2_messages_without_scores_are_refused(digits: Digits, answer: bytes) -> None:
+    with pytest.raises(ValueError, match="none of form v2-grpc"):
+        digit_told(v2_grpc(digits, Contents.RAW), answer)
 
 
 def test_a_grpc_message_is_framed_as_http2_carries_it() -> None:

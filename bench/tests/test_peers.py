@@ -2,10 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.asking import Form
+from bench.asking import Contents, Digits, Form
 from bench.cases import Way
 from bench.errors import BenchError
 from bench.peers import parse
+from open_inference_pb2 import ModelInferRequest
+
+MODEL = Path(__file__).parents[2] / "models/deep_mnist/1"
 
 
 def test_short_form() -> None:
@@ -36,6 +39,25 @@ def test_file(tmp_path: Path) -> None:
     assert (two.form, two.input) == (Form.V2, "x")
 
 
+def test_v2_over_grpc_and_a_server_without_a_model(tmp_path: Path) -> None:
+    url = "grpc://localhost:1/inference.GRPCInferenceService/ModelInfer"
+    (tmp_path / "peers.yaml").write_text(
+        f"""
+- {{name: raw, command: c, url: "{url}"}}
+- {{name: fp32, command: c, url: "{url}", model: m, input: x, contents: fp32}}
+- {{name: "null", command: c, url: "http://h/v1", answered: 3}}
+"""
+    )
+    raw, fp32, null = parse(str(tmp_path / "peers.yaml"))
+    assert (raw.way, raw.form, raw.contents) == (Way.GRPC, Form.V2_GRPC, Contents.RAW)
+    assert (fp32.model, fp32.input, fp32.contents) == ("m", "x", Contents.FP32)
+    digits = Digits.of_model(MODEL)
+    message = ModelInferRequest.FromString(fp32.asking(digits).bodies[0])
+    assert (message.model_name, message.inputs[0].name) == ("m", "x")
+    assert raw.asking(digits).digits == digits.labels
+    assert null.asking(digits).digits == (3,) * len(digits.indices)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -62,6 +84,11 @@ def test_wrong_short_forms_are_told(text: str, message: str) -> None:
         ("[{name: a, command: [c], url: 'http://h/'}]", r"command is \['c'\], expected a text"),
         ("[{name: a, command: c, url: 'http://h/', form: v3}]", "form is 'v3'"),
         ("[{name: a, command: c, url: 'http://h/', form: recorded}]", "body is missing"),
+        ("[{name: a, command: c, url: 'http://h/', form: v2-grpc}]", "form v2-grpc does not go"),
+        ("[{name: a, command: c, url: 'grpc://h/p.S/M', form: v1}]", "form v1 does not go"),
+        ("[{name: a, command: c, url: 'http://h/', contents: x}]", "contents is 'x', expected raw"),
+        ("[{name: a, command: c, url: 'http://h/', answered: 10}]", "answered is 10, expected a"),
+        ("[{name: a, command: c, url: 'http://h/', answered: yes}]", "answered is True, expected"),
         ("[{name: grpc, command: c, url: 'http://h/'}]", "peer grpc: the name is taken"),
     ],
 )

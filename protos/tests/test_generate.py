@@ -2,7 +2,11 @@ import importlib.util
 from pathlib import Path
 
 PROTOS = Path(__file__).parents[1]
-GENERATED = ("seldon_pb2.py", "seldon_pb2.pyi", "seldon_pb2_grpc.py", "seldon_pb2_grpc.pyi")
+GENERATED = [
+    f"{name}_pb2{suffix}"
+    for name in ("seldon", "open_inference")
+    for suffix in (".py", ".pyi", "_grpc.py", "_grpc.pyi")
+]
 
 
 def test_committed_code_is_what_the_proto_generates(tmp_path):

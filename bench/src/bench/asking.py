@@ -7,17 +7,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import orjson
+from google.protobuf.message import DecodeError
 
 from bench.cases import Way
 from loadtest import answers, wire
 from loadtest.payloads import Payloads, model_wrong
 from loadtest.payloads import digits as held_out_digits
 from model_runtime.digits import held_out
+from open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from seldon_pb2 import ClassificationReply
 
 JSON_HEADERS = {"Content-Type": "application/json"}
+_RAW = np.dtype("<f4")
 GRPC_PREFIX = b"\0"  # not compressed; the length follows, big-endian in four bytes
+
+
+class Contents(StrEnum):
+    """Where a V2 message over gRPC has its numbers."""
+
+    RAW = "raw"  # raw_input_contents
+    FP32 = "fp32"  # fp32_contents of the input
 
 
 class Form(StrEnum):
@@ -26,6 +37,7 @@ class Form(StrEnum):
     OURS = "ours"
     V1 = "v1"  # TensorFlow Serving's and KServe's {"instances": [[…]]}
     V2 = "v2"  # the open inference protocol
+    V2_GRPC = "v2-grpc"  # the same over gRPC
     RECORDED = "recorded"  # a file's bytes, whatever they are
 
 
@@ -148,6 +160,28 @@ def v2(host: str, port: int, path: str, digits: Digits, input_name: str) -> Aski
     return Asking(Way.POST, host, port, path, bodies, digits.labels, Form.V2, JSON_HEADERS)
 
 
+def v2_grpc(
+    host: str,
+    port: int,
+    path: str,
+    digits: Digits,
+    model: str,
+    input_name: str,
+    contents: Contents,
+) -> Asking:
+    """The same as an inference.ModelInferRequest."""
+    bodies = []
+    for row in _rows(digits):
+        message = ModelInferRequest(model_name=model)
+        tensor = message.inputs.add(name=input_name, datatype="FP32", shape=(1, len(row)))
+        if contents is Contents.RAW:
+            message.raw_input_contents.append(row.astype(_RAW).tobytes())
+        else:
+            tensor.contents.fp32_contents.extend(row)
+        bodies.append(message.SerializeToString())
+    return Asking(Way.GRPC, host, port, path, tuple(bodies), digits.labels, Form.V2_GRPC)
+
+
 def recorded(way: Way, host: str, port: int, path: str, body: bytes) -> Asking:
     """One request again and again; that it is answered is all that can be checked."""
     headers = {} if way is Way.GRPC else JSON_HEADERS
@@ -163,6 +197,8 @@ def digit_told(asking: Asking, body: bytes) -> int | None:
     if asking.form is Form.RECORDED:
         return None
     try:
+        if asking.form is Form.V2_GRPC:
+            return _largest(_v2_scores(ModelInferResponse.FromString(body)))
         if asking.way is Way.GRPC:
             return _largest(answers.of_reply(ClassificationReply.FromString(body)).scores)
         if asking.form is Form.OURS:
@@ -174,7 +210,7 @@ def digit_told(asking: Asking, body: bytes) -> int | None:
         else:
             scores = document["outputs"][0]["data"]
         return _largest(scores)
-    except (KeyError, IndexError, TypeError, ValueError, answers.WrongAnswer) as error:
+    except (LookupError, TypeError, ValueError, DecodeError, answers.WrongAnswer) as error:
         raise ValueError(f"the answer is none of form {asking.form}: {error}") from error
 
 
@@ -186,6 +222,13 @@ def framed(message: bytes) -> bytes:
 def _rows(digits: Digits) -> list[Any]:
     images = held_out().images
     return [images[index] for index in digits.indices]
+
+
+def _v2_scores(response: ModelInferResponse) -> Sequence[float]:
+    """An answer has its numbers where the server likes, wherever the request had them."""
+    if response.raw_output_contents:
+        return [float(score) for score in np.frombuffer(response.raw_output_contents[0], _RAW)]
+    return response.outputs[0].contents.fp32_contents
 
 
 def _dumps(document: object) -> bytes:

@@ -2,19 +2,21 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import yaml
 
 from bench import asking
-from bench.asking import Asking, Digits, Form
+from bench.asking import Asking, Contents, Digits, Form
 from bench.cases import OUR_SERVERS, Way
 from bench.errors import BenchError
 
-_KEYS = ("name", "command", "url", "form", "body", "input")
+_KEYS = ("name", "command", "url", "form", "body", "input", "model", "contents", "answered")
+_FORMS = "v1, v2, v2-grpc or recorded"
+_MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 _DEFAULT_PORTS = {"http": 80, "grpc": 50051}
 
 
@@ -26,9 +28,12 @@ class Peer:
         name: Of its cases.
         command: Starts it, in the foreground.
         url: http://host:port/path, or grpc://host:port/package.Service/Method.
-        form: What it speaks: v1, v2, or a recorded request.
+        form: What it speaks: v1, v2, v2-grpc, or a recorded request.
         body: The recorded request: an HTTP body, or a serialised gRPC message without its prefix.
         input: V2's name of the input.
+        model: V2's name of the model, over gRPC; over HTTP the URL has it.
+        contents: Where V2's numbers are, over gRPC.
+        answered: The one digit that it tells of every image, if it has no model.
     """
 
     name: str
@@ -37,6 +42,9 @@ class Peer:
     form: Form
     body: Path | None = None
     input: str = "input"
+    model: str = "mnist"
+    contents: Contents = Contents.RAW
+    answered: int | None = None
 
     @property
     def way(self) -> Way:
@@ -49,6 +57,12 @@ class Peer:
         Raises:
             BenchError: The recorded request cannot be read.
         """
+        asked = self._asking(digits)
+        if self.answered is None or asked.digits is None:
+            return asked
+        return replace(asked, digits=(self.answered,) * len(asked.digits))
+
+    def _asking(self, digits: Digits) -> Asking:
         parts = urlsplit(self.url)
         host = parts.hostname or "127.0.0.1"
         port = parts.port or _DEFAULT_PORTS[parts.scheme]
@@ -57,6 +71,8 @@ class Peer:
             return asking.v1(host, port, path, digits)
         if self.form is Form.V2:
             return asking.v2(host, port, path, digits, self.input)
+        if self.form is Form.V2_GRPC:
+            return asking.v2_grpc(host, port, path, digits, self.model, self.input, self.contents)
         try:
             body = self.body.read_bytes() if self.body else b""
         except OSError as error:
@@ -110,7 +126,7 @@ def _peer(entry: Mapping[str, Any]) -> Peer:
     for key, value in entry.items():
         if key not in _KEYS:
             raise BenchError(f"peer {name}: unknown key {key!r}, expected {', '.join(_KEYS)}")
-        if not isinstance(value, str):
+        if key != "answered" and not isinstance(value, str):
             raise BenchError(f"peer {name}: {key} is {value!r}, expected a text")
     command = shlex.split(entry.get("command", ""))
     if not command:
@@ -125,7 +141,17 @@ def _peer(entry: Mapping[str, Any]) -> Peer:
         raise BenchError(f"peer {name}: url is {url!r}, expected http://… or grpc://… with a host")
     body = Path(entry["body"]) if "body" in entry else None
     form = _form(name, entry, url, body)
-    return Peer(name, tuple(command), url, form, body, entry.get("input", "input"))
+    return Peer(
+        name,
+        tuple(command),
+        url,
+        form,
+        body,
+        entry.get("input", "input"),
+        entry.get("model", "mnist"),
+        _contents(name, entry),
+        _answered(name, entry),
+    )
 
 
 def _form(name: str, entry: Mapping[str, Any], url: str, body: Path | None) -> Form:
@@ -135,13 +161,34 @@ def _form(name: str, entry: Mapping[str, Any], url: str, body: Path | None) -> F
         except ValueError:
             form = Form.OURS
         if form is Form.OURS:
-            raise BenchError(f"peer {name}: form is {entry['form']!r}, expected v1, v2 or recorded")
-    elif body is not None or url.startswith("grpc:"):
+            raise BenchError(f"peer {name}: form is {entry['form']!r}, expected {_FORMS}")
+    elif body is not None:
         form = Form.RECORDED
     else:
-        form = Form.V2 if urlsplit(url).path.startswith("/v2/") else Form.V1
+        form = _form_of(urlsplit(url))
     if form is Form.RECORDED and body is None:
         raise BenchError(f"peer {name}: body is missing, the file of the recorded request")
-    if form is not Form.RECORDED and url.startswith("grpc:"):
-        raise BenchError(f"peer {name}: over gRPC only a recorded request can be sent")
+    if form is not Form.RECORDED and (form is Form.V2_GRPC) != url.startswith("grpc:"):
+        raise BenchError(f"peer {name}: form {form} does not go with url {url!r}")
     return form
+
+
+def _form_of(url: SplitResult) -> Form:
+    if url.scheme == "grpc":
+        return Form.V2_GRPC if url.path == _MODEL_INFER else Form.RECORDED
+    return Form.V2 if url.path.startswith("/v2/") else Form.V1
+
+
+def _contents(name: str, entry: Mapping[str, Any]) -> Contents:
+    told = entry.get("contents", Contents.RAW)
+    try:
+        return Contents(told)
+    except ValueError:
+        raise BenchError(f"peer {name}: contents is {told!r}, expected raw or fp32") from None
+
+
+def _answered(name: str, entry: Mapping[str, Any]) -> int | None:
+    told = entry.get("answered")
+    if told is None or (type(told) is int and 0 <= told <= 9):
+        return told
+    raise BenchError(f"peer {name}: answered is {told!r}, expected a digit from 0 to 9")

@@ -268,7 +268,7 @@ class Bench:
         if kind.upstream:
             return null_upstream.plan(self._ports, NULL_DIGIT, kind.workers, self._folder)
         if kind.peer:
-            return peer_plan(self._peers[kind.name].command, asking.port)
+            return peer_plan(self._peers[kind.name].command, asking.port, self._settings.model)
         return our_plan(kind, self._ports, self._settings.model, self._settings.engine)
 
 

@@ -78,9 +78,9 @@ def our_plan(kind: ServerKind, ports: Ports, model: Path, engine: str = LITERT) 
     return Plan((sys.executable, "-m", "serving_grpc"), environment, ports.grpc, url)
 
 
-def peer_plan(command: tuple[str, ...], port: int) -> Plan:
-    """Another server."""
-    return Plan(command, dict(os.environ), port)
+def peer_plan(command: tuple[str, ...], port: int, model: Path) -> Plan:
+    """Another server; ours of bench/peers read MODEL_FOLDER too."""
+    return Plan(command, os.environ | {"MODEL_FOLDER": str(model.absolute())}, port)
 
 
 @contextmanager
