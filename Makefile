@@ -31,7 +31,7 @@ BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS MODEL ENGINE,$(if
 
 SCALE_OPTIONS = $(foreach v,CLIENTS ENVOYS SERVERS ROUNDS SECONDS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
 
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench scale undeploy train quantize protos dashboards images manifests check test test-images test-cluster clean
+.PHONY: help setup setup-dev benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench peers scale undeploy train quantize protos dashboards images manifests check test test-images test-cluster clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,9 @@ calibrate: setup  ## What the load test itself costs, on a server that answers a
 bench: setup  ## What the serving path costs, beside the raw model: ROUNDS= SECONDS= CASES= CALLERS= PEERS= MODEL= ENGINE=
 	@$(BIN)/python -m bench $(BENCH_OPTIONS)
 
+peers: setup  ## Install other serving frameworks for bench, each in .peers/NAME: NAME= for one
+	@$(BIN)/python -m bench.peer_environments $(NAME)
+
 scale: setup  ## What many clients cost the gateway: CLIENTS=10,1000,10000 ENVOYS= SERVERS= ROUNDS= SECONDS=
 	@$(BIN)/python -m bench.scale_command $(SCALE_OPTIONS)
 
@@ -153,5 +156,5 @@ test-images: setup-dev  ## Build the images without a registry, run the stack in
 test-cluster: setup-dev  ## Tests on a Kubernetes cluster: KUBECONFIG=, or an API server from PATH
 	$(BIN)/pytest -m cluster tests/cluster
 
-clean:  ## Remove .venv and caches (make undeploy first)
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+clean:  ## Remove .venv, .peers and caches (make undeploy first)
+	rm -rf .venv .peers .mypy_cache .ruff_cache .pytest_cache

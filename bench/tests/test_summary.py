@@ -137,6 +137,33 @@ def test_a_gain_is_of_the_same_round() -> None:
     assert rest["two"]["cores_used"] == Spread(0.5 * 2.75, 0.5 * 1.9, 0.5 * 3.6)
 
 
+def test_peers_of_the_run_are_compared_with_ours() -> None:
+    summary = summarise(
+        document(
+            sample("grpc", 8, per_s=4000.0),
+            sample("grpcio", 8, per_s=1000.0),
+            sample("kserve-grpc", 8, per_s=2500.0),
+            sample("null-grpcio", 8, per_s=9000.0),
+            sample("rest-post", 32, per_s=3000.0),
+            sample("mosec", 32, per_s=2000.0),
+            sample("kserve-rest", 32, per_s=2000.0, problem="1 of 9 requests failed"),
+        )
+    )
+    rows = [row for row in held(summary) if row.what == "throughput over a peer"]
+    assert [(row.case, row.callers, row.measured, row.met) for row in rows] == [
+        ("grpc over kserve-grpc", 8, 1.6, True),
+        ("rest-post over kserve-rest", 32, None, None),
+        ("rest-post over mosec", 32, 1.5, True),
+    ]
+
+
+def test_the_best_peer_is_not_known_while_one_has_failed() -> None:
+    failed = sample("mlserver-grpc", 32, per_s=1.0, problem="1 of 9 requests failed")
+    cases = (sample("grpc", 32), sample("grpcio", 32, per_s=100.0), failed)
+    (row,) = (row for row in held(summarise(document(*cases))) if "over a peer" in row.what)
+    assert (row.case, row.measured) == ("grpc over grpcio", None)
+
+
 def test_a_busy_client_is_told() -> None:
     summary = summarise(document(sample("grpc", 8, client_busy=0.97)))
     assert any("the client computed 97% of the time" in text for text in remarks(summary))

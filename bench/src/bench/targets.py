@@ -1,12 +1,13 @@
 """What the figures are held against."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from model_runtime.model_folder import LITERT
 
 RATIO, CPU, GATEWAY = "CPU over raw", "server CPU", "Envoy CPU"
+OVER_PEERS = "throughput over a peer"
 MEMORY, COLD = "resident, a worker", "first prediction"
 
 
@@ -63,6 +64,13 @@ _GATEWAY_ADDS_MS = 0.25  # at p50, with one caller: with more it is the server's
 _RESIDENT_MB = 120.0
 _COLD_START_S = 1.5
 _TWO_WORKERS = 1.8
+# Of ours, over the best of these peers, at so many callers; without their null- variants.
+_SIDE_BY_SIDE: tuple[tuple[str, tuple[str, ...], Mapping[int, float]], ...] = (
+    ("grpc", ("grpcio", "mlserver-grpc", "kserve-grpc"), {8: 1.6, 32: 2.0}),
+    ("rest-post", ("mlserver-rest",), {8: 1.4, 32: 1.8}),
+    ("rest-post", ("kserve-rest",), {8: 1.4, 32: 1.8}),
+    ("rest-post", ("mosec",), {8: 1.1, 32: 1.3}),
+)
 
 
 def held(summary: Mapping[str, Any]) -> list[Held]:
@@ -109,4 +117,25 @@ def held(summary: Mapping[str, Any]) -> list[Held]:
                 at_least=True,
             )
         )
+    return rows + _over_peers(summary, figure)
+
+
+def _over_peers(
+    summary: Mapping[str, Any], figure: Callable[[str, int, str], float | None]
+) -> list[Held]:
+    """Those of peers that were in the run; not measured where one of them has no valid figure."""
+    there = {(case["case"], case["callers"]) for case in summary["cases"]}
+    rows = []
+    for ours, others, limits in _SIDE_BY_SIDE:
+        for callers, limit in limits.items():
+            theirs = {
+                name: figure(name, callers, "per_s") for name in others if (name, callers) in there
+            }
+            if not theirs:
+                continue
+            own, valid = figure(ours, callers, "per_s"), [v for v in theirs.values() if v]
+            gain = own / max(valid) if own and len(valid) == len(theirs) else None
+            best = max(theirs, key=lambda name: theirs[name] or 0.0)
+            what = f"{ours} over {best}"
+            rows.append(Held(OVER_PEERS, what, callers, limit, TIMES, gain, at_least=True))
     return rows

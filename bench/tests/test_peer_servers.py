@@ -1,0 +1,71 @@
+"""The peers that take only what our own servers take, started for real; the rest as files."""
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import peers
+from bench.__main__ import free_ports
+from bench.asking import Digits
+from bench.checking import check
+from bench.processes import usable_cores
+from bench.servers import peer_plan, running
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "bench/peers"
+MODEL = ROOT / "models/deep_mnist/1"
+PEERS = {peer.name: peer for peer in peers.parse(str(FOLDER / "peers.yaml"))}
+PLAIN = ("flask-gunicorn", "grpcio", "null-flask-gunicorn", "null-grpcio")
+
+
+def test_every_file_that_a_command_names_exists() -> None:
+    environments = set()
+    for peer in PEERS.values():
+        words = " ".join(peer.command)
+        (environment,) = re.findall(r"\.peers/([a-z-]+)/bin/", words)
+        environments.add(environment)
+        named = re.findall(r"(?:bench|protos)/[\w./-]+", words)
+        assert named, peer.name
+        for path in named:
+            assert (ROOT / path).exists(), f"{peer.name}: {path}"
+    assert environments == {
+        file.stem.removeprefix("requirements-") for file in FOLDER.glob("requirements-*.txt")
+    }
+
+
+def test_every_peer_is_there_without_a_model_too() -> None:
+    for name, peer in PEERS.items():
+        if name.startswith("null-"):
+            real = PEERS[name.removeprefix("null-")]
+            assert peer.command == ("env", "NO_MODEL=1", *(w for w in real.command if w != "env"))
+            assert replace(peer, name=name, command=real.command, answered=None) == replace(
+                real, name=name
+            )
+        else:
+            assert f"null-{name}" in PEERS
+
+
+def test_requirements_are_exact_and_name_no_registry() -> None:
+    for file in FOLDER.glob("requirements-*.txt"):
+        for line in file.read_text().splitlines():
+            if not line.startswith("#"):
+                assert re.fullmatch(r"[\w.-]+==[\w.!+]+", line), f"{file.name}: {line}"
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_peers_answer_right(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    asking = PEERS[name].asking(Digits.of_model(MODEL))
+    (port,) = free_ports(1)
+    command = tuple(
+        sys.executable if word.startswith(".peers/") else word.replace(str(asking.port), str(port))
+        for word in PEERS[name].command
+    )
+    asking = replace(asking, port=port)
+    with running(name, peer_plan(command, port, MODEL), asking, usable_cores(), tmp_path / "log"):
+        assert check(asking) > 0
