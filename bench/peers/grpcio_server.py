@@ -13,7 +13,7 @@ from open_inference_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 
-THREADS = 4
+THREADS = 8
 
 
 class Servicer(GRPCInferenceServiceServicer):

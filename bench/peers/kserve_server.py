@@ -1,9 +1,11 @@
 """KServe's Python server, with its own options: `kserve_server.py --http_port N --grpc_port N`."""
 
+import asyncio
 import copy
 from typing import Any
 
 import numpy as np
+import uvloop
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.logging import KSERVE_LOG_CONFIG, configure_logging
 
@@ -44,5 +46,8 @@ def without_access_logs() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # KServe's option --event-loop does not reach the loop of a single worker.
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    asyncio.set_event_loop(asyncio.new_event_loop())
     configure_logging(without_access_logs())
     ModelServer(workers=1, enable_latency_logging=False).start([Mnist()])

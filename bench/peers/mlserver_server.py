@@ -1,6 +1,11 @@
-"""MLServer with a runtime of its own: `mlserver_server.py HTTP_PORT GRPC_PORT`."""
+"""MLServer with a runtime of its own: `mlserver_server.py HTTP_PORT GRPC_PORT`.
+
+BATCH is how many requests a batch has at most, 1 for none; MLServer waits for a full one, so the
+best depends on how many callers there are.
+"""
 
 import asyncio
+import os
 import sys
 
 import numpy as np
@@ -9,6 +14,8 @@ from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 from mlserver.utils import install_uvloop_event_loop
 
 from model import CLASSES, NAME, PIXELS, load
+
+WAIT_S = 0.001
 
 
 class Mnist(MLModel):
@@ -43,7 +50,13 @@ async def main() -> None:
         metrics_endpoint=None,
         gzip_enabled=False,
     )
-    await MLServer(settings).start([ModelSettings(name=NAME, implementation=Mnist)])
+    model = ModelSettings(
+        name=NAME,
+        implementation=Mnist,
+        max_batch_size=int(os.environ["BATCH"]),
+        max_batch_time=WAIT_S,
+    )
+    await MLServer(settings).start([model])
 
 
 if __name__ == "__main__":

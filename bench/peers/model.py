@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 NAME = "mnist"
 PIXELS, CLASSES = 784, 10
-MAX_BATCH = 16  # an image costs no less in larger ones
 _RELEASED = Path(__file__).parents[2] / "models/deep_mnist/1"
 _ANSWERED = 3  # `answered` in peers.yaml
 

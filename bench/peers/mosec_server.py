@@ -1,16 +1,19 @@
 """mosec: Rust takes the requests and forms the batches, one Python process scores them.
 
-`mosec_server.py --port PORT`, with mosec's own options.
+`mosec_server.py --port PORT`, with mosec's own options. BATCH is how many requests a batch has at
+most, 1 for none; mosec waits for a full one, so the best depends on how many callers there are.
 """
 
+import os
 from typing import Any
 
 import numpy as np
 import orjson
 from mosec import Server, Worker
 
-from model import MAX_BATCH, NAME, Images, Scores, load
+from model import NAME, Images, Scores, load
 
+BATCH = int(os.environ["BATCH"])
 WAIT_MS = 1  # the shortest that mosec takes
 
 
@@ -29,8 +32,10 @@ class Mnist(Worker):
         """In place of the standard library's JSON."""
         return orjson.dumps({"predictions": data}, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    def forward(self, data: Any) -> list[Scores]:
+    def forward(self, data: Any) -> Any:
         """Score the images of all the batch's requests at once."""
+        if BATCH == 1:
+            return self._model.predict(data)
         scores = self._model.predict(np.concatenate(data))
         ends = np.cumsum([len(images) for images in data])
         return [scores[end - len(images) : end] for images, end in zip(data, ends, strict=True)]
@@ -41,7 +46,7 @@ def main() -> None:
     server.append_worker(
         Mnist,
         num=1,
-        max_batch_size=MAX_BATCH,
+        max_batch_size=BATCH,
         max_wait_time=WAIT_MS,
         route=f"/v1/models/{NAME}:predict",
     )

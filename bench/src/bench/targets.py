@@ -67,9 +67,9 @@ _TWO_WORKERS = 1.8
 # Of ours, over the best of these peers, at so many callers; without their null- variants.
 _SIDE_BY_SIDE: tuple[tuple[str, tuple[str, ...], Mapping[int, float]], ...] = (
     ("grpc", ("grpcio", "mlserver-grpc", "kserve-grpc"), {8: 1.6, 32: 2.0}),
-    ("rest-post", ("mlserver-rest",), {8: 1.4, 32: 1.8}),
+    ("rest-post", ("mlserver-rest", "mlserver-rest-1", "mlserver-rest-32"), {8: 1.4, 32: 1.8}),
     ("rest-post", ("kserve-rest",), {8: 1.4, 32: 1.8}),
-    ("rest-post", ("mosec",), {8: 1.1, 32: 1.3}),
+    ("rest-post", ("mosec", "mosec-1", "mosec-32"), {8: 1.1, 32: 1.3}),
 )
 
 
