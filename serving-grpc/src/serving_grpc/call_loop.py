@@ -3,8 +3,10 @@
 grpc's own server gives each call a thread and carries five events of it from one thread to another;
 that costs three times what the C core itself needs. Here one thread takes the events of one unary
 method as they come, runs a quick engine in between, and whoever has the answer hands it to the
-core. All other methods of the
-server stay with grpc's own threads.
+core. The events of all other methods it passes on to grpc's own server, whose threads answer them.
+
+It takes the place of that server's own thread, since two threads that wait for events wake each
+other: of what comes for one, the other may be the one who reads the socket.
 
 Python's grpc has no public interface for this. `grpc._cython.cygrpc` is what its own server is
 written on, so pyproject.toml allows the versions of grpcio that the tests have passed with.
@@ -19,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
+from grpc import _server as grpcs_own
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from model_runtime import MicroBatcher
@@ -82,7 +85,7 @@ class Call:
 
 
 class CallLoop:
-    """The thread that takes the calls of one method."""
+    """The thread that takes a server's events: the calls of one method, and grpc's own."""
 
     def __init__(
         self,
@@ -100,9 +103,10 @@ class CallLoop:
             engine: Started by this thread and run in it, between calls; then nobody else may send
                 it anything. None if it has a thread of its own.
         """
-        self._core = server._state.server  # type: ignore[attr-defined]
-        self._events = cygrpc.CompletionQueue()
-        self._core.register_completion_queue(self._events)
+        self._grpcs_state: Any = server._state  # type: ignore[attr-defined]
+        self._grpc_goes_on = True
+        self._core = self._grpcs_state.server
+        self._events = self._grpcs_state.completion_queue
         self._core.register_method(method)
         self._method = method
         self._take = take
@@ -112,7 +116,14 @@ class CallLoop:
         self.unanswered = 0
 
     def start(self) -> None:
-        """After the server has started. The thread ends after it has stopped."""
+        """Start the server, as its own `start` would. The thread ends after it has stopped."""
+        state = self._grpcs_state
+        with state.lock:
+            self._core.start()
+            state.stage = grpcs_own._ServerStage.STARTED
+            for method in state.registered_method_handlers:
+                grpcs_own._request_registered_call(state, method)
+            grpcs_own._request_call(state)
         threading.Thread(target=self._run, name="calls", daemon=True).start()
         self._began.wait()
 
@@ -130,21 +141,27 @@ class CallLoop:
         self._began.set()
         for _ in range(_AHEAD):
             self._ask_for_one()
-        while self._asked_for or self.unanswered:
+        while self._asked_for or self.unanswered or self._grpc_goes_on:
             if engine is None or not engine.waiting:
                 self._handle(self._events.poll())
             else:
                 self._gather(engine)
                 engine.score_waiting()
-        self._events.shutdown()
 
     def _gather(self, engine: MicroBatcher) -> None:
-        """Take what calls have come, for a fuller batch."""
-        while engine.waiting < engine.full_batch:
+        """Take what calls have come, for a fuller batch.
+
+        Where something was sent since the last look, the core's next one comes back at once and has
+        not looked at the sockets: nothing has come only when it says so twice.
+        """
+        empty = 0
+        while empty < 2 and engine.waiting < engine.full_batch:
             event = self._events.poll(deadline=0)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
-                return
-            self._handle(event)
+                empty += 1
+            else:
+                empty = 0
+                self._handle(event)
 
     def _ask_for_one(self) -> None:
         try:
@@ -154,8 +171,10 @@ class CallLoop:
         self._asked_for += 1
 
     def _handle(self, event: Any) -> None:
-        call: Call | None = event.tag
-        if call is None:
+        call = event.tag
+        if type(call) is not Call and call is not None:
+            self._grpc_goes_on = grpcs_own._process_event_and_continue(self._grpcs_state, event)
+        elif call is None:
             self._asked_for -= 1
             if event.success:
                 self._ask_for_one()

@@ -83,7 +83,6 @@ class PredictionServer:
 
     def start(self) -> None:
         """Accept calls; health says NOT_SERVING."""
-        self._server.start()
         self._predictions.start()
 
     def announce(self) -> None:
