@@ -8,6 +8,7 @@ import pytest
 
 from model_runtime import InvalidInstances, ModelFolderInvalid, Predictor, load_predictor
 from model_runtime.digits import held_out
+from model_runtime.litert_predictor import parts_of
 
 RELEASED = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
 DIGITS = held_out()
@@ -52,6 +53,29 @@ def test_int8_weights_answer_alike_in_any_batch_and_near_float32(litert: Predict
     for size in range(2, 17):
         assert np.abs(int8.predict(DIGITS.images[:size]) - alone[:size]).max() <= 1e-5
     assert 0 < np.abs(alone - litert.predict(DIGITS.images[:16])).max() <= 0.015
+
+
+@pytest.mark.parametrize(
+    ("instances", "parts"),
+    [
+        (1, (1,)),
+        (2, (1, 1)),
+        (3, (4,)),
+        (5, (4, 1)),
+        (7, (4, 4)),
+        (8, (4, 4)),
+        (12, (4, 4, 4)),
+        (14, (16,)),
+        (16, (16,)),
+        (17, (16, 1)),
+        (40, (16, 16, 4, 4)),
+        (160_003, (16,) * 10_000 + (4,)),
+    ],
+)
+def test_a_batch_is_scored_in_the_parts_that_cost_least(
+    instances: int, parts: tuple[int, ...]
+) -> None:
+    assert parts_of(instances) == parts
 
 
 def test_int8_weights_are_for_one_engine() -> None:
