@@ -275,6 +275,36 @@ def test_a_signal_keeps_what_was_measured(
     assert not locusts_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("given", "has"),
+    [({}, "-event_engine_client"), ({"GRPC_EXPERIMENTS": "tcp_rcv_lowat"}, "tcp_rcv_lowat")],
+)
+def test_a_load_generator_waits_on_the_socket_itself_unless_told_otherwise(
+    given: dict[str, str],
+    has: str,
+    start_stub: Any,
+    begin_launch: Any,
+    finish_launch: Any,
+    tmp_path: Path,
+) -> None:
+    http, grpc = start_stub("http_stub"), start_stub("grpc_stub")  # tokens are HTTP's
+    process = begin_launch(
+        "run",
+        *("--test-type", "grpc-predict", "--duration", "60"),
+        host=http.port,
+        grpc=grpc.port,
+        keys=KEYS | given,
+    )
+    wait_until(lambda: progress_says(tmp_path / "run" / "results", "measuring"))
+    (locust,) = locusts_of(tmp_path)
+    assert locust.environ()["GRPC_EXPERIMENTS"] == has
+    time.sleep(0.3)  # some requests
+    process.send_signal(signal.SIGINT)
+    done = finish_launch("run", process)
+    assert done.summary["requests"] > 0
+    assert done.summary["failures"] == 0
+
+
 def test_a_locust_process_that_dies_ends_the_run(
     start_stub: Any, begin_launch: Any, finish_launch: Any, tmp_path: Path
 ) -> None:

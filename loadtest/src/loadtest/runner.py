@@ -39,6 +39,10 @@ START = "start.json"  # as the Locust processes look for it
 STOP = "stop"  # likewise the master of load generators elsewhere
 READY = "ready"  # as they say it
 
+# Of a load generator, unless the person's environment has another. The thread that sends a call
+# waits for its answer on the socket itself, instead of being woken by a thread of grpc's that does.
+GENERATOR_DEFAULTS = {"GRPC_EXPERIMENTS": "-event_engine_client"}
+
 POLL_S = 0.1
 START_AFTER_S = 0.3
 OTHERS_S = 600.0  # for someone to start the load generators elsewhere
@@ -414,7 +418,7 @@ class Fleet:
     def _start(
         self, name: str, options: list[str], log: IO[bytes], *, remote: bool = False
     ) -> None:
-        environment = {
+        environment = GENERATOR_DEFAULTS | {
             variable: value
             for variable, value in os.environ.items()
             if not variable.startswith("LOCUST_")  # Locust reads options there
