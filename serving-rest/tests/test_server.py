@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import selectors
 import shutil
 import signal
 import socket
@@ -402,6 +403,40 @@ def test_a_caller_that_does_not_close_keeps_nobody_waiting(tmp_path: Path) -> No
         workers = server.workers()
         until(lambda: server.count("seldon_requests_in_flight") == 0, "nothing is in flight")
         assert server.workers() == workers
+
+
+def test_of_callers_that_come_at_once_none_waits_for_the_others_next_requests(
+    tmp_path: Path,
+) -> None:
+    """Taken in one in a turn, the last had their first answer when others had their twentieth."""
+    request = (
+        f"POST /predict HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(document(3))}\r\n\r\n{document(3)}"
+    ).encode()
+    callers = 48
+    answered = [0] * callers
+    connections: list[socket.socket] = []
+    with (
+        running(tmp_path / "log", REST_WORKERS=1, REST_SILENCE_S=60) as server,
+        selectors.DefaultSelector() as ready,
+        contextlib.ExitStack() as stack,
+    ):
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)  # so that all are there when it looks
+        for caller in range(callers):
+            address = ("127.0.0.1", server.port)
+            connection = stack.enter_context(socket.create_connection(address, DEADLINE_S))
+            connection.sendall(request)
+            ready.register(connection, selectors.EVENT_READ, caller)
+            connections.append(connection)
+        os.kill(worker, signal.SIGCONT)
+        while not all(answered):
+            for key, _ in ready.select(DEADLINE_S):
+                connection = connections[key.data]
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+                answered[key.data] += 1
+                connection.sendall(request)
+        assert max(answered) <= 8, answered
 
 
 @pytest.mark.parametrize("piece", [1, 997])

@@ -42,6 +42,9 @@ PULSE_S = 0.25
 SLOW_S = 0.1
 SERVER = "serving-rest"
 READ_BYTES = 1 << 16
+# In one turn: with one in each, the last of 32 callers that come at once would wait for as many
+# batches of the first ones' next requests. No more, so that another worker has its part of them.
+MOST_ACCEPTED = 16
 # After the last answer on a connection, what its caller still sends is taken for so long, and so
 # much of it: closed at once, the caller's system may throw away the answer (RFC 9112, 9.6).
 LINGER_S = 2.0
@@ -112,13 +115,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self._batcher.start(lambda: self.method_queue.defer(_nothing))
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a new connection into the loop."""
-        try:
-            sock, client = listener.accept()
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
-                raise
-            return
+        """Take new connections into the loop."""
+        for _ in range(MOST_ACCEPTED):
+            try:
+                sock, client = listener.accept()
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+                    raise
+                return
+            self._take_in(listener, sock, client)
+
+    def _take_in(self, listener: socket.socket, sock: socket.socket, client: object) -> None:
         self.nr_conns += 1
         conn = Connection(self.cfg, sock, client, listener.getsockname())
         conn.set_timeout()
