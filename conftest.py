@@ -1,0 +1,14 @@
+"""For the tests of every package."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _without_tensorflow() -> Iterator[None]:
+    """All tests run in one process, in which protoc crashes beside TensorFlow's protobuf."""
+    yield
+    if sys.modules.get("tensorflow") is not None:
+        pytest.fail("this test has loaded TensorFlow: do so in a process of its own")
