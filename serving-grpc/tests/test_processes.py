@@ -321,3 +321,33 @@ def test_a_model_that_is_gone_when_the_last_worker_dies_ends_the_stack(launch, t
     shutil.rmtree(folder)
     stack.workers()[0].send_signal(signal.SIGKILL)
     assert f"model folder {folder} does not exist" in failure(stack)
+
+
+@pytest.mark.skipif(not shutil.which("h2load"), reason="needs h2load (Debian: nghttp2-client)")
+@pytest.mark.parametrize("path", ["/no.Such/Method", "/grpc.health.v1.Health/Check"])
+@pytest.mark.parametrize("experiments", ["", "-event_engine_listener"])
+def test_calls_of_other_methods_do_not_keep_predictions_waiting(
+    launch, tmp_path: Path, path: str, experiments: str
+):
+    """A loop that takes all events before it scores is never done with them."""
+    body = tmp_path / "body"
+    body.write_bytes(b"\0\0\0\0\0")
+    stack = launch(GRPC_WORKERS="1", GRPC_EXPERIMENTS=experiments)
+    flood = subprocess.Popen(
+        [
+            *("h2load", "--clients=4", "--max-concurrent-streams=100", "--duration=60"),
+            *(f"--data={body}", "--header=content-type: application/grpc"),
+            *("--header=te: trailers", f"http://127.0.0.1:{stack.port}{path}"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with channel(stack.port) as over:
+            # Each within ten seconds; without a flood it is a millisecond.
+            told = [classify(over, number) for number in range(20)]
+        assert flood.poll() is None, "the flood ended before the predictions did"
+    finally:
+        flood.kill()
+        flood.wait()
+    assert told == DIGITS.labels[:20].tolist()

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # Calls that the core may hand over before they are asked for one by one.
 _AHEAD = 32
+# Events of other methods between two calls of the engine, while anything waits for it.
+_MOST_OTHERS = 4
 _NO_FLAGS = 0
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -152,15 +154,17 @@ class CallLoop:
         """Take what calls have come, for a fuller batch.
 
         Where something was sent since the last look, the core's next one comes back at once and has
-        not looked at the sockets: nothing has come only when it says so twice.
+        not looked at the sockets: nothing has come only when it says so twice. Calls of other
+        methods may not keep those waiting that are here.
         """
-        empty = 0
-        while empty < 2 and engine.waiting < engine.full_batch:
+        empty = others = 0
+        while empty < 2 and others < _MOST_OTHERS and engine.waiting < engine.full_batch:
             event = self._events.poll(deadline=0)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
                 empty += 1
             else:
                 empty = 0
+                others += not _is_of_method(event)
                 self._handle(event)
 
     def _ask_for_one(self) -> None:
@@ -172,7 +176,7 @@ class CallLoop:
 
     def _handle(self, event: Any) -> None:
         call = event.tag
-        if type(call) is not Call and call is not None:
+        if not _is_of_method(event):
             self._grpc_goes_on = grpcs_own._process_event_and_continue(self._grpcs_state, event)
         elif call is None:
             self._asked_for -= 1
@@ -191,3 +195,8 @@ class CallLoop:
         self.unanswered += 1
         call = Call(event.call, event.invocation_metadata, event.call_details.deadline)
         event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), call)
+
+
+def _is_of_method(event: Any) -> bool:
+    """Whether it is of the loop's method: a call that has come, or what became of one."""
+    return event.tag is None or type(event.tag) is Call

@@ -24,6 +24,7 @@ _CONNECTION_AGE_MS = 600_000
 _KEEPALIVE_MS = 60_000
 _LEAST_PING_INTERVAL_MS = 5_000
 _IDLE_CHECK_S = 0.05
+_LAST_EVENTS_S = 1.0
 _HEALTH_NAMES = ("", SERVICE)  # the whole server, and the service
 
 
@@ -102,7 +103,9 @@ class PredictionServer:
         time.sleep(notice_s)
         stopped = self._server.stop(grace_s)
         idle_before = False
-        while not stopped.wait(_IDLE_CHECK_S):
+        # What is cancelled after the grace ends in the thread that runs the engine: if it goes on.
+        until = time.monotonic() + grace_s + _LAST_EVENTS_S
+        while not stopped.wait(_IDLE_CHECK_S) and time.monotonic() < until:
             idle = not self._others.unanswered and not self._predictions.unanswered
             if idle and idle_before:  # what is left are streams that end only with their caller
                 self._server.stop(None)

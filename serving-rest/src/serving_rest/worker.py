@@ -116,7 +116,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def accept(self, listener: socket.socket) -> None:
         """Take new connections into the loop."""
-        for _ in range(MOST_ACCEPTED):
+        # One at least, which is why it was called; gunicorn looks at its limit between two turns.
+        for _ in range(min(MOST_ACCEPTED, max(1, self.worker_connections - self.nr_conns))):
             try:
                 sock, client = listener.accept()
             except OSError as error:
