@@ -69,8 +69,9 @@ def test_a_stall_is_in_the_open_loops_p99_and_not_in_the_closed_loops(
     )
     # The hundredth part of ten seconds lies above it, and the stall's arrivals are the slowest.
     expected_ms = (stall_s - 0.01 * seconds) * 1000
-    assert opened["client"]["p99"] == pytest.approx(expected_ms, rel=0.1)
-    assert opened["client"]["max"] == pytest.approx(stall_s * 1000, rel=0.1)
+    # The hundred that have piled up are worked off after it: in 0.1 s, or 0.3 on a slow machine.
+    assert 0.9 * expected_ms <= opened["client"]["p99"] <= expected_ms + 300
+    assert 0.9 * stall_s * 1000 <= opened["client"]["max"] <= stall_s * 1000 + 400
     # 5 users of about 95 requests a second: five of a thousand requests meet the stall.
     stub = start_queue("--service-ms", "1", "--servers", "4")
     users = ("--locust-clients", "5", "--wait", "50")
