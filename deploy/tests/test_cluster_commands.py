@@ -260,8 +260,11 @@ def test_an_image_that_cannot_be_pulled_leaves_everything_as_it_was(up: ClusterU
     told = up.refused(start_microservice, *START, "-i", "other", "localhost/none:1", "rest", "1.0")
     assert "Deployment other-rest: the image localhost/none:1 cannot be pulled" in told
     assert (up.names("Deployment"), up.names("Service")) == before
-    # The same under the name of one that serves: its old pods come back.
+    # The same under the name of one that serves: its old pods come back. The new pod has failed
+    # before the command looks for pods that did: it is made anew, and fails again.
+    look = up.server.fails(r"GET /apis/apps/v1/namespaces/[^/]+/replicasets", delay_s=0.5)
     told = up.refused(start_microservice, *START, "-i", "mnist", "localhost/none:1", "rest", "1.0")
+    assert look.times == 0
     assert "Deployment mnist-rest: the image localhost/none:1 cannot be pulled" in told
     with up.server.lock:
         made = up.server.objects[f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/mnist-rest"]

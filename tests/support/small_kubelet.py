@@ -96,9 +96,14 @@ class SmallKubelet:
         template = item["spec"]["template"]
         bad = self.bad_images & {one["image"] for one in template["spec"]["containers"]}
         ready = 0 if bad else wanted
-        if status.get("observedGeneration") == generation and status.get("ready") == ready:
-            return
         name, namespace = item["metadata"]["name"], item["metadata"]["namespace"]
+        pods = [f"{name}-{generation}-{number}" for number in range(1 if bad else wanted)]
+        seen = status.get("observedGeneration") == generation and status.get("ready") == ready
+        # One that somebody deletes is made anew, as a ReplicaSet does.
+        if seen and all(
+            f"/api/v1/namespaces/{namespace}/pods/{pod}" in self.server.objects for pod in pods
+        ):
+            return
         labels = template["metadata"]["labels"]
         note = {REVISION: str(generation)}
         kept = self.server.put({**item, "metadata": {**item["metadata"], "annotations": note}})
@@ -122,14 +127,14 @@ class SmallKubelet:
             for other in [one for one in self.server.objects.values() if one["kind"] == "Pod"]:
                 if other["metadata"]["name"].startswith(f"{name}-") and _is_of(other, labels):
                     self._remove(other)
-        for number in range(wanted if not bad else 1):
+        for pod in pods:
             self.server.put(
                 {
                     "apiVersion": "v1",
                     "kind": "Pod",
                     "metadata": {
                         **owned,
-                        "name": f"{name}-{generation}-{number}",
+                        "name": pod,
                         "ownerReferences": owner,
                     },
                     "spec": {**template["spec"], "nodeName": "node-1"},
