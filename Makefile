@@ -53,9 +53,9 @@ setup-dev: .venv/.ready-dev  ## The same, with TensorFlow and the tools that che
 	$(BIN)/pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-benchmark: setup  ## The main job: deploy here, load-test REST and gRPC, compare
-	@$(BIN)/python -m deploy deploy
-	@$(BIN)/python -m loadtest benchmark --seldon-client $(CLIENT)
+benchmark: setup  ## The main job: deploy here, load-test REST and gRPC, compare; MODEL=folder
+	@$(BIN)/python -m deploy deploy $(if $(MODEL),--model-folder '$(MODEL)')
+	@$(BIN)/python -m loadtest benchmark --seldon-client $(CLIENT) $(if $(MODEL),--model-folder '$(MODEL)')
 
 deploy: setup  ## Start the stack, predict over each protocol: TARGET=local|compose|kubernetes MODEL=folder
 	@test -z "$(MODEL)" || test $(TARGET) != kubernetes || { echo "MODEL is for one machine: in a cluster the model is what MODEL_SOURCE and MODEL_VERSION name" >&2; exit 1; }
