@@ -33,12 +33,12 @@ RUN mkdir -p /out/bin && \
 FROM ${ENVOY_IMAGE}
 COPY --from=build /out/bin/ /usr/local/bin/
 COPY --from=build /out/envoy.json /etc/envoy/envoy.json
+COPY seldon-gateway/start-envoy.sh /usr/local/bin/
 EXPOSE 8080 5000 9902
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /health/ready HTTP/1.1\\r\\nHost: envoy\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ $status = 200 ]"]
-# The control plane knows each Envoy by its node: the host's name here.
-ENTRYPOINT ["sh", "-c", "exec envoy --config-path /etc/envoy/envoy.json --concurrency ${SELDON_ENVOY_THREADS:-1} --service-node gateway-$HOSTNAME --disable-hot-restart --log-level warning --file-flush-interval-msec 1000"]
+ENTRYPOINT ["sh", "/usr/local/bin/start-envoy.sh"]
 ARG ENVOY_IMAGE
 ARG VERSION=0
 ARG REVISION=unknown

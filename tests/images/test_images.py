@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -39,6 +40,7 @@ LARGEST = {
 }
 DIGITS = held_out()
 PATIENCE_S = 60.0
+HEAP_MIB = 768  # not the default
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def start(podman: Podman, images: dict[str, str], network: str) -> Stack:
     service("control-plane", "--volume=registry:/data")
     service("serving-rest", model)
     service("serving-grpc", model)
-    service("envoy", "--publish=127.0.0.1::8080", "--publish=127.0.0.1::5000")
+    heap = f"--env=SELDON_ENVOY_HEAP={HEAP_MIB}"
+    service("envoy", heap, "--publish=127.0.0.1::8080", "--publish=127.0.0.1::5000")
 
     seldon_cli("client", "--action=setup", "--db-name=ClientDB", f"--client-name={CLIENT}")
     seldon_cli(
@@ -184,6 +187,29 @@ def test_no_image_has_a_compiler_tensorflow_or_the_way_to_its_packages(
         counted = subprocess.run(count, stdin=saved.stdout, capture_output=True, check=False)
     assert saved.returncode == 0
     assert counted.stdout == b"0\n"
+
+
+def test_envoys_heap_is_that_of_the_variable(stack: Stack) -> None:
+    ask = (
+        r"exec 3<>/dev/tcp/127.0.0.1/9901 && printf 'GET /config_dump HTTP/1.1\r\nHost: envoy\r\n"
+        r"Connection: close\r\n\r\n' >&3 && cat <&3"
+    )
+    configuration = stack.podman("exec", "envoy", "bash", "-c", ask).stdout
+    assert re.findall(r'"max_heap_size_bytes": "(\d+)"', configuration) == [str(HEAP_MIB << 20)]
+    limit = r'"http.async_response_buffer_limit": (\d+)'
+    assert re.findall(limit, configuration) == [str(HEAP_MIB << 19)]
+
+
+@pytest.mark.parametrize("heap", ["lots", "64", "-1", "1048577"])
+def test_an_envoy_whose_heap_makes_no_sense_says_so(
+    podman: Podman, images: dict[str, str], heap: str
+) -> None:
+    run = ("run", "--rm", f"--env=SELDON_ENVOY_HEAP={heap}", images["envoy"])
+    done = podman(*run, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"envoy: SELDON_ENVOY_HEAP is '{heap}', expected MiB from 128 to 1048576\n"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in LARGEST if name != "envoy"])

@@ -44,6 +44,10 @@ def test_nothing_needs_to_be_said_and_an_empty_variable_says_nothing() -> None:
             "K8S_ENVOY_RESOURCES is .*, expected requests and limits",
         ),
         (
+            {"K8S_ENVOY_RESOURCES": '{"limits": {"memory": "159Mi"}}'},
+            "K8S_ENVOY_RESOURCES has a limit of memory of 159Mi, expected at least 160Mi",
+        ),
+        (
             {"K8S_CONTROL_PLANE_REPLICAS": "2"},
             "K8S_CONTROL_PLANE_REPLICAS is 2, expected 1 without SELDON_DATABASE_URL",
         ),
@@ -128,6 +132,20 @@ def test_a_claim_that_exists_is_mounted_and_not_made() -> None:
 )  # fmt: skip
 def test_resources_are_those_given_else_the_defaults(text: str, expected: Resources) -> None:
     assert read(K8S_REST_RESOURCES=text).rest.resources == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "heap"), [("", "1024"), ("160Mi", "128"), ("4Gi", "3276"), ("2G", "1525")]
+)
+def test_envoys_heap_follows_the_limit_of_its_memory(limit: str, heap: str) -> None:
+    given = {"K8S_ENVOY_RESOURCES": f'{{"limits": {{"memory": "{limit}"}}}}'} if limit else {}
+    (envoy,) = (
+        made
+        for made in stack(read(**given), {})
+        if (made["kind"], made["metadata"]["name"]) == ("Deployment", "envoy")
+    )
+    (container,) = envoy["spec"]["template"]["spec"]["containers"]
+    assert {"name": "SELDON_ENVOY_HEAP", "value": heap} in container["env"]
 
 
 def test_node_ports_are_the_originals_unless_the_cluster_is_to_choose() -> None:

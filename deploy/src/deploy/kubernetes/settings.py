@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+from kubernetes.utils.quantity import parse_quantity
+
 from deploy.errors import SettingInvalid
 from deploy.images import Build
 from loadtest.settings import TEST_TYPES
@@ -32,6 +34,7 @@ _LOADTEST_PASSED = tuple(
 )  # fmt: skip
 
 _MOST_REPLICAS = 64
+_LEAST_HEAP_MIB = 128
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _QUANTITY = re.compile(r"(0|[1-9]\d*)(\.\d{1,3})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
@@ -187,12 +190,24 @@ class KubernetesSettings:
                 f"K8S_CONTROL_PLANE_REPLICAS is {self.control_plane.replicas}, expected 1 without "
                 "SELDON_DATABASE_URL: SQLite is one pod's"
             )
+        if self.envoy_heap_mib < _LEAST_HEAP_MIB:
+            raise SettingInvalid(
+                "K8S_ENVOY_RESOURCES has a limit of memory of "
+                f"{self.envoy.resources.memory_limit}, expected at least 160Mi: Envoy's heap is "
+                f"four fifths of it, and at least {_LEAST_HEAP_MIB} MiB"
+            )
         if self.in_flight and not (self.rest.max_replicas or self.grpc.max_replicas):
             raise SettingInvalid(
                 f"K8S_IN_FLIGHT is {self.in_flight}, expected K8S_REST_MAX_REPLICAS or "
                 "K8S_GRPC_MAX_REPLICAS with it"
             )
         return self
+
+    @property
+    def envoy_heap_mib(self) -> int:
+        """What Envoy may fill before it takes no more requests, so that its limit never ends it."""
+        # A fifth is left for what is not on its heap: threads, and the program itself.
+        return int(parse_quantity(self.envoy.resources.memory_limit)) * 4 // 5 >> 20
 
     @property
     def model_folder(self) -> str:

@@ -58,7 +58,10 @@ def _envoy(settings: KubernetesSettings) -> list[Object]:
         settings.image(ENVOY),
         sizing.resources,
         ports={"rest": REST_PORT, "grpc": GRPC_PORT, "stats": STATS_PORT},
-        environment={"SELDON_ENVOY_THREADS": REQUESTED_CORES},
+        environment={
+            "SELDON_ENVOY_THREADS": REQUESTED_CORES,
+            "SELDON_ENVOY_HEAP": str(settings.envoy_heap_mib),
+        },
         # Not by HTTP: without its control plane it has no routes, and to start it anew has none
         # to offer either.
         startupProbe={"tcpSocket": {"port": "rest"}, "periodSeconds": 1, "failureThreshold": 60},
