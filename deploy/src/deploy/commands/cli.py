@@ -6,17 +6,29 @@ from importlib.metadata import version
 
 import click
 
-from deploy.commands import cli_api, cli_clients, cli_routing, cli_strategies
-from deploy.commands.base import StackCommand, StackGroup, debug_option, target_options
+from deploy.commands.base import LazyStackGroup, StackCommand, debug_option, target_options
+from deploy.commands.cli_unneeded import unneeded_commands
 from deploy.settings import StackSettings, gateway_host, home_from_env
 from deploy.state_folder import StateFolder
 from deploy.where import Where
+
+_ELSEWHERE = {
+    "api": "deploy.commands.cli_api:api",
+    "check": "deploy.commands.cli_api:check_client",
+    "client": "deploy.commands.cli_clients:client",
+    "db": "deploy.commands.cli_clients:db",
+    "keys": "deploy.commands.cli_clients:keys",
+    "predict_alg": "deploy.commands.cli_strategies:predict_alg",
+    "routing": "deploy.commands.cli_routing:routing",
+}
 
 
 def _print_default_config(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     """The original's configuration file, as far as it means something here."""
     if not wanted or context.resilient_parsing:
         return
+    from deploy.commands import cli_strategies
+
     home = home_from_env(os.environ)
     gateway = StackSettings.of_stack(StateFolder(home), os.environ).gateway
     config = {
@@ -35,7 +47,7 @@ def _setup_config(context: click.Context, _: click.Parameter, wanted: bool) -> N
     context.exit()
 
 
-@click.group("seldon-cli", cls=StackGroup)
+@click.group("seldon-cli", cls=LazyStackGroup, elsewhere=_ELSEWHERE)
 @click.version_option(version("prediction-services-deploy"), prog_name="seldon-cli")
 @click.option("-q", "--quiet", is_flag=True, help="Print only what was asked for, as JSON.")
 @click.option("--zk-hosts", hidden=True, help="Accepted; there is no ZooKeeper.")
@@ -67,14 +79,7 @@ def here(context: click.Context, quiet: bool, zk_hosts: str | None) -> None:
     context.meta["quiet"] = quiet
 
 
-here.add_command(cli_clients.client)
-here.add_command(cli_clients.keys)
-here.add_command(cli_clients.db)
-here.add_command(cli_strategies.predict_alg)
-here.add_command(cli_api.api)
-here.add_command(cli_routing.routing)
-here.add_command(cli_routing.check_client)
-for unneeded in cli_api.unneeded_commands():
+for unneeded in unneeded_commands():
     here.add_command(unneeded)
 
 

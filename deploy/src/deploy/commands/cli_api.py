@@ -1,15 +1,16 @@
-"""`seldon-cli api`, the built-in test client, and the commands that have nothing to do here."""
+"""`seldon-cli api`, the built-in test client, and `check`, which predicts a real digit."""
 
+import dataclasses
 import json
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import click
 import requests
 
 from deploy import check
-from deploy.errors import SettingInvalid, StackNotRunning
+from deploy.errors import MicroserviceRefused, SettingInvalid, StackNotRunning
+from deploy.microservices import Api
 from deploy.operator_view import operator
 from deploy.probes import loopback_session
 from deploy.settings import StackSettings, gateway_host
@@ -63,33 +64,37 @@ def api(
     return 1 if answer.status_code >= _LEAST_ERROR_STATUS or "error_id" in text else 0
 
 
-def unneeded_commands() -> Iterator[click.Command]:
-    """Commands of the original that are answered in a sentence."""
-    yield _answering("memcached", "no memcached is needed: nothing to set up", works=True)
-    yield _answering(
-        "rpc",
-        "custom request classes are not supported: send a DefaultCustomPredictRequest",
-        works=False,
+@click.command("check")
+@click.option("--client-name", required=True)
+@click.option("--gateway", help="HOST of the gateway; that of this machine's stack.")
+@click.option("--rest-port", type=int, help="Likewise.")
+@click.option("--grpc-port", type=int, help="Likewise.")
+@click.pass_obj
+def check_client(
+    files: StateFolder,
+    client_name: str,
+    gateway: str | None,
+    rest_port: int | None,
+    grpc_port: int | None,
+) -> None:
+    """Predict one real digit over each protocol that serves the client."""
+    settings = StackSettings.of_stack(files, os.environ).gateway
+    settings = dataclasses.replace(
+        settings,
+        bind=gateway or settings.bind,
+        rest_port=rest_port or settings.rest_port,
+        grpc_port=grpc_port or settings.grpc_port,
     )
-    for name in ("attr", "import", "rec_alg", "rec_exp", "model"):
-        yield _answering(
-            name,
-            f"{name} is about recommendations, which are not part of this product",
-            works=False,
+    with operator(files, os.environ) as it:
+        shown = it.credentials(client_name)
+        strategy = it.registry.strategy(client_name)
+    served = [api for api in Api if strategy.of(api.protocol)]
+    if not served:
+        raise MicroserviceRefused(
+            f"client {client_name} has no microservice: start one with start-microservice"
         )
-
-
-def _answering(name: str, sentence: str, *, works: bool) -> click.Command:
-    @click.command(
-        name, hidden=True, context_settings={"ignore_unknown_options": True}, help=sentence
-    )
-    @click.argument("words", nargs=-1, type=click.UNPROCESSED)
-    def command(words: tuple[str, ...]) -> None:
-        if not works:
-            raise SettingInvalid(sentence)
-        click.echo(sentence)
-
-    return command
+    for api in served:
+        click.echo(check.prediction(api, settings, shown))
 
 
 def _ask(session: requests.Session, method: str, url: str, **how: Any) -> requests.Response:

@@ -1,15 +1,13 @@
-"""`seldon-cli routing` and `check`: what commands on another machine ask of the registry's."""
+"""`seldon-cli routing`: what commands on another machine ask of the registry's."""
 
-import dataclasses
 import json
 import os
 import sys
 
 import click
 
-from deploy import assignments, check, envoy_view
+from deploy import assignments, envoy_view
 from deploy.errors import MicroserviceRefused, SettingInvalid
-from deploy.microservices import Api
 from deploy.operator_view import operator
 from deploy.settings import StackSettings
 from deploy.state_folder import StateFolder
@@ -38,39 +36,6 @@ def routing(files: StateFolder, action: str) -> None:
             assignments.move(it.registry, before, after)
             now = assignments.read(it.registry)
         click.echo(assignments.to_json(now))
-
-
-@click.command("check")
-@click.option("--client-name", required=True)
-@click.option("--gateway", help="HOST of the gateway; that of this machine's stack.")
-@click.option("--rest-port", type=int, help="Likewise.")
-@click.option("--grpc-port", type=int, help="Likewise.")
-@click.pass_obj
-def check_client(
-    files: StateFolder,
-    client_name: str,
-    gateway: str | None,
-    rest_port: int | None,
-    grpc_port: int | None,
-) -> None:
-    """Predict one real digit over each protocol that serves the client."""
-    settings = StackSettings.of_stack(files, os.environ).gateway
-    settings = dataclasses.replace(
-        settings,
-        bind=gateway or settings.bind,
-        rest_port=rest_port or settings.rest_port,
-        grpc_port=grpc_port or settings.grpc_port,
-    )
-    with operator(files, os.environ) as it:
-        shown = it.credentials(client_name)
-        strategy = it.registry.strategy(client_name)
-    served = [api for api in Api if strategy.of(api.protocol)]
-    if not served:
-        raise MicroserviceRefused(
-            f"client {client_name} has no microservice: start one with start-microservice"
-        )
-    for api in served:
-        click.echo(check.prediction(api, settings, shown))
 
 
 def _two_lines() -> tuple[assignments.Assignments, assignments.Assignments]:
