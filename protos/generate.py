@@ -8,7 +8,7 @@ from pathlib import Path
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
 HERE = Path(__file__).parent
-SOURCES = (HERE / "seldon.proto", HERE / "open_inference.proto")
+SOURCES = tuple(HERE / f"{name}.proto" for name in ("seldon", "open_inference", "seldon_core"))
 COMMITTED = HERE / "src"
 
 

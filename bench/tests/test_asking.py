@@ -5,10 +5,11 @@ import orjson
 import pytest
 
 from bench import asking
-from bench.asking import Asking, Contents, Digits, digit_told, framed
+from bench.asking import Asking, Contents, Digits, Form, digit_told, framed
 from bench.cases import Way
 from model_runtime.digits import held_out
 from open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from seldon_core_pb2 import SeldonMessage
 from seldon_pb2 import ClassificationReply, ClassificationRequest, DefaultCustomPredictRequest
 
 MODEL = Path(__file__).parents[2] / "models/deep_mnist/1"
@@ -26,6 +27,10 @@ def digits() -> Digits:
 
 def v2_grpc(digits: Digits, contents: Contents) -> Asking:
     return asking.v2_grpc("h", 1, "/p", digits, "m", "x", contents)
+
+
+def seldon_grpc(digits: Digits, contents: Contents) -> Asking:
+    return asking.seldon_grpc("h", 1, "/p", digits, contents)
 
 
 def test_every_request_holds_the_digit_that_it_is_checked_for(digits: Digits) -> None:
@@ -59,7 +64,14 @@ def test_answers_of_every_form_tell_their_digit(digits: Digits) -> None:
     )
     tensor.contents.fp32_contents.extend(SCORES)
     fp32 = ModelInferResponse(outputs=[tensor])
+    raw_message = SeldonMessage(binData=np.array(SCORES, "<f4").tobytes())
+    message = SeldonMessage()
+    message.data.tensor.values.extend(SCORES)
     for asked, answer in (
+        (seldon_grpc(digits, Contents.RAW), raw_message.SerializeToString()),
+        (seldon_grpc(digits, Contents.TENSOR), message.SerializeToString()),
+        (asking.seldon("h", 1, "/p", digits), orjson.dumps({"data": {"ndarray": [SCORES]}})),
+        (asking.v1("h", 1, "/p", digits, Form.V1_BARE), orjson.dumps([SCORES])),
         (v2_grpc(digits, Contents.RAW), raw.SerializeToString()),
         (v2_grpc(digits, Contents.RAW), fp32.SerializeToString()),
         (asking.ours(Way.GRPC, "h", 1, digits), reply.SerializeToString()),
@@ -91,6 +103,35 @@ def test_answers_of_no_form_are_refused(digits: Digits, answer: bytes) -> None:
         digit_told(asking.v1("h", 1, "/p", digits), answer)
 
 
+@pytest.mark.parametrize("answer", [b"[]", b'{"error": "busy"}', b"[[1], [2]]", b"[[1, 2]]"])
+def test_bare_answers_without_scores_are_refused(digits: Digits, answer: bytes) -> None:
+    with pytest.raises(ValueError, match="none of form v1-bare"):
+        digit_told(asking.v1("h", 1, "/p", digits, Form.V1_BARE), answer)
+
+
+@pytest.mark.parametrize(
+    "answer", [b'{"status": {"code": -1}}', b'{"data": {}}', b'{"data": {"ndarray": [[1]]}}']
+)
+def test_documents_of_seldon_core_without_scores_are_refused(digits: Digits, answer: bytes) -> None:
+    with pytest.raises(ValueError, match="none of form seldon"):
+        digit_told(asking.seldon("h", 1, "/p", digits), answer)
+
+
+@pytest.mark.parametrize(
+    "form", [form for form in Form if form not in (Form.RECORDED, Form.V2_GRPC, Form.SELDON_GRPC)]
+)
+def test_good_answers_over_http_hold_their_marker_and_errors_do_not(form: Form) -> None:
+    asked = Asking(Way.POST, "h", 1, "/p", (), None, form)
+    good = {
+        Form.V1_BARE: [SCORES],
+        Form.V2: {"outputs": [{"data": SCORES}]},
+        Form.SELDON: {"data": {"ndarray": [SCORES]}},
+    }.get(form, {"predictions": [SCORES]})
+    assert asked.marker in orjson.dumps(good).decode()
+    for error in ({"error": "busy"}, {"status": {"code": -1, "info": "Can't find data"}}):
+        assert asked.marker not in orjson.dumps(error).decode()
+
+
 def test_v1_and_v2_bodies(digits: Digits) -> None:
     image = held_out().images[digits.indices[0]].tolist()
     ((row,),) = orjson.loads(asking.v1("h", 1, "/p", digits).bodies[0]).values()
@@ -98,9 +139,11 @@ def test_v1_and_v2_bodies(digits: Digits) -> None:
     (tensor,) = orjson.loads(asking.v2("h", 1, "/p", digits, "x").bodies[0])["inputs"]
     assert (tensor["name"], tensor["shape"], tensor["datatype"]) == ("x", [1, 784], "FP32")
     assert tensor["data"] == pytest.approx(image)
+    ((row,),) = orjson.loads(asking.seldon("h", 1, "/p", digits).bodies[0])["data"].values()
+    assert row == pytest.approx(image)
 
 
-@pytest.mark.parametrize("contents", list(Contents))
+@pytest.mark.parametrize("contents", [Contents.RAW, Contents.FP32])
 def test_v2_messages(digits: Digits, contents: Contents) -> None:
     image = held_out().images[digits.indices[0]]
     message = ModelInferRequest.FromString(v2_grpc(digits, contents).bodies[0])
@@ -113,6 +156,23 @@ def test_v2_messages(digits: Digits, contents: Contents) -> None:
     else:
         assert list(tensor.contents.fp32_contents) == image.tolist()
         assert not message.raw_input_contents
+
+
+def test_messages_of_seldon_core(digits: Digits) -> None:
+    image = held_out().images[digits.indices[0]]
+    raw, tensor = (
+        SeldonMessage.FromString(seldon_grpc(digits, contents).bodies[0])
+        for contents in (Contents.RAW, Contents.TENSOR)
+    )
+    assert raw.binData == image.astype("<f4").tobytes()
+    assert list(tensor.data.tensor.shape) == [1, 784]
+    assert list(tensor.data.tensor.values) == image.tolist()
+
+
+@pytest.mark.parametrize("answer", [b"", b"\xff", b'"\x02ab'])
+def test_messages_of_seldon_core_without_scores_are_refused(digits: Digits, answer: bytes) -> None:
+    with pytest.raises(ValueError, match="none of form seldon-grpc"):
+        digit_told(seldon_grpc(digits, Contents.RAW), answer)
 
 
 @pytest.mark.parametrize("answer", [b"", b"\xff", b"2\x02ab"])

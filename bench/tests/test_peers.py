@@ -7,6 +7,7 @@ from bench.cases import Way
 from bench.errors import BenchError
 from bench.peers import parse
 from open_inference_pb2 import ModelInferRequest
+from seldon_core_pb2 import SeldonMessage
 
 MODEL = Path(__file__).parents[2] / "models/deep_mnist/1"
 
@@ -58,6 +59,27 @@ def test_v2_over_grpc_and_a_server_without_a_model(tmp_path: Path) -> None:
     assert null.asking(digits).digits == (3,) * len(digits.indices)
 
 
+def test_seldon_core_and_answers_that_are_an_array(tmp_path: Path) -> None:
+    (tmp_path / "peers.yaml").write_text(
+        """
+- {name: r, command: c, url: "http://h/api/v1.0/predictions"}
+- {name: g, command: c, url: "grpc://h:1/seldon.protos.Seldon/Predict"}
+- {name: t, command: c, url: "grpc://h:1/seldon.protos.Seldon/Predict", contents: tensor}
+- {name: b, command: c, url: "http://h/p", form: v1-bare}
+"""
+    )
+    rest, raw, tensor, bare = parse(str(tmp_path / "peers.yaml"))
+    assert (rest.way, rest.form) == (Way.POST, Form.SELDON)
+    assert (raw.way, raw.form, raw.contents) == (Way.GRPC, Form.SELDON_GRPC, Contents.RAW)
+    digits = Digits.of_model(MODEL)
+    assert SeldonMessage.FromString(raw.asking(digits).bodies[0]).binData
+    assert SeldonMessage.FromString(tensor.asking(digits).bodies[0]).data.tensor.values
+    assert rest.asking(digits).bodies[0].startswith(b'{"data":{"ndarray":[[')
+    asked = bare.asking(digits)
+    assert (asked.form, asked.digits) == (Form.V1_BARE, digits.labels)
+    assert asked.bodies[0].startswith(b'{"instances":[[')
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -86,6 +108,12 @@ def test_wrong_short_forms_are_told(text: str, message: str) -> None:
         ("[{name: a, command: c, url: 'http://h/', form: recorded}]", "body is missing"),
         ("[{name: a, command: c, url: 'http://h/', form: v2-grpc}]", "form v2-grpc does not go"),
         ("[{name: a, command: c, url: 'grpc://h/p.S/M', form: v1}]", "form v1 does not go"),
+        ("[{name: a, command: c, url: 'grpc://h/p.S/M', form: seldon}]", "form seldon does not"),
+        ("[{name: a, command: c, url: 'http://h/', form: seldon-grpc}]", "form seldon-grpc does"),
+        (
+            "[{name: a, command: c, url: 'grpc://h/seldon.protos.Seldon/Predict', contents: fp32}]",
+            "contents is 'fp32', expected raw or tensor with form seldon-grpc",
+        ),
         ("[{name: a, command: c, url: 'http://h/', contents: x}]", "contents is 'x', expected raw"),
         ("[{name: a, command: c, url: 'http://h/', answered: 10}]", "answered is 10, expected a"),
         ("[{name: a, command: c, url: 'http://h/', answered: yes}]", "answered is True, expected"),

@@ -4,7 +4,7 @@ from pathlib import Path
 PROTOS = Path(__file__).parents[1]
 GENERATED = [
     f"{name}_pb2{suffix}"
-    for name in ("seldon", "open_inference")
+    for name in ("seldon", "open_inference", "seldon_core")
     for suffix in (".py", ".pyi", "_grpc.py", "_grpc.pyi")
 ]
 

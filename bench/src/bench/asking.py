@@ -17,6 +17,7 @@ from loadtest.payloads import Payloads, model_wrong
 from loadtest.payloads import digits as held_out_digits
 from model_runtime.digits import held_out
 from open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from seldon_core_pb2 import SeldonMessage
 from seldon_pb2 import ClassificationReply
 
 JSON_HEADERS = {"Content-Type": "application/json"}
@@ -25,10 +26,11 @@ GRPC_PREFIX = b"\0"  # not compressed; the length follows, big-endian in four by
 
 
 class Contents(StrEnum):
-    """Where a V2 message over gRPC has its numbers."""
+    """Where a message over gRPC has its numbers."""
 
-    RAW = "raw"  # raw_input_contents
-    FP32 = "fp32"  # fp32_contents of the input
+    RAW = "raw"  # V2's raw_input_contents, Seldon Core's binData: float32 as bytes
+    FP32 = "fp32"  # fp32_contents of V2's input
+    TENSOR = "tensor"  # Seldon Core's tensor, of doubles
 
 
 class Form(StrEnum):
@@ -36,9 +38,15 @@ class Form(StrEnum):
 
     OURS = "ours"
     V1 = "v1"  # TensorFlow Serving's and KServe's {"instances": [[…]]}
+    V1_BARE = "v1-bare"  # asked as V1, answered by the array alone, as BentoML's batches are
     V2 = "v2"  # the open inference protocol
     V2_GRPC = "v2-grpc"  # the same over gRPC
+    SELDON = "seldon"  # Seldon Core's {"data": {"ndarray": [[…]]}}
+    SELDON_GRPC = "seldon-grpc"  # its SeldonMessage
     RECORDED = "recorded"  # a file's bytes, whatever they are
+
+
+_MARKERS = {Form.RECORDED: "", Form.V1_BARE: "[[", Form.V2: '"outputs"', Form.SELDON: '"ndarray"'}
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Asking:
     @property
     def marker(self) -> str:
         """Text that every good HTTP answer holds, and no refusal does; empty if nobody knows."""
-        return {Form.RECORDED: "", Form.V2: '"outputs"'}.get(self.form, '"predictions"')
+        return _MARKERS.get(self.form, '"predictions"')
 
 
 @dataclass(frozen=True)
@@ -134,10 +142,10 @@ def ours(
     return Asking(way, host, port, "/js/predict", bodies, told)
 
 
-def v1(host: str, port: int, path: str, digits: Digits) -> Asking:
-    """{"instances": [[784 numbers]]}."""
+def v1(host: str, port: int, path: str, digits: Digits, form: Form = Form.V1) -> Asking:
+    """{"instances": [[784 numbers]]}; `form` is that of the answer."""
     bodies = tuple(_dumps({"instances": [row]}) for row in _rows(digits))
-    return Asking(Way.POST, host, port, path, bodies, digits.labels, Form.V1, JSON_HEADERS)
+    return Asking(Way.POST, host, port, path, bodies, digits.labels, form, JSON_HEADERS)
 
 
 def v2(host: str, port: int, path: str, digits: Digits, input_name: str) -> Asking:
@@ -182,6 +190,26 @@ def v2_grpc(
     return Asking(Way.GRPC, host, port, path, tuple(bodies), digits.labels, Form.V2_GRPC)
 
 
+def seldon(host: str, port: int, path: str, digits: Digits) -> Asking:
+    """{"data": {"ndarray": [[784 numbers]]}}, as Seldon Core spells it."""
+    bodies = tuple(_dumps({"data": {"ndarray": [row]}}) for row in _rows(digits))
+    return Asking(Way.POST, host, port, path, bodies, digits.labels, Form.SELDON, JSON_HEADERS)
+
+
+def seldon_grpc(host: str, port: int, path: str, digits: Digits, contents: Contents) -> Asking:
+    """The same as a seldon.protos.SeldonMessage, its numbers as bytes or as a tensor."""
+    bodies = []
+    for row in _rows(digits):
+        message = SeldonMessage()
+        if contents is Contents.RAW:
+            message.binData = row.astype(_RAW).tobytes()
+        else:
+            message.data.tensor.shape.extend((1, len(row)))
+            message.data.tensor.values.extend(row)
+        bodies.append(message.SerializeToString())
+    return Asking(Way.GRPC, host, port, path, tuple(bodies), digits.labels, Form.SELDON_GRPC)
+
+
 def recorded(way: Way, host: str, port: int, path: str, body: bytes) -> Asking:
     """One request again and again; that it is answered is all that can be checked."""
     headers = {} if way is Way.GRPC else JSON_HEADERS
@@ -199,6 +227,8 @@ def digit_told(asking: Asking, body: bytes) -> int | None:
     try:
         if asking.form is Form.V2_GRPC:
             return _largest(_v2_scores(ModelInferResponse.FromString(body)))
+        if asking.form is Form.SELDON_GRPC:
+            return _largest(_seldon_scores(SeldonMessage.FromString(body)))
         if asking.way is Way.GRPC:
             return _largest(answers.of_reply(ClassificationReply.FromString(body)).scores)
         if asking.form is Form.OURS:
@@ -207,6 +237,10 @@ def digit_told(asking: Asking, body: bytes) -> int | None:
         document = orjson.loads(body)
         if asking.form is Form.V1:
             (scores,) = document["predictions"]
+        elif asking.form is Form.V1_BARE:
+            (scores,) = document
+        elif asking.form is Form.SELDON:
+            (scores,) = document["data"]["ndarray"]
         else:
             scores = document["outputs"][0]["data"]
         return _largest(scores)
@@ -229,6 +263,12 @@ def _v2_scores(response: ModelInferResponse) -> Sequence[float]:
     if response.raw_output_contents:
         return [float(score) for score in np.frombuffer(response.raw_output_contents[0], _RAW)]
     return response.outputs[0].contents.fp32_contents
+
+
+def _seldon_scores(message: SeldonMessage) -> Sequence[float]:
+    if message.HasField("binData"):
+        return [float(score) for score in np.frombuffer(message.binData, _RAW)]
+    return message.data.tensor.values
 
 
 def _dumps(document: object) -> bytes:

@@ -15,8 +15,16 @@ from bench.cases import OUR_SERVERS, Way
 from bench.errors import BenchError
 
 _KEYS = ("name", "command", "url", "form", "body", "input", "model", "contents", "answered")
-_FORMS = "v1, v2, v2-grpc or recorded"
-_MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+_FORMS = ", ".join(form for form in Form if form is not Form.OURS)
+_FORMS_OVER_GRPC = {
+    "/inference.GRPCInferenceService/ModelInfer": Form.V2_GRPC,
+    "/seldon.protos.Seldon/Predict": Form.SELDON_GRPC,
+}
+_CONTENTS = {
+    Form.V2_GRPC: (Contents.RAW, Contents.FP32),
+    Form.SELDON_GRPC: (Contents.RAW, Contents.TENSOR),
+}
+_SELDON_PATH = "/api/v1.0/predictions"
 _DEFAULT_PORTS = {"http": 80, "grpc": 50051}
 
 
@@ -28,11 +36,11 @@ class Peer:
         name: Of its cases.
         command: Starts it, in the foreground.
         url: http://host:port/path, or grpc://host:port/package.Service/Method.
-        form: What it speaks: v1, v2, v2-grpc, or a recorded request.
+        form: What it speaks, or that the request is a recorded one.
         body: The recorded request: an HTTP body, or a serialised gRPC message without its prefix.
         input: V2's name of the input.
         model: V2's name of the model, over gRPC; over HTTP the URL has it.
-        contents: Where V2's numbers are, over gRPC.
+        contents: Where the numbers are, over gRPC.
         answered: The one digit that it tells of every image, if it has no model.
     """
 
@@ -67,12 +75,16 @@ class Peer:
         host = parts.hostname or "127.0.0.1"
         port = parts.port or _DEFAULT_PORTS[parts.scheme]
         path = parts.path + (f"?{parts.query}" if parts.query else "")
-        if self.form is Form.V1:
-            return asking.v1(host, port, path, digits)
+        if self.form in (Form.V1, Form.V1_BARE):
+            return asking.v1(host, port, path, digits, self.form)
         if self.form is Form.V2:
             return asking.v2(host, port, path, digits, self.input)
         if self.form is Form.V2_GRPC:
             return asking.v2_grpc(host, port, path, digits, self.model, self.input, self.contents)
+        if self.form is Form.SELDON:
+            return asking.seldon(host, port, path, digits)
+        if self.form is Form.SELDON_GRPC:
+            return asking.seldon_grpc(host, port, path, digits, self.contents)
         try:
             body = self.body.read_bytes() if self.body else b""
         except OSError as error:
@@ -149,7 +161,7 @@ def _peer(entry: Mapping[str, Any]) -> Peer:
         body,
         entry.get("input", "input"),
         entry.get("model", "mnist"),
-        _contents(name, entry),
+        _contents(name, entry, form),
         _answered(name, entry),
     )
 
@@ -168,23 +180,26 @@ def _form(name: str, entry: Mapping[str, Any], url: str, body: Path | None) -> F
         form = _form_of(urlsplit(url))
     if form is Form.RECORDED and body is None:
         raise BenchError(f"peer {name}: body is missing, the file of the recorded request")
-    if form is not Form.RECORDED and (form is Form.V2_GRPC) != url.startswith("grpc:"):
+    if form is not Form.RECORDED and (form in _CONTENTS) != url.startswith("grpc:"):
         raise BenchError(f"peer {name}: form {form} does not go with url {url!r}")
     return form
 
 
 def _form_of(url: SplitResult) -> Form:
     if url.scheme == "grpc":
-        return Form.V2_GRPC if url.path == _MODEL_INFER else Form.RECORDED
+        return _FORMS_OVER_GRPC.get(url.path, Form.RECORDED)
+    if url.path == _SELDON_PATH:
+        return Form.SELDON
     return Form.V2 if url.path.startswith("/v2/") else Form.V1
 
 
-def _contents(name: str, entry: Mapping[str, Any]) -> Contents:
+def _contents(name: str, entry: Mapping[str, Any], form: Form) -> Contents:
     told = entry.get("contents", Contents.RAW)
-    try:
-        return Contents(told)
-    except ValueError:
-        raise BenchError(f"peer {name}: contents is {told!r}, expected raw or fp32") from None
+    possible = _CONTENTS.get(form, (Contents.RAW,))
+    if told not in possible:
+        expected = " or ".join(possible)
+        raise BenchError(f"peer {name}: contents is {told!r}, expected {expected} with form {form}")
+    return Contents(told)
 
 
 def _answered(name: str, entry: Mapping[str, Any]) -> int | None:
