@@ -31,6 +31,8 @@ def test_every_file_that_a_command_names_exists() -> None:
         assert named, peer.name
         for path in named:
             assert (ROOT / path).exists(), f"{peer.name}: {path}"
+        (server,) = re.findall(r"\b\w+_server\b", words)
+        assert (FOLDER / f"{server}.py").exists(), f"{peer.name}: {server}"
     assert environments == {
         file.stem.removeprefix("requirements-") for file in FOLDER.glob("requirements-*.txt")
     }
