@@ -23,8 +23,9 @@ _HELPERS = ("/usr/local/libexec/podman", "/usr/libexec/podman", "/usr/lib/podman
 
 def missing_packages() -> list[str]:
     """What podman and a registry-less build need and this machine lacks, as Debian names it."""
-    programs = ("podman", "mmdebstrap")
-    helpers = ("netavark", "aardvark-dns")  # podman merely recommends them; names need them
+    programs = ("podman", "mmdebstrap", "iptables")
+    # podman merely recommends them; names need them, and they iptables, which they do not ask for
+    helpers = ("netavark", "aardvark-dns")
     return [
         *(name for name in programs if shutil.which(name) is None),
         *(name for name in helpers if not any((Path(f) / name).exists() for f in _HELPERS)),
