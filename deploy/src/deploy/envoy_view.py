@@ -45,6 +45,14 @@ def is_up_to_date(settings: GatewaySettings, registry: Registry) -> bool:
     return EnvoyView(settings, registry).is_up_to_date()
 
 
+def patience_s(least_s: float, poll_s: float) -> float:
+    """How long an Envoy may take for a change: clusters, then routes, then what is gone.
+
+    Five questions, each up to twice `poll_s` after the one before, and some time to answer.
+    """
+    return max(least_s, 12 * poll_s)
+
+
 def has_all(accepted: Mapping[str, str], newest: Mapping[str, str]) -> bool:
     """Whether an Envoy that has accepted these versions has the newest of each kind."""
     return all(accepted.get(name) == version for name, version in newest.items())

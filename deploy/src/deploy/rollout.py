@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from deploy import assignments, ports, stack
 from deploy.assignments import Assignments
 from deploy.console import say, step, wait_until
-from deploy.envoy_view import EnvoyView
+from deploy.envoy_view import EnvoyView, patience_s
 from deploy.errors import MicroserviceRefused, StackHalfDead
 from deploy.local import LocalStack
 from deploy.microservices import (
@@ -200,9 +200,10 @@ class Rollout:
     def _await_gateway(self) -> None:
         with step("waiting until the gateway has taken it"):
             envoy = EnvoyView(self._settings.gateway, self._registry)
-            if not wait_until(envoy.is_up_to_date, _GATEWAY_TIMEOUT_S):
+            timeout_s = patience_s(_GATEWAY_TIMEOUT_S, self._settings.gateway.poll_s)
+            if not wait_until(envoy.is_up_to_date, timeout_s):
                 raise StackHalfDead(
-                    f"the gateway has not taken the new variations within {_GATEWAY_TIMEOUT_S:g} s:"
+                    f"the gateway has not taken the new variations within {timeout_s:g} s:"
                     " nothing was stopped; `make logs` shows what control-plane and envoy say"
                 )
 

@@ -98,6 +98,33 @@ def test_what_the_control_plane_is_told_is_checked_as_it_would() -> None:
         read(SELDON_TIMEOUT="soon")
 
 
+@pytest.mark.parametrize(
+    ("workload", "given"),
+    [
+        ("envoy", {"SELDON_POLL": "4", "SELDON_JWKS_CACHE": "60"}),
+        ("control-plane", {"SELDON_TIMEOUT": "2", "SELDON_TOKEN_TTL": "60"}),
+    ],
+)
+def test_envoy_and_control_plane_are_told_what_each_of_them_reads(
+    workload: str, given: dict[str, str]
+) -> None:
+    (made,) = (
+        made
+        for made in stack(read(**given), {})
+        if (made["kind"], made["metadata"]["name"]) == ("Deployment", workload)
+    )
+    told = made["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert [one for one in told if one["name"] in given] == [
+        {"name": name, "value": value} for name, value in given.items()
+    ]
+
+
+def test_an_interval_that_envoy_would_not_take_is_refused() -> None:
+    assert read().poll_s == 0.25
+    with pytest.raises(GatewaySettingInvalid, match="SELDON_POLL is '0', expected a number from"):
+        read(SELDON_POLL="0")
+
+
 def test_a_database_that_pods_cannot_share_is_refused_without_its_password() -> None:
     with pytest.raises(SettingInvalid, match="begins with 'sqlite', expected postgres") as refused:
         read(SELDON_DATABASE_URL="sqlite:////data/hidden.db")

@@ -33,8 +33,14 @@ class _Received(io.BytesIO):
         return self
 
 
-def wait_until_taken(api: Api, place: Place, control: ControlPlane) -> None:
+def wait_until_taken(api: Api, place: Place, control: ControlPlane, poll_s: float) -> None:
     """Wait until every ready Envoy has the registry's newest revision, and nothing older.
+
+    Args:
+        api: The cluster's.
+        place: Where in it the stack is.
+        control: Of that stack.
+        poll_s: How often its Envoys ask.
 
     Raises:
         ClusterTimeout: One of them does not take it.
@@ -48,9 +54,10 @@ def wait_until_taken(api: Api, place: Place, control: ControlPlane) -> None:
         return not late
 
     with step("waiting until the gateway has taken it"):
-        if not wait_until(taken, _TIMEOUT_S, 0.5):
+        timeout_s = envoy_view.patience_s(_TIMEOUT_S, poll_s)
+        if not wait_until(taken, timeout_s, 0.5):
             raise ClusterTimeout(
-                f"Pod {', '.join(late)} has not taken the new variations within {_TIMEOUT_S:g} s: "
+                f"Pod {', '.join(late)} has not taken the new variations within {timeout_s:g} s: "
                 "nothing was removed; make logs TARGET=kubernetes NAME=envoy shows what it says, "
                 "run it again to wait on"
             )

@@ -183,7 +183,7 @@ class Rollout:
                 undo.run()
             raise
         # Also where nothing was changed: a run before this one may have been broken off here.
-        gateway_view.wait_until_taken(self._at.api, self._at.place, self._control)
+        self._await_gateway()
         return bool(self._at.cluster.remove(self._needless(planned, objects), _REMOVED_S)) | changed
 
     def stop(self, name: str, apis: Iterable[Api]) -> None:
@@ -205,10 +205,14 @@ class Rollout:
             )
         if before != after:
             self._control.move(before, after)
-        gateway_view.wait_until_taken(self._at.api, self._at.place, self._control)
+        self._await_gateway()
         for client, protocol in assignments.changed(before, after):
             say(f"client {client} has no {protocol} variations now")
         self._at.cluster.remove(found, _REMOVED_S)
+
+    def _await_gateway(self) -> None:
+        at = self._at
+        gateway_view.wait_until_taken(at.api, at.place, self._control, at.settings.poll_s)
 
     def _may_have_moved(self, before: Assignments) -> bool:
         """Whether what was broken off on its way to the control plane may have reached it."""

@@ -33,6 +33,10 @@ _LOADTEST_PASSED = tuple(
     }
 )  # fmt: skip
 
+# Likewise of the gateway, by who reads them.
+_CONTROL_PLANE_PASSED = ("SELDON_TIMEOUT", "SELDON_TOKEN_TTL")
+_ENVOY_PASSED = ("SELDON_POLL", "SELDON_JWKS_CACHE")
+
 _MOST_REPLICAS = 64
 _LEAST_HEAP_MIB = 128
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -108,6 +112,8 @@ class KubernetesSettings:
     Attributes:
         database_url: Its password: objects name a Secret, never this.
         gateway_environment: SELDON_* that the control plane is told as they are.
+        envoy_environment: SELDON_* that Envoy is told as they are.
+        poll_s: Seconds between Envoy's questions, plus a random part of as much again.
         node_ports: REST and gRPC, with the service type NodePort; 0 lets the cluster choose.
         in_flight: Predictions in flight for each pod over which there are to be more pods; needs
             an adapter that gives the cluster Prometheus's metrics. 0: CPU alone decides.
@@ -130,6 +136,8 @@ class KubernetesSettings:
     node_ports: tuple[int, int]
     pages_service_type: str
     gateway_environment: Mapping[str, str]
+    envoy_environment: Mapping[str, str]
+    poll_s: float
     database_url: str | None = field(repr=False)
     volume: DataVolume
     storage_class: str | None
@@ -171,7 +179,9 @@ class KubernetesSettings:
                 read.node_port("SELDON_SERVER_RPC_NODEPORT", 30017),
             ),
             pages_service_type=read.one_of("SELDON_SERVICE_TYPE", SERVICE_TYPES),
-            gateway_environment=read.gateway(),
+            gateway_environment=read.passed(_CONTROL_PLANE_PASSED),
+            envoy_environment=read.passed(_ENVOY_PASSED),
+            poll_s=GatewaySettings.from_env(read.passed(_ENVOY_PASSED)).poll_s,
             database_url=database_url,
             volume=read.volume(),
             storage_class=(read.storage_class() if read.has("K8S_STORAGE_CLASS") else None),
@@ -352,12 +362,9 @@ class _Reader:
             )
         return url
 
-    def gateway(self) -> dict[str, str]:
-        passed = {
-            name: self.text(name)
-            for name in ("SELDON_TIMEOUT", "SELDON_TOKEN_TTL")
-            if self.has(name)
-        }
+    def passed(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Those of the gateway's variables that are given, checked as the gateway does."""
+        passed = {name: self.text(name) for name in names if self.has(name)}
         GatewaySettings.from_env(passed)
         return passed
 

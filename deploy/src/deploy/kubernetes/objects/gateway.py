@@ -61,6 +61,7 @@ def _envoy(settings: KubernetesSettings) -> list[Object]:
         environment={
             "SELDON_ENVOY_THREADS": REQUESTED_CORES,
             "SELDON_ENVOY_HEAP": str(settings.envoy_heap_mib),
+            **settings.envoy_environment,
         },
         # Not by HTTP: without its control plane it has no routes, and to start it anew has none
         # to offer either.
