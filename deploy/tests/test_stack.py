@@ -1,6 +1,8 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 from deploy.microservices import Api, Microservice, Replica
 from deploy.settings import StackSettings
 from deploy.stack import (
@@ -17,6 +19,7 @@ ENVIRON = {
     "REST_WORKERS": "3",
     "REST_PORT": "1",
     "GRPC_WORKERS": "4",
+    "GRPC_THREADS": "",
     "GRPC_METRICS_PORT": "2",
     "HOME": "/home/someone",
 }
@@ -46,6 +49,25 @@ def test_a_replica_becomes_a_program() -> None:
     }
     assert program.port == 9100
     assert program.ready_url == "http://127.0.0.1:9101/health/ready"
+
+
+@pytest.mark.parametrize(
+    ("api", "environment", "wait_s"),
+    [
+        (Api.REST, {}, 15),
+        (Api.REST, {"REST_GRACE_S": "60.5"}, 66),
+        (Api.RPC, {"GRPC_GRACE_S": "60"}, 65),
+        (Api.RPC, {"GRPC_GRACE_S": "0"}, 5),
+        (Api.RPC, {"GRPC_GRACE_S": "soon"}, 15),
+        (Api.RPC, {"GRPC_GRACE_S": "nan"}, 15),
+    ],
+)
+def test_a_server_is_not_killed_within_its_grace(
+    api: Api, environment: dict[str, str], wait_s: int
+) -> None:
+    service = Microservice("mnist", api, "/m/1", "abc", environment)
+    program = microservice_program(service, Replica("mnist-0", 9100, 9101), Path("/home"))
+    assert program.stop_wait_s == wait_s
 
 
 def test_the_gateway_is_stopped_around_the_microservices(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """From settings to the programs of a stack."""
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,11 @@ _SERVER_VARIABLES = {Api.REST: ("MODEL_ENGINE", "REST_"), Api.RPC: ("MODEL_ENGIN
 _SET_HERE = {
     "REST_HOST", "REST_PORT", "REST_METRICS_DIR", "GRPC_HOST", "GRPC_PORT", "GRPC_METRICS_PORT",
 }  # fmt: skip
+
+
+_GRACE_PREFIX = {Api.REST: "REST", Api.RPC: "GRPC"}
+_GRACE_S, _LONGEST_GRACE_S = 10, 86_400
+_BEYOND_GRACE_S = 5  # for a server to end the workers that outlive it
 
 
 def gateway_programs(settings: StackSettings) -> list[Program]:
@@ -66,8 +72,17 @@ def server_environment(api: Api, environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if name.startswith(_SERVER_VARIABLES[api]) and name not in _SET_HERE
+        if name.startswith(_SERVER_VARIABLES[api]) and name not in _SET_HERE and value
     }
+
+
+def grace_s(api: Api, environment: Mapping[str, str]) -> int:
+    """How long the server takes for what is in flight when it is told to stop."""
+    try:
+        given = float(environment.get(f"{_GRACE_PREFIX[api]}_GRACE_S") or _GRACE_S)
+    except ValueError:
+        return _GRACE_S  # the server refuses it, and says why
+    return math.ceil(min(given, _LONGEST_GRACE_S)) if given >= 0 else _GRACE_S
 
 
 def microservice_program(microservice: Microservice, replica: Replica, home: Path) -> Program:
@@ -94,6 +109,7 @@ def microservice_program(microservice: Microservice, replica: Replica, home: Pat
         port=replica.port,
         ready_url=_ready_url(replica.metrics_port),
         priority=_MICROSERVICE_PRIORITY,
+        stop_wait_s=grace_s(microservice.api, microservice.environment) + _BEYOND_GRACE_S,
     )
 
 

@@ -119,6 +119,26 @@ def test_envoy_and_control_plane_are_told_what_each_of_them_reads(
     ]
 
 
+def test_the_servers_are_told_their_own_variables_and_have_their_grace() -> None:
+    settings = read(MODEL_ENGINE="tensorflow", REST_GRACE_S="60", GRPC_WORKERS="3", REST_PORT="1")
+    pods = {
+        made["metadata"]["name"]: made["spec"]["template"]["spec"]
+        for made in stack(settings, {})
+        if made["kind"] == "Deployment"
+    }
+    grace = {name: spec["terminationGracePeriodSeconds"] for name, spec in pods.items()}
+    rest, grpc = (
+        {one["name"]: one["value"] for one in spec["containers"][0]["env"] if "value" in one}
+        for spec in (pods["tensorflow-deep-mnist-rest"], pods["tensorflow-deep-mnist-grpc"])
+    )
+    assert rest["MODEL_ENGINE"] == grpc["MODEL_ENGINE"] == "tensorflow"
+    assert rest["REST_GRACE_S"] == "60"
+    assert (grpc["GRPC_GRACE_S"], grpc["GRPC_WORKERS"]) == ("10", "3")
+    assert grace["tensorflow-deep-mnist-rest"] == 15 + 60 + 10
+    assert grace["tensorflow-deep-mnist-grpc"] == 15 + 10 + 10
+    assert not {"REST_PORT", "GRPC_WORKERS"} & rest.keys()
+
+
 def test_an_interval_that_envoy_would_not_take_is_refused() -> None:
     assert read().poll_s == 0.25
     with pytest.raises(GatewaySettingInvalid, match="SELDON_POLL is '0', expected a number from"):

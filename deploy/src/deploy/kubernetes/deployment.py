@@ -17,7 +17,6 @@ from deploy.kubernetes.settings import KubernetesSettings
 from deploy.kubernetes.stack import core, in_order, stack
 from deploy.lifecycle import TEST_CLIENT
 from deploy.microservices import Api, Entry
-from deploy.stack import server_environment
 
 _READY_S = 300.0
 _HTTP_PORT = 80
@@ -90,8 +89,7 @@ def start(
         SettingInvalid, MicroserviceRefused, ClusterError: One sentence each.
     """
     settings = KubernetesSettings.from_env(environ)
-    own = {api: server_environment(api, environ) for api in Api}
-    planned = plan(settings, from_images, from_folders, replicas, own)
+    planned = plan(settings, from_images, from_folders, replicas)
     with session(environ, context) as it:
         return Rollout(it, ControlPlane(it.api, it.place), _READY_S).start(client, planned)
 

@@ -7,7 +7,7 @@ own name keeps its host name, whose pods its Deployment exchanges one by one in 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from deploy import assignments
@@ -62,7 +62,6 @@ def plan(
     from_images: Sequence[Entry],
     from_folders: Sequence[Entry],
     replicas: int | None,
-    environment: Mapping[Api, Mapping[str, str]],
 ) -> list[Planned]:
     """What the entries ask for.
 
@@ -71,7 +70,6 @@ def plan(
         from_images: Their source is an image with a server and its model.
         from_folders: Their source is a model folder on the cluster's volume.
         replicas: Pods of each; None leaves that to the settings.
-        environment: The servers' settings besides.
 
     Raises:
         MicroserviceRefused: Names the microservice, the value and what was expected.
@@ -87,7 +85,7 @@ def plan(
                 max_replicas=max(replicas, sizing.max_replicas) if sizing.max_replicas else 0,
             )
         wanted = Microservice(
-            entry.name, entry.api, sizing, environment=environment.get(entry.api, {})
+            entry.name, entry.api, sizing, environment=settings.server_environment[entry.api]
         )
         if entry in from_folders:
             wanted = replace(wanted, folder=_folder(entry))

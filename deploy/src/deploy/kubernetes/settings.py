@@ -11,6 +11,8 @@ from kubernetes.utils.quantity import parse_quantity
 
 from deploy.errors import SettingInvalid
 from deploy.images import Build
+from deploy.microservices import Api
+from deploy.stack import server_environment
 from loadtest.settings import TEST_TYPES
 from loadtest.settings import VARIABLES as LOADTEST_VARIABLES
 from seldon_gateway.settings import GatewaySettings
@@ -113,6 +115,7 @@ class KubernetesSettings:
         database_url: Its password: objects name a Secret, never this.
         gateway_environment: SELDON_* that the control plane is told as they are.
         envoy_environment: SELDON_* that Envoy is told as they are.
+        server_environment: MODEL_ENGINE, REST_* and GRPC_* that the servers are told as they are.
         poll_s: Seconds between Envoy's questions, plus a random part of as much again.
         node_ports: REST and gRPC, with the service type NodePort; 0 lets the cluster choose.
         in_flight: Predictions in flight for each pod over which there are to be more pods; needs
@@ -137,6 +140,7 @@ class KubernetesSettings:
     pages_service_type: str
     gateway_environment: Mapping[str, str]
     envoy_environment: Mapping[str, str]
+    server_environment: Mapping[Api, Mapping[str, str]]
     poll_s: float
     database_url: str | None = field(repr=False)
     volume: DataVolume
@@ -181,6 +185,7 @@ class KubernetesSettings:
             pages_service_type=read.one_of("SELDON_SERVICE_TYPE", SERVICE_TYPES),
             gateway_environment=read.passed(_CONTROL_PLANE_PASSED),
             envoy_environment=read.passed(_ENVOY_PASSED),
+            server_environment={api: server_environment(api, environ) for api in Api},
             poll_s=GatewaySettings.from_env(read.passed(_ENVOY_PASSED)).poll_s,
             database_url=database_url,
             volume=read.volume(),

@@ -29,6 +29,7 @@ from deploy.kubernetes.objects.common import (
 from deploy.kubernetes.objects.gateway import ENVOY
 from deploy.kubernetes.settings import KubernetesSettings, Resources, Sizing
 from deploy.microservices import Api
+from deploy.stack import grace_s
 from monitoring.metrics import IN_FLIGHT
 
 REST_PORT, GRPC_PORT, GRPC_METRICS_PORT = 8500, 8600, 8601
@@ -39,7 +40,6 @@ PROGRAMS = {Api.REST: "serving-rest", Api.RPC: "serving-grpc"}
 DOWNLOAD = "model-download"
 DOWNLOAD_SECRET = "model-download"  # noqa: S105 - a name
 
-_GRACE_S = 10  # the servers' own, for what is in flight
 _CPU_PERCENT = 70
 
 
@@ -92,7 +92,14 @@ def own_labels(name: str, api: Api) -> dict[str, str]:
 def default_microservices(settings: KubernetesSettings) -> list[Microservice]:
     """Deep MNIST over both protocols, as start-microservice would start it."""
     return [
-        Microservice(DEFAULT, api, sizing_of(settings, api), settings.model_folder) for api in Api
+        Microservice(
+            DEFAULT,
+            api,
+            sizing_of(settings, api),
+            settings.model_folder,
+            environment=settings.server_environment[api],
+        )
+        for api in Api
     ]
 
 
@@ -118,7 +125,7 @@ def microservice(settings: KubernetesSettings, wanted: Microservice) -> list[Obj
         **_wait_for_download(settings, wanted),
         annotations={"prometheus.io/port": str(metrics_port)},
         # It leaves, then what is in flight is answered.
-        terminationGracePeriodSeconds=LEAVE_S + _GRACE_S + 10,
+        terminationGracePeriodSeconds=LEAVE_S + grace_s(wanted.api, wanted.environment) + 10,
         **(
             storage.one_node(settings)
             if wanted.folder and storage.on_one_node(settings)
@@ -168,7 +175,7 @@ def _server(settings: KubernetesSettings, wanted: Microservice) -> Object:
     environment: dict[str, str | Object] = {
         "MODEL_NAME": wanted.name,
         f"{own}_WORKERS": REQUESTED_CORES,
-        f"{own}_GRACE_S": str(_GRACE_S),
+        f"{own}_GRACE_S": str(grace_s(wanted.api, wanted.environment)),
     }
     if wanted.folder:
         environment["MODEL_FOLDER"] = wanted.folder
