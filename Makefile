@@ -17,6 +17,9 @@ AT_kubernetes := kubernetes
 ifeq ($(filter $(TARGET),local compose kubernetes),)
 $(error TARGET is '$(TARGET)', expected local, compose or kubernetes)
 endif
+ifeq ($(TARGET),local)
+export SELDON_TARGET := local# what the commands read, whatever the shell has
+endif
 DEPLOY = $(BIN)/python -m deploy $(AT_$(TARGET))
 IN_CONTEXT = $(if $(filter kubernetes,$(TARGET)),$(if $(CONTEXT),--context $(CONTEXT)))
 IN_CLUSTER = $(if $(CONTEXT),--context $(CONTEXT)) $(if $(TIMEOUT),--timeout $(TIMEOUT))
@@ -54,6 +57,7 @@ setup-dev: .venv/.ready-dev  ## The same, with TensorFlow and the tools that che
 	@touch $@
 
 benchmark: setup  ## The main job: deploy here, load-test REST and gRPC, compare; MODEL=folder
+	@test $(TARGET) = local || { echo "make benchmark is for one machine, and TARGET is $(TARGET): make loadtest PROTO=rest and PROTO=grpc are for that" >&2; exit 1; }
 	@$(BIN)/python -m deploy deploy $(if $(MODEL),--model-folder '$(MODEL)')
 	@$(BIN)/python -m loadtest benchmark --seldon-client $(CLIENT) $(if $(MODEL),--model-folder '$(MODEL)')
 
