@@ -18,6 +18,8 @@ from seldon_gateway.registry import SCOPE_ALL, SCOPE_JS
 from seldon_gateway.settings import GatewaySettings
 
 _TEST_TYPES = ("js-predict", "grpc-predict")
+# compose.yaml says which host is asked, and publishes no port of a load test.
+_NOT_IN_CONTAINERS = ("LOADTEST_HOST", "LOADTEST_WEB_PORT")
 
 
 def _found() -> compose.Compose:
@@ -108,6 +110,12 @@ def logs(name: str | None) -> None:
 @debug_option
 def loadtest(test_type: str) -> int:
     """Locust's master and workers in containers; the run's folder comes to LOADTEST_OUTPUT."""
+    for variable in _NOT_IN_CONTAINERS:
+        if os.environ.get(variable):
+            raise SettingInvalid(
+                f"{variable.removeprefix('LOADTEST_')} ({variable}) means nothing in containers, "
+                "whose load test asks the gateway beside it and shows no page: leave it out"
+            )
     it = _found()
     if it.state(compose.GATEWAY)[0] != "running":
         raise ComposeFailed("no stack runs in containers: make deploy TARGET=compose")

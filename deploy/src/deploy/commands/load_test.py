@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from deploy.commands.base import StackCommand, target_options
+from deploy.errors import SettingInvalid as DeploySettingInvalid
 from deploy.where import Where
 from loadtest import cli
 from loadtest.errors import SettingInvalid
@@ -28,6 +29,11 @@ def launch(words: tuple[str, ...], at: Where) -> int:
     """Load one protocol with Locust's users, here or on a cluster's nodes with role=locust."""
     if not at.in_cluster:
         cli.launch.main(list(words), prog_name="launch-locust-load-test")
+    if os.environ.get("LOADTEST_WEB_PORT"):
+        raise DeploySettingInvalid(
+            "WEB_PORT (LOADTEST_WEB_PORT) means nothing in a cluster, where no page is shown: "
+            "leave it out"
+        )
     with (
         cli.launch.make_context("launch-locust-load-test", list(words)) as context,
         cli.in_one_sentence(),
