@@ -52,6 +52,19 @@ def serve(registry: Registry, endpoints: tuple[Endpoint, ...], client: str = "on
     registry.replace_variations(client, "rest", [Variation("a", 1.0, endpoints)])
 
 
+@pytest.mark.parametrize(("timeout_s", "idle"), [(5, None), (59, None), (60, "70s"), (600, "610s")])
+def test_a_prediction_that_may_take_long_is_not_ended_as_an_idle_request(
+    registry: Registry, timeout_s: float, idle: str | None
+) -> None:
+    registry.setup_client("one", "DB")
+    serve(registry, OLD)
+    envoy = FakeEnvoy(Snapshots(registry, timeout_s))
+    envoy.settle()
+    assert f'"timeout":"{timeout_s}s"' in envoy.has["rest"]
+    found = re.findall('"idle_timeout":"([^"]*)"', envoy.has["rest"])
+    assert set(found) == ({idle} if idle else set())
+
+
 @pytest.fixture
 def snapshots(registry: Registry) -> Snapshots:
     registry.setup_client("one", "DB")

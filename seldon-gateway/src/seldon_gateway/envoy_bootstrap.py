@@ -5,7 +5,13 @@ from typing import Any
 
 from seldon_gateway import api_errors, envoy_headers, tokens
 from seldon_gateway.api_errors import ApiError
-from seldon_gateway.envoy_routes import CONTROL_PLANE, GRPC_ROUTES, REST_ROUTES, static_cluster
+from seldon_gateway.envoy_routes import (
+    CONTROL_PLANE,
+    GRPC_ROUTES,
+    REST_ROUTES,
+    STREAM_IDLE_S,
+    static_cluster,
+)
 from seldon_gateway.settings import GatewaySettings, in_url
 from seldon_gateway.strategies import Endpoint
 
@@ -202,7 +208,7 @@ def _connection_manager(settings: GatewaySettings, routes: str, own: Json) -> Js
         "max_request_headers_kb": MAX_HEADERS_KIB,
         "request_headers_timeout": "10s",
         "request_timeout": "30s",
-        "stream_idle_timeout": "60s",
+        "stream_idle_timeout": f"{STREAM_IDLE_S}s",
         "http2_protocol_options": {
             "max_concurrent_streams": 100,
             "initial_stream_window_size": 65536,

@@ -328,6 +328,9 @@ def _client_action(variations: tuple[Variation, ...], protocol: Protocol, timeou
     timeout = f"{timeout_s:g}s"
     headers = [_header(envoy_headers.CLIENT, _NAME)]
     route: Json = {"timeout": timeout}
+    if timeout_s >= STREAM_IDLE_S:
+        # Nothing moves on a request that waits for its prediction.
+        route["idle_timeout"] = f"{timeout_s + _BEYOND_TIMEOUT_S:g}s"
     if len(variations) == 1:
         # What most clients have takes half of the bytes of a list of one.
         route["cluster"] = cluster_name(protocol, variations[0].endpoints)
@@ -347,6 +350,10 @@ def _client_action(variations: tuple[Variation, ...], protocol: Protocol, timeou
         }
     )
 
+
+# After so long without a byte either way a request is ended, unless its route says otherwise.
+STREAM_IDLE_S = 60
+_BEYOND_TIMEOUT_S = 10
 
 # A prediction is pure: to ask again when a server died under it is safe.
 _RETRIES: Json = {
