@@ -79,3 +79,24 @@ def test_the_gateway_is_stopped_around_the_microservices(tmp_path: Path) -> None
     assert envoy.priority > model.priority > control.priority
     assert envoy.ready_url == "http://127.0.0.1:1234/health/ready"
     assert ("REST", "SELDON_REST_PORT", 1234) in gateway_ports(settings)
+
+
+@pytest.mark.parametrize(
+    ("bind", "host"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2"),  # noqa: S104
+     ("::", "[::1]")],
+)  # fmt: skip
+def test_the_control_plane_is_looked_for_where_it_listens(
+    tmp_path: Path, bind: str, host: str
+) -> None:
+    settings = StackSettings.from_env({"SELDON_HOME": str(tmp_path), "SELDON_CONTROL_BIND": bind})
+    control, _ = gateway_programs(settings)
+    assert control.ready_url == f"http://{host}:8081/health/ready"
+
+
+def test_a_port_for_statistics_has_to_be_free_if_one_is_wanted(tmp_path: Path) -> None:
+    home = {"SELDON_HOME": str(tmp_path)}
+    variables = [name for _, name, _ in gateway_ports(StackSettings.from_env(home))]
+    assert "SELDON_STATS_PORT" not in variables
+    settings = StackSettings.from_env({**home, "SELDON_STATS_PORT": "9902"})
+    assert ("Envoy's statistics", "SELDON_STATS_PORT", 9902) in gateway_ports(settings)

@@ -34,6 +34,23 @@ def test_flags_win_over_the_environment() -> None:
     assert settings.command.endswith("--locust-clients 9 --wait 1-2")
 
 
+@pytest.mark.parametrize(
+    ("bind", "host"),
+    [
+        ("", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),  # noqa: S104
+        ("192.0.2.2", "192.0.2.2"),
+        ("::", "[::1]"),
+        ("2001:db8::2", "[2001:db8::2]"),
+    ],
+)
+def test_this_machines_gateway_is_asked_where_it_listens(bind: str, host: str) -> None:
+    environ = {"SELDON_BIND": bind, "SELDON_REST_PORT": "18080", "SELDON_GRPC_PORT": "15000"}
+    settings = LoadTestSettings.from_env(environ, client="c", test_type="grpc-predict")
+    assert settings.host == settings.oauth_endpoint == f"http://{host}:18080"
+    assert settings.grpc_endpoint == f"{host}:15000"
+
+
 def test_one_host_stands_for_all_endpoints() -> None:
     settings = LoadTestSettings.from_env(
         {"LOADTEST_HOST": "10.0.0.7:30015/", "SELDON_GRPC_PORT": "30017"}, **NEEDED

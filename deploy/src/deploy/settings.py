@@ -76,8 +76,13 @@ def home_from_env(environ: Mapping[str, str]) -> Path:
 
 def gateway_host(gateway: GatewaySettings) -> str:
     """Where this machine reaches the gateway, for URLs."""
-    bind = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(gateway.bind, gateway.bind)  # noqa: S104
-    return f"[{bind}]" if ":" in bind else bind
+    return reached_at(gateway.bind)
+
+
+def reached_at(bind: str) -> str:
+    """Where this machine reaches what listens at `bind`, for URLs."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104
+    return f"[{host}]" if ":" in host else host
 
 
 def recorded_variables(environ: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploy.microservices import Api, Microservice, Replica
 from deploy.programs import Program
-from deploy.settings import StackSettings, gateway_host
+from deploy.settings import StackSettings, gateway_host, reached_at
 from seldon_gateway import processes
 
 _MODULES = {Api.REST: "serving_rest", Api.RPC: "serving_grpc"}
@@ -42,7 +42,7 @@ def gateway_programs(settings: StackSettings) -> list[Program]:
             argv=tuple(control.argv),
             environment=control.env,
             port=gateway.control_port,
-            ready_url=_ready_url(gateway.control_port),
+            ready_url=_ready_url(gateway.control_port, reached_at(gateway.control_bind)),
             priority=_CONTROL_PLANE_PRIORITY,
         ),
         Program(
@@ -64,6 +64,11 @@ def gateway_ports(settings: StackSettings) -> list[tuple[str, str, int]]:
         ("gRPC", "SELDON_GRPC_PORT", gateway.grpc_port),
         ("Envoy's admin page", "SELDON_ADMIN_PORT", gateway.admin_port),
         ("the control plane", "SELDON_CONTROL_PORT", gateway.control_port),
+        *(
+            [("Envoy's statistics", "SELDON_STATS_PORT", gateway.stats_port)]
+            if gateway.stats_port
+            else []
+        ),
     ]
 
 

@@ -46,7 +46,8 @@ OPTIONS = (
     ),
     click.option(
         "--host",
-        help="Where REST is answered; LOADTEST_HOST, or http://127.0.0.1:SELDON_REST_PORT (8080).",
+        help="Where REST is answered; LOADTEST_HOST, or http://SELDON_BIND:SELDON_REST_PORT "
+        "(127.0.0.1, 8080).",
     ),
     click.option(
         "--duration",

@@ -255,7 +255,7 @@ class LoadTestSettings:
                 values[name] = parse(environ[variable])
         rest_port = environ.get("SELDON_REST_PORT") or "8080"
         grpc_port = environ.get("SELDON_GRPC_PORT") or "5000"
-        here = f"http://127.0.0.1:{rest_port}"
+        here = f"http://{_here(environ.get('SELDON_BIND'))}:{rest_port}"
         host = str(values.get("host", here))
         if "://" not in host:
             host = f"http://{host}"
@@ -396,6 +396,11 @@ class LoadTestSettings:
 
 def _plain(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _here(bind: str | None) -> str:
+    """Where the gateway of this machine is asked, by the address that it listens at."""
+    return _bracketed({"0.0.0.0": None, "::": "::1"}.get(bind or "", bind))  # noqa: S104
 
 
 def _bracketed(host: str | None) -> str:
