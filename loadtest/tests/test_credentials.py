@@ -65,8 +65,10 @@ def test_a_client_without_keys_is_told_what_to_do(
 
 
 def test_a_secret_that_is_not_here_is_told(environ: dict[str, str]) -> None:
-    with pytest.raises(CredentialsMissing, match=r"secret of client .other. is not on"):
+    with pytest.raises(CredentialsMissing, match=r"secret of client .other. is not on") as told:
         credentials.load("other", "grpc", environ)
+    # seldon-cli refuses a change of a key of this scope without both.
+    assert "--client-name other --scope all --key KEY --secret SECRET" in str(told.value)
 
 
 def test_no_key_is_ever_shown() -> None:

@@ -73,8 +73,8 @@ def load(
         if not oauth_secret:
             raise CredentialsMissing(
                 f'the secret of client "{client}" is not on this machine: '
-                f"give {OAUTH_KEY} and {OAUTH_SECRET}, or a new secret with "
-                f"seldon-cli keys --action update --client-name {client} --scope all"
+                f"give {OAUTH_KEY} and {OAUTH_SECRET}, or a new secret with seldon-cli keys "
+                f"--action update --client-name {client} --scope all --key KEY --secret SECRET"
             )
     return Credentials(js_key, oauth_key, oauth_secret)
 
