@@ -117,5 +117,7 @@ def test_a_podman_without_names_is_told_before_anybody_waits(
     it = compose.Compose("podman", ("/bin/true",), ROOT, environ)
     assert it.has_names() is named
     if not named:
-        with pytest.raises(ComposeFailed, match="install Debian's packages netavark, aardvark-dns and iptables"):
+        with pytest.raises(
+            ComposeFailed, match="install Debian's packages netavark, aardvark-dns and iptables"
+        ):
             compose.bring_up(it, compose.SERVING, "http://127.0.0.1:1")

@@ -201,9 +201,9 @@ def bring_up(compose: Compose, services: Sequence[str], gateway_url: str) -> Non
         compose.run("up", "--detach", *services)
     if not compose.has_names():
         raise ComposeFailed(
-            "podman's networks give containers no names here: install Debian's packages netavark, "
-            "aardvark-dns and iptables, make undeploy TARGET=compose, and see docs/containers.md if podman "
-            "goes on without them"
+            "podman's networks give containers no names here: install Debian's packages "
+            "netavark, aardvark-dns and iptables, make undeploy TARGET=compose, and see "
+            "docs/containers.md if podman goes on without them"
         )
 
     def ready() -> bool:
