@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -30,15 +31,20 @@ from monitoring.metrics import IN_FLIGHT, REQUEST_DURATION, REQUESTS
 pytestmark = pytest.mark.timeout(300)
 
 WORKERS, KILLS, CALLERS = 8, 20, 8
-# A worker that dies between counting a request and sending its answer leaves one too many, or one
-# too few where it counts afterwards: of 20 deaths among thousands of requests hardly any does.
-TOLERANCE = 2
+# A worker that dies between counting a request and sending its answer leaves one too many. Few of
+# 20 deaths do, also on a busy machine, where a worker that is not running is killed anywhere.
+TOLERANCE = KILLS // 4
 DIGIT = held_out().images[0]
 BODY = json.dumps({"data": DIGIT.tolist()}).encode()
 OK = {"rest": "200", "grpc": "OK"}
 
-# Asks until it is over; gives how many were answered.
-Caller = Callable[[threading.Event], int]
+
+@dataclass
+class Asked:
+    """What one caller has asked, and was answered or told that its worker is gone."""
+
+    answered: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def ask_over_rest(server: Server, over: threading.Event) -> int:
-    answered = 0
+def ask_over_rest(server: Server, over: threading.Event, asked: Asked) -> None:
     while not over.is_set():
         with closing(HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
             try:
@@ -121,40 +126,35 @@ def ask_over_rest(server: Server, over: threading.Event) -> int:
                     answer = connection.getresponse()
                     answer.read()
                     assert answer.status == 200
-                    answered += 1
+                    asked.answered += 1
             except (OSError, HTTPException):
-                continue  # its worker was killed
-    return answered
+                asked.lost += 1  # its worker was killed
 
 
-def ask_over_grpc(server: Server, over: threading.Event) -> int:
+def ask_over_grpc(server: Server, over: threading.Event, asked: Asked) -> None:
     data = Any()
     data.Pack(seldon_pb2.DefaultCustomPredictRequest(values=DIGIT))
     question = seldon_pb2.ClassificationRequest(data=data)
     # Of its own, and nothing sent twice: a call that is tried again would be counted twice.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-    answered = 0
     while not over.is_set():
         with grpc.insecure_channel(f"127.0.0.1:{server.port}", options) as channel:
             stub = seldon_pb2_grpc.SeldonStub(channel)
             try:
                 while not over.is_set():
                     stub.Classify(question, timeout=30, wait_for_ready=True)
-                    answered += 1
+                    asked.answered += 1
             except grpc.RpcError as error:
                 assert error.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017 - all else fails
-    return answered
+                asked.lost += 1
 
 
 def test_counts_are_the_clients_after_twenty_workers_were_killed(server: Server) -> None:
     ask = ask_over_rest if server.protocol == "rest" else ask_over_grpc
     over = threading.Event()
-    answered: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: answered.append(ask(server, over))) for _ in range(CALLERS)
-    ]
-    for thread in threads:
-        thread.start()
+    asked = [Asked() for _ in range(CALLERS)]
+    pool = ThreadPoolExecutor(CALLERS)
+    callers = [pool.submit(ask, server, over, one) for one in asked]
     chance = random.Random(1)  # noqa: S311 - whom it takes, the same in every run
     last = 0
     try:
@@ -167,11 +167,13 @@ def test_counts_are_the_clients_after_twenty_workers_were_killed(server: Server)
             last = counted
     finally:
         over.set()
-        for thread in threads:
-            thread.join()
-    assert len(answered) == CALLERS, "a caller met another failure than a killed worker"
+        pool.shutdown()
+    for caller in callers:
+        caller.result()  # raises where it met another failure than a killed worker
     until(lambda: server.counts()[IN_FLIGHT] == 0)
     counted = server.counts()[f"{REQUESTS}_total"]
-    assert sum(answered) > 10 * KILLS
-    assert abs(counted - sum(answered)) <= TOLERANCE, (counted, sum(answered))
+    answered, lost = sum(one.answered for one in asked), sum(one.lost for one in asked)
+    assert answered > 10 * KILLS
+    # Every answer is counted, and nothing that nobody asked.
+    assert answered <= counted <= answered + min(lost, TOLERANCE), lost
     assert server.counts()[f"{REQUEST_DURATION}_count"] == pytest.approx(counted, abs=TOLERANCE)

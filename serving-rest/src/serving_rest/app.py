@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -166,7 +167,9 @@ class Answer(NamedTuple):
     headers: list[tuple[str, str]]
 
 
-Send = Callable[[Answer], None]
+# Sends the answer, and calls the second when all is ready to be sent: whoever is killed between the
+# two has counted a request that nobody saw answered.
+Send = Callable[[Answer, Callable[[], None]], None]
 
 
 def _response(answer: Answer) -> Response:
@@ -212,7 +215,12 @@ class Predictions:
             environ.get(DEADLINE_MS, ""),
         )
         answers: SimpleQueue[Answer] = SimpleQueue()
-        exchange = _Exchange(self, self._metrics, request, answers.put)
+
+        def hand_over(answer: Answer, count: Callable[[], None]) -> None:
+            count()
+            answers.put(answer)
+
+        exchange = _Exchange(self, self._metrics, request, hand_over)
         exchange.begin(lambda: self._read_body(environ))
         try:
             return answers.get(timeout=self.deadline_s(request))
@@ -360,10 +368,9 @@ class _Exchange:
             body, content_type, shown = wire.wrap(self._callback, body), JAVASCRIPT, HTTPStatus.OK
         answer = Answer(body, shown, [("Content-Type", content_type), *headers])
         client = self._request.client[:MAX_LABEL] or "direct"
-        self._metrics.observe(
-            client, self._variation, _STATUS_TEXTS[status], total_s, queue_s, compute_s, batch_size
-        )
-        self._send(answer)
+        texts = client, self._variation, _STATUS_TEXTS[status]
+        count = partial(self._metrics.observe, *texts, total_s, queue_s, compute_s, batch_size)
+        self._send(answer, count)
 
 
 def _content_length(environ: WSGIEnvironment) -> int:

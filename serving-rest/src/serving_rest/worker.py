@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -224,13 +225,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         conn.last = found.last
         self._predictions.ask(found.request, found.body, partial(self._send, conn))
 
-    def _send(self, conn: Connection, answer: Answer) -> None:
+    def _send(self, conn: Connection, answer: Answer, count: Callable[[], None]) -> None:
         """Called once for each request, in the loop's thread, which runs the engine."""
         conn.asked = False
         if not conn.in_loop:  # closed at the worker's end
+            count()
             return
         close = conn.last or not self.alive
         data = self._head(answer, close) + answer.body
+        count()
         try:
             sent = conn.sock.send(data)
         except OSError:  # the caller is gone, or has not read its answers for long
