@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import numpy as np
+import psutil
 import pytest
 from gunicorn.http.message import _check_fast_parser
 from numpy.typing import NDArray
@@ -607,6 +608,63 @@ def test_a_killed_worker_is_replaced_and_the_other_serves_on(
         until(server.both_serve, "both serve", killed + BACK_S - time.monotonic())
         assert server.count("seldon_requests_in_flight") == 0
         assert server.count("seldon_requests_total", code="200") >= 20
+
+
+def test_connections_that_come_at_once_are_shared(tmp_path: Path) -> None:
+    with running(tmp_path / "log", REST_SILENCE_S=60) as server, contextlib.ExitStack() as callers:
+
+        def open_one() -> None:
+            address = ("127.0.0.1", server.port)
+            callers.enter_context(socket.create_connection(address, DEADLINE_S))
+
+        def call(count: int) -> dict[int, int]:
+            """So many at once, and what each worker has when all are taken."""
+            wanted = sum(connections(server).values()) + count
+            for _ in range(count):
+                open_one()
+            until(lambda: sum(connections(server).values()) == wanted, f"{wanted} are taken")
+            return connections(server)
+
+        def both_take() -> bool:
+            """A worker that has loaded its model may not take any yet."""
+            open_one()
+            found = connections(server).values()
+            return len(found) == 2 and min(found) > 0
+
+        until(server.both_serve, "two workers serve")
+        until(both_take, "both take connections")
+        found = call(24).values()
+        assert min(found) >= sum(found) / 3  # a half, but for a machine at work elsewhere
+        # Nobody waits for one that has fewer and does not come.
+        silent, other = sorted(server.workers())
+        os.kill(silent, signal.SIGSTOP)
+        try:
+            before = connections(server)[other]
+            assert call(12)[other] == before + 12
+        finally:
+            os.kill(silent, signal.SIGCONT)
+        before = connections(server)[silent]
+        assert call(8)[silent] >= before + 5
+        # Nor for one that is gone; its successor has none.
+        os.kill(other, signal.SIGKILL)
+        until(lambda: other not in server.workers(), "the killed one is gone")
+        until(server.both_serve, "two workers serve again")
+        until(both_take, "both take connections again")
+        before = connections(server)[silent]
+        assert call(10)[silent] <= before + 3
+
+
+def connections(server: Running) -> dict[int, int]:
+    """How many each worker has."""
+    found = {}
+    for pid in server.workers():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            open_now = psutil.Process(pid).net_connections("tcp")
+            found[pid] = sum(
+                one.status == psutil.CONN_ESTABLISHED and one.laddr.port == server.port
+                for one in open_now
+            )
+    return found
 
 
 def test_idle_workers_are_kept_and_a_silent_one_is_replaced(

@@ -20,6 +20,7 @@ from monitoring.shared_metrics import SharedMetrics, absorb, share
 from serving_rest.app import Predictions, create_app
 from serving_rest.quick import Limits
 from serving_rest.settings import Settings
+from serving_rest.shares import Shares
 from serving_rest.worker import Log, Worker
 
 # Longer than Envoy keeps an idle connection to an upstream (1 h unless told otherwise): the side
@@ -48,6 +49,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         # Of a worker, once it has loaded.
         self.predictions: Predictions | None = None
         self.runs_engine = False
+        # Twice, and some: a worker that stops may still be there when its successor starts.
+        self.shares = Shares(2 * settings.workers + 8) if settings.workers > 1 else None
         self._listener_fd = listener.detach()
         super().__init__(prog="serving-rest")
 
@@ -76,6 +79,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "secure_scheme_headers": {},
             "forwarder_headers": "",
             "control_socket_disable": True,
+            "pre_fork": self._give_slot,
             "child_exit": self._forget_worker,
             "worker_exit": self._close_worker,
             "on_exit": self._clean_up,
@@ -109,6 +113,13 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         gc.freeze()
         return app
 
+    def _give_slot(self, arbiter: Arbiter, worker: "Worker") -> None:
+        """In the master, before a worker is started."""
+        if self.shares is not None:
+            taken = {one.slot for one in arbiter.WORKERS.values()}
+            free = (slot for slot in range(len(self.shares)) if slot not in taken)
+            worker.slot = next(free, None)
+
     def _close_worker(self, arbiter: Arbiter, worker: "Worker") -> None:
         """In the worker, at its end."""
         if self.predictions is not None:
@@ -117,6 +128,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def _forget_worker(self, arbiter: Arbiter, worker: "Worker") -> None:
         """In the master, when a worker is gone: what it had in flight is not in flight."""
         absorb(self.metrics_dir, worker.pid)
+        if self.shares is not None and worker.slot is not None:
+            self.shares.leave(worker.slot)
 
     def _clean_up(self, arbiter: Arbiter) -> None:
         """In the master, at its end."""

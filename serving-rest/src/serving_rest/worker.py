@@ -44,8 +44,11 @@ SLOW_S = 0.1
 SERVER = "serving-rest"
 READ_BYTES = 1 << 16
 # In one turn: with one in each, the last of 32 callers that come at once would wait for as many
-# batches of the first ones' next requests. No more, so that another worker has its part of them.
+# batches of the first ones' next requests.
 MOST_ACCEPTED = 16
+# How long a worker leaves a new connection to those that have fewer than it has. Else whoever wakes
+# first has them all, and of a machine's cores one has work.
+YIELD_S = 0.005
 # After the last answer on a connection, what its caller still sends is taken for so long, and so
 # much of it: closed at once, the caller's system may throw away the answer (RFC 9112, 9.6).
 LINGER_S = 2.0
@@ -88,6 +91,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """
 
     alive: bool
+    slot: int | None = None
+    """In the server's shares; None where there is nobody to share with."""
 
     def __init__(self, *args: object) -> None:
         """Called by gunicorn, in the master before the fork."""
@@ -99,6 +104,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._read_ahead: deque[Connection] = deque()
         self._lingering: deque[tuple[float, Connection]] = deque()
         self._date = (0, "")
+        self._yields_until = -math.inf
+        self._has_yielded = False
 
     def load_wsgi(self) -> None:
         """A model folder that went bad stops a start, but not the workers that still serve."""
@@ -119,6 +126,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Take new connections into the loop."""
         # One at least, which is why it was called; gunicorn looks at its limit between two turns.
         for _ in range(min(MOST_ACCEPTED, max(1, self.worker_connections - self.nr_conns))):
+            if self._yields():
+                return
             try:
                 sock, client = listener.accept()
             except OSError as error:
@@ -126,6 +135,32 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                     raise
                 return
             self._take_in(listener, sock, client)
+            self._tell_share()
+
+    def _tell_share(self) -> None:
+        if self.slot is not None and self.alive:
+            self.app.shares.tell(self.slot, self.nr_conns)
+
+    def _has_more_than_others(self) -> bool:
+        return self.slot is not None and self.nr_conns > self.app.shares.fewest()
+
+    def _yields(self) -> bool:
+        """Begin to leave connections to a worker with fewer, unless it has just had its time."""
+        if self._has_yielded or not self.alive or not self._has_more_than_others():
+            self._has_yielded = False  # for one connection
+            return False
+        super().set_accept_enabled(False)
+        self._yields_until = time.monotonic() + YIELD_S
+        return True
+
+    def _still_yields(self) -> bool:
+        if self._yields_until == -math.inf:
+            return False
+        self._has_yielded = time.monotonic() >= self._yields_until
+        if not self._has_yielded and self._has_more_than_others():
+            return True
+        self._yields_until = -math.inf
+        return False
 
     def _take_in(self, listener: socket.socket, sock: socket.socket, client: object) -> None:
         self.nr_conns += 1
@@ -146,7 +181,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 timeout = min(timeout, max(self._slow[0][0] - now, 0.0))
             if self.alive:
                 timeout = min(timeout, max(self._stop_at - now, 0.0))
+            if self._yields_until > now:
+                timeout = min(timeout, self._yields_until - now)
         super().wait_for_and_dispatch_events(timeout)
+        self._has_yielded = False
         while self._read_ahead:
             self._read_safely(self._read_ahead.popleft())
         if engine is not None and engine.waiting:
@@ -161,6 +199,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             _, conn = self._lingering.popleft()
             if conn.in_loop:
                 self._let_go(conn)
+        self._tell_share()
         if now >= self._stop_at:
             self.alive = False
 
@@ -383,10 +422,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         return False
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """The last call of a stopping worker takes what is queued, then closes the socket."""
+        """Asked for in every turn; not done while this worker yields.
+
+        The last call of a stopping worker takes what is queued, then closes the socket.
+        """
+        if self.alive and enabled and self._still_yields():
+            return
         super().set_accept_enabled(enabled)
         if self.alive:
+            self._tell_share()
             return
+        if self.slot is not None:
+            self.app.shares.leave(self.slot)
         for listener in self.sockets:
             while select.select([listener], [], [], 0)[0]:
                 self.accept(listener)
