@@ -146,7 +146,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             return False
         fewest = self.app.shares.fewest()
         # Of many by a quarter: taken one by one, the last of 64 that come at once would wait long.
-        return self.nr_conns > fewest + fewest // 4
+        return bool(self.nr_conns > fewest + fewest // 4)
 
     def _yields(self) -> bool:
         """Begin to leave connections to a worker with fewer, unless it has just had its time."""
