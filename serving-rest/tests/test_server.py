@@ -613,22 +613,18 @@ def test_a_killed_worker_is_replaced_and_the_other_serves_on(
 def test_connections_that_come_at_once_are_shared(tmp_path: Path) -> None:
     with running(tmp_path / "log", REST_SILENCE_S=60) as server, contextlib.ExitStack() as callers:
 
-        def open_one() -> None:
-            address = ("127.0.0.1", server.port)
-            callers.enter_context(socket.create_connection(address, DEADLINE_S))
-
         def call(count: int) -> dict[int, int]:
             """So many at once, and what each worker has when all are taken."""
             wanted = sum(connections(server).values()) + count
             for _ in range(count):
-                open_one()
+                address = ("127.0.0.1", server.port)
+                callers.enter_context(socket.create_connection(address, DEADLINE_S))
             until(lambda: sum(connections(server).values()) == wanted, f"{wanted} are taken")
             return connections(server)
 
         def both_take() -> bool:
             """A worker that has loaded its model may not take any yet."""
-            open_one()
-            found = connections(server).values()
+            found = call(1).values()
             return len(found) == 2 and min(found) > 0
 
         until(server.both_serve, "two workers serve")

@@ -11,7 +11,7 @@ class Shares:
     """One number for each worker, in memory that a fork shares.
 
     Every worker writes its own and reads the others' without a lock: a number that is a moment old
-    costs a connection some milliseconds, or makes a share unequal by one.
+    costs a connection some milliseconds, or makes shares a little unequal.
     """
 
     def __init__(self, slots: int) -> None:
