@@ -31,7 +31,8 @@ def test_comparison_holds_both_runs_and_the_verdict(compared: Path) -> None:
     assert compared.name.endswith("-rest-vs-grpc")
     assert comparison.is_comparison(compared)
     document = json.loads((compared / "summary.json").read_text(encoding="utf-8"))
-    assert document["verdicts"][0]["sentence"] == "REST is 25.0 % slower than gRPC on average"
+    sentence = "mean: REST is 25.0 % slower than gRPC (no CI)"
+    assert document["verdicts"][0]["sentence"] == sentence
     assert document["runs"]["rest"] == summary.summarise(compared / "rest")
     assert document["runs"]["grpc"] == summary.summarise(compared / "grpc")
     assert (compared / "percentiles.png").read_bytes().startswith(b"\x89PNG")
@@ -40,7 +41,7 @@ def test_comparison_holds_both_runs_and_the_verdict(compared: Path) -> None:
 def test_report_shows_the_figures_and_loads_nothing(compared: Path) -> None:
     html = (compared / "report.html").read_text(encoding="utf-8")
     figures = json.loads((compared / "summary.json").read_text(encoding="utf-8"))
-    assert "<h1>REST is 25.0 % slower than gRPC on average</h1>" in html
+    assert "<h1>mean: REST is 25.0 % slower than gRPC (no CI)</h1>" in html
     for run in figures["runs"].values():
         for name in ("client", "server_total"):
             for key, value in run["latency_ms"][name].items():
@@ -87,12 +88,12 @@ def test_two_runs_of_one_protocol_are_a_and_b_or_as_they_are_called(
     runs = [make_run("grpc", [1_000.0, 2_000.0]), make_run("grpc", [2_000.0, 4_000.0])]
     folder = comparison.compare(comparison.sources(runs), tmp_path / "out")
     document = json.loads((folder / "summary.json").read_text())
-    assert document["verdicts"][0]["sentence"] == "B is 100 % slower than A on average"
+    assert document["verdicts"][0]["sentence"] == "mean: B is 100 % slower than A (no CI)"
     assert document["verdicts"][0]["slower"] == "b"
     named = comparison.sources(runs, ["Threads (8)", "asyncio"])
     assert [one.key for one in named] == ["threads-8", "asyncio"]
     html = (comparison.compare(named, tmp_path / "out") / "report.html").read_text()
-    assert "<h1>asyncio is 100 % slower than Threads (8) on average</h1>" in html
+    assert "<h1>mean: asyncio is 100 % slower than Threads (8) (no CI)</h1>" in html
     assert "REST 2017" not in html
     for names in (["one"], ["same", "Same"]):
         with pytest.raises(RunsUnlike, match="expected 2 different names"):
@@ -116,7 +117,7 @@ def test_run_without_a_request_still_has_a_report(make_run: MakeRun, tmp_path: P
     rest, grpc = make_run("rest", raw=[]), make_run("grpc")
     folder = compare(rest, grpc, tmp_path / "out")
     html = (folder / "report.html").read_text(encoding="utf-8")
-    assert "cannot be compared" in html
+    assert "are not comparable" in html
     assert "REST: no request was measured" in html
     summary.write_report(rest)
     assert "REST: no request succeeded" in (rest / "report.html").read_text(encoding="utf-8")
@@ -127,7 +128,7 @@ def test_commands(make_run: MakeRun, tmp_path: Path) -> None:
     output = tmp_path / "out"
     result = CliRunner().invoke(main, ["compare", str(rest), str(grpc), "--output", str(output)])
     assert result.exit_code == 0, result.output
-    assert "REST and gRPC are equal on average" in result.output
+    assert "REST and gRPC are equal within 0.5 %" in result.output
     again = CliRunner().invoke(main, ["report", str(output / "latest")])
     assert again.exit_code == 0, again.output
     assert "report.html" in again.output
@@ -168,7 +169,7 @@ def test_turns_give_an_interval_and_without_them_there_is_none(
     folder = compare(rest, grpc, tmp_path / "out")
     verdict = json.loads((folder / "summary.json").read_text())["verdicts"][0]
     assert verdict["slower"] == "rest"
-    assert "(95 % interval" in verdict["sentence"]
+    assert "(95 % CI" in verdict["sentence"]
     low, high = verdict["intervals"]["mean"]
     assert 1.05 < low <= verdict["ratios"]["mean"] <= high < 1.15
     plain = compare(make_run("rest"), make_run("grpc"), tmp_path / "out")

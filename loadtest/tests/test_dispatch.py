@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
 
 import numpy as np
+from polling import eventually
 
 from loadtest.dispatch import Dispatcher, Request
 from loadtest.recorder import Outcome
@@ -32,13 +32,6 @@ class HeldConnection:
         self.closed = True
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def dispatcher(
     gate: threading.Event,
     count: int,
@@ -62,12 +55,12 @@ def test_a_server_that_does_not_answer_delays_no_request() -> None:
     gate = threading.Event()
     engine = dispatcher(gate, count=200, max_in_flight=500, gap_s=0.001)
     engine.start()
-    until(lambda: engine.in_flight == 200)
+    eventually(lambda: engine.in_flight == 200)
     assert not engine.done
     assert not engine.finished
     assert engine.late_for_want_of_a_thread == 0
     gate.set()
-    until(lambda: engine.finished)
+    eventually(lambda: engine.finished)
     assert sorted(instance for instance, _ in engine.done) == list(range(200))
     assert {outcome.failure for _, outcome in engine.done} == {f"p{i}" for i in range(200)}
     # All were due before the gate opened, and that is what each is measured from.
@@ -79,9 +72,9 @@ def test_a_server_that_takes_no_connection_delays_no_request() -> None:
     gate = threading.Event()
     engine = dispatcher(gate, count=200, max_in_flight=500, gap_s=0.001, slow_to_open=True)
     engine.start()
-    until(lambda: engine.in_flight == 200)
+    eventually(lambda: engine.in_flight == 200)
     gate.set()
-    until(lambda: engine.finished)
+    eventually(lambda: engine.finished)
     assert len(engine.done) == 200
 
 
@@ -92,7 +85,7 @@ def test_a_late_arrival_that_had_a_thread_is_not_late_for_want_of_one() -> None:
     still = dispatcher(gate, count=3, max_in_flight=5)
     still.due_ns[:] = time.perf_counter_ns() - 200_000_000
     still.start()
-    until(lambda: still.finished)
+    eventually(lambda: still.finished)
     assert still.late_for_want_of_a_thread == 0
 
 
@@ -111,7 +104,7 @@ def test_a_late_arrival_while_threads_still_connect_is_not_late_for_want_of_one(
     gate.set()
     still.new_connection = lambda: Connecting(gate)
     still.start()
-    until(lambda: still.finished)
+    eventually(lambda: still.finished)
     connect.set()
     assert still.late_for_want_of_a_thread == 0
 
@@ -120,11 +113,11 @@ def test_past_the_limit_requests_are_late_counted_and_all_sent() -> None:
     gate = threading.Event()
     engine = dispatcher(gate, count=50, max_in_flight=8)
     engine.start()
-    until(lambda: engine.in_flight == 8)
+    eventually(lambda: engine.in_flight == 8)
     time.sleep(0.05)
     assert engine.in_flight == 8
     gate.set()
-    until(lambda: engine.finished)
+    eventually(lambda: engine.finished)
     assert len(engine.done) == 50
     assert engine.late_for_want_of_a_thread >= 42
     late = [outcome for _, outcome in engine.done if outcome.lag_us > 40_000]
@@ -138,11 +131,11 @@ def test_each_request_is_sent_once_and_not_before_it_is_due() -> None:
     connections: list[HeldConnection] = []
     engine = dispatcher(gate, 300, 64, gap_s=0.001, connections=connections)
     engine.start()
-    until(lambda: engine.finished)
+    eventually(lambda: engine.finished)
     assert sorted(instance for instance, _ in engine.done) == list(range(300))
     for _, outcome in engine.done:
         assert outcome.started_ns >= outcome.due_ns
-    until(lambda: all(connection.closed for connection in connections))
+    eventually(lambda: all(connection.closed for connection in connections))
 
 
 def test_stopped_it_sends_nothing_more() -> None:
@@ -150,9 +143,9 @@ def test_stopped_it_sends_nothing_more() -> None:
     gate.set()
     engine = dispatcher(gate, 10_000, 16, gap_s=0.01)
     engine.start()
-    until(lambda: len(engine.done) > 2)
+    eventually(lambda: len(engine.done) > 2)
     engine.stop()
-    until(lambda: engine.finished)
+    eventually(lambda: engine.finished)
     sent = len(engine.done)
     time.sleep(0.1)
     assert len(engine.done) == sent < 1000

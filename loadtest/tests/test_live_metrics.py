@@ -14,6 +14,7 @@ from loadtest.series import Series
 from loadtest.settings import LoadTestSettings
 from monitoring.histograms import quantile
 from monitoring.metrics import DURATION_BUCKETS
+from polling import eventually
 
 
 @pytest.fixture
@@ -47,16 +48,15 @@ def test_while_a_run_goes_on_its_requests_are_there(
         host=stub.port,
     )
     count = ("loadtest_request_duration_seconds_count", "rest")
-    deadline = time.monotonic() + 60
     last: dict[tuple[str, str], float] = {}
-    while last.get(count, 0) < 150 and time.monotonic() < deadline:
-        try:
-            now = read(bind)
-        except requests.ConnectionError:
-            continue
+
+    def counted() -> float:
+        now = read(bind)
         assert now.get(count, 0) >= last.get(count, 0)  # a counter never goes back
-        last = now
-        time.sleep(0.1)
+        last.update(now)
+        return last.get(count, 0)
+
+    eventually(lambda: counted() >= 150, within_s=60, ignored=requests.ConnectionError)
     done = finish_launch("run", process)
     with pytest.raises(requests.ConnectionError):
         read(bind)

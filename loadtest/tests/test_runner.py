@@ -7,13 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import requests
+from polling import eventually
 
 DELAY_S = 0.01
 KEYS = {
@@ -34,14 +34,6 @@ def locusts_of(folder: Path) -> list[psutil.Process]:
                 found.append(process)
         except psutil.Error:
             continue
-    return found
-
-
-def wait_until(what: Callable[[], Any], within_s: float = 20) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (found := what()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
     return found
 
 
@@ -263,7 +255,7 @@ def test_a_signal_keeps_what_was_measured(
         *("--test-type", "js-predict", "--duration", "60", "--locust-slaves", "2"),
         host=stub.port,
     )
-    wait_until(lambda: progress_says(tmp_path / "run" / "results", "measuring"))
+    eventually(lambda: progress_says(tmp_path / "run" / "results", "measuring"))
     time.sleep(0.5)  # some requests
     process.send_signal(signum)
     done = finish_launch("run", process)
@@ -295,7 +287,7 @@ def test_a_load_generator_waits_on_the_socket_itself_unless_told_otherwise(
         grpc=grpc.port,
         keys=KEYS | given,
     )
-    wait_until(lambda: progress_says(tmp_path / "run" / "results", "measuring"))
+    eventually(lambda: progress_says(tmp_path / "run" / "results", "measuring"))
     (locust,) = locusts_of(tmp_path)
     assert locust.environ()["GRPC_EXPERIMENTS"] == has
     time.sleep(0.3)  # some requests
@@ -314,7 +306,7 @@ def test_a_locust_process_that_dies_ends_the_run(
         *("--test-type", "js-predict", "--duration", "60", "--locust-slaves", "2"),
         host=stub.port,
     )
-    wait_until(lambda: progress_says(tmp_path / "run" / "results", "measuring"))
+    eventually(lambda: progress_says(tmp_path / "run" / "results", "measuring"))
     worker = next(one for one in locusts_of(tmp_path) if "--worker" in one.cmdline())
     worker.kill()
     done = finish_launch("run", process)
@@ -340,14 +332,14 @@ def test_locusts_own_page_shows_the_run(
         *("--locust-slaves", str(workers)),
         host=stub.port,
     )
-    wait_until(lambda: progress_says(tmp_path / "run" / "results", "measuring"))
+    eventually(lambda: progress_says(tmp_path / "run" / "results", "measuring"))
 
     def shown() -> dict[str, Any] | None:
         stats = requests.get(f"http://127.0.0.1:{port}/stats/requests", timeout=5).json()
         named = {one["name"]: one for one in stats["stats"]}
         return named.get("/js/predict")
 
-    page = wait_until(shown)
+    page = eventually(shown)
     assert page["num_requests"] > 0
     assert page["num_failures"] == 0
     assert "<title>Locust" in requests.get(f"http://127.0.0.1:{port}/", timeout=5).text
@@ -365,7 +357,7 @@ def test_no_locust_process_outlives_a_killed_parent(
         *("--test-type", "js-predict", "--duration", "60", "--locust-slaves", "2"),
         host=stub.port,
     )
-    wait_until(lambda: len(locusts_of(tmp_path)) == 3)
+    eventually(lambda: len(locusts_of(tmp_path)) == 3)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    wait_until(lambda: not locusts_of(tmp_path))
+    eventually(lambda: not locusts_of(tmp_path))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from polling import eventually
 
 LOST_WITHIN_S = 5.0
 SLACK_S = 3.0  # for processes to end and the report to be written
@@ -22,19 +23,15 @@ OPTIONS = ("--test-type", "js-predict", "--duration", "4", "--rate", "80")
 
 @pytest.fixture
 def address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 def locust_of(process: "subprocess.Popen[str]") -> psutil.Process:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        for child in psutil.Process(process.pid).children():
-            if "--worker" in child.cmdline():
-                return child
-        time.sleep(0.05)
-    raise AssertionError("no Locust process was started")
+    def started() -> list[psutil.Process]:
+        children = psutil.Process(process.pid).children()
+        return [child for child in children if "--worker" in child.cmdline()]
+
+    return eventually(started, "a Locust process")[0]
 
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
@@ -90,9 +87,7 @@ def test_a_lost_load_generator_makes_the_run_invalid_at_once(
         begin_launch(f"elsewhere-{n}", *options, "--worker-of", address, host=stub.port)
         for n in range(2)
     ]
-    deadline = time.monotonic() + 60
-    while len(stub.visits()) < 100 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: len(stub.visits()) >= 100, "100 requests")
     lost = locust_of(workers[0])
     lost.suspend()  # as a machine that has lost its network: it says nothing more
     begun = time.monotonic()
@@ -134,9 +129,7 @@ def test_ctrl_c_keeps_what_was_measured_elsewhere(
     options = ("--test-type", "js-predict", "--rate", "50", "--duration", "60")
     master = begin_launch("master", *options, "--bind", address, host=stub.port)
     worker = begin_launch("elsewhere", *options, "--worker-of", address, host=stub.port)
-    deadline = time.monotonic() + 60
-    while len(stub.visits()) < 100 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: len(stub.visits()) >= 100, "100 requests")
     master.send_signal(signal.SIGINT)
     done = finish_launch("master", master)
     assert done.status == 130

@@ -35,8 +35,8 @@ def test_comparison_fits_eighty_columns_and_ends_with_the_verdict(
         *("max", "5,045.000", "4,036.000", "1.25", "717", "5,045"),
     ]
     assert "other hardware" in text
-    assert "\nREST is 25.0 % slower than gRPC on average\n" in text
-    assert text.index("Client side") < text.index("Server side") < text.index("on average\n")
+    assert "\nmean: REST is 25.0 % slower than gRPC (no CI)\n" in text
+    assert text.index("Client side") < text.index("Server side") < text.index("mean: REST is")
     assert "…" not in text.replace("… by the model itself", "")
 
 

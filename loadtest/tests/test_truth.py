@@ -11,6 +11,7 @@ import pytest
 from queue_simulation import departures, mean_latency, percentile
 
 from loadtest import arrivals
+from polling import eventually
 
 PROTOCOLS = {"rest": "js-predict", "grpc": "grpc-predict"}
 WARM_UP_S = 0.5  # of every launch
@@ -54,9 +55,7 @@ def stopped_for(
     """The client's latencies of a run in whose midst the server stands still."""
     process = begin_launch(name, *options, host=stub.port, grpc=stub.grpc_port)
     # Once it measures: the stub has seen a second's requests.
-    deadline = time.monotonic() + 60
-    while len(stub.visits()) < 200 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: len(stub.visits()) >= 200)
     stub.process.send_signal(signal.SIGSTOP)
     time.sleep(seconds)
     stub.process.send_signal(signal.SIGCONT)

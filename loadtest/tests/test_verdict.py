@@ -1,9 +1,12 @@
+import math
+import random
+import re
 from typing import Any
 
 import pytest
 
 from loadtest import verdict
-from loadtest.difference import Estimate, Interval
+from loadtest.difference import NO_DIFFERENCE, Estimate, Interval
 from loadtest.verdict import Side
 
 
@@ -35,13 +38,13 @@ def a_summary(
 @pytest.mark.parametrize(
     ("rest", "grpc", "sentence", "slower", "percent"),
     [
-        (2.5, 2.0, "REST is 25.0 % slower than gRPC on average", "rest", 25.0),
-        (2.0, 2.5, "gRPC is 25.0 % slower than REST on average", "grpc", 25.0),
-        (30.0, 2.0, "REST is 1,400 % slower than gRPC on average", "rest", 1400.0),
-        (2.0, 2.0, "REST and gRPC are equal on average", None, 0.0),
-        (2.009, 2.0, "REST and gRPC are equal on average", None, 0.0),
-        (2.0, 2.009, "REST and gRPC are equal on average", None, 0.0),
-        (2.011, 2.0, "REST is 0.6 % slower than gRPC on average", "rest", 0.55),
+        (2.5, 2.0, "mean: REST is 25.0 % slower than gRPC (no CI)", "rest", 25.0),
+        (2.0, 2.5, "mean: gRPC is 25.0 % slower than REST (no CI)", "grpc", 25.0),
+        (30.0, 2.0, "mean: REST is 1,400 % slower than gRPC (no CI)", "rest", 1400.0),
+        (2.0, 2.0, "mean: REST and gRPC are equal within 0.5 % (no CI)", None, 0.0),
+        (2.009, 2.0, "mean: REST and gRPC are equal within 0.5 % (no CI)", None, 0.0),
+        (2.0, 2.009, "mean: REST and gRPC are equal within 0.5 % (no CI)", None, 0.0),
+        (2.011, 2.0, "mean: REST is 0.6 % slower than gRPC (no CI)", "rest", 0.55),
     ],
 )
 def test_wording(
@@ -56,16 +59,16 @@ def test_wording(
 def test_median_and_p99_may_say_the_contrary() -> None:
     found = rest_vs_grpc(a_summary(2.0, 1.0, 9.0), a_summary(1.0, 1.5, 9.0))
     assert found["sentences"] == {
-        "mean": "REST is 100 % slower than gRPC on average",
-        "p50": "gRPC is 50.0 % slower than REST at the median",
-        "p99": "REST and gRPC are equal at the 99th percentile",
+        "mean": "mean: REST is 100 % slower than gRPC (no CI)",
+        "p50": "p50: gRPC is 50.0 % slower than REST (no CI)",
+        "p99": "p99: REST and gRPC are equal within 0.5 % (no CI)",
     }
     assert found["ratios"] == {"mean": 2.0, "p50": 0.66667, "p99": 1.0}
 
 
 def test_without_a_latency_there_is_no_verdict() -> None:
     found = rest_vs_grpc(a_summary(None, invalid_because=["no request succeeded"]), a_summary(1.0))
-    assert found["sentence"] == "REST and gRPC cannot be compared: one of them has no latency"
+    assert found["sentence"] == "mean: REST and gRPC are not comparable, one of them has no latency"
     assert found["slower"] is None
     assert found["percent"] is None
     assert not found["valid"]
@@ -143,36 +146,47 @@ def test_loopback_is_this_machine(endpoint: str) -> None:
     assert "share this machine" in " ".join(rest_vs_grpc(here, here)["caveats"])
 
 
-def estimate(ratio: float, low: float, high: float) -> Estimate:
-    return Estimate(ratio, 1.0, ratio - 1, Interval(low - 1, high - 1), ratio, Interval(low, high))
-
-
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("ratio", "low", "high", "expected"),
     [
-        (
-            estimate(1.058, 1.039, 1.077),
-            "REST is 5.8 % slower than gRPC on average (95 % interval 3.9 to 7.7 %)",
-        ),
-        (
-            estimate(0.8, 0.75, 0.85),
-            "gRPC is 25.0 % slower than REST on average (95 % interval 17.6 to 33.3 %)",
-        ),
-        (
-            estimate(1.02, 0.96, 1.08),
-            "REST is 2.0 % slower than gRPC on average, but no difference is seen: chance alone "
-            "makes as much (95 % interval −4.0 to +8.0 %)",  # noqa: RUF001
-        ),
-        (
-            estimate(0.96, 0.9, 1.02),
-            "gRPC is 4.2 % slower than REST on average, but no difference is seen: chance alone "
-            "makes as much (95 % interval −2.0 to +11.1 %)",  # noqa: RUF001
-        ),
-        (
-            estimate(1.001, 0.9, 1.1),
-            "REST and gRPC are equal on average (95 % interval −10.0 to +10.0 %)",  # noqa: RUF001
-        ),
+        (1.058, 1.039, 1.077, "REST is 5.8 % slower than gRPC (95 % CI +3.9 to +7.7 %)"),
+        (0.8, 0.75, 0.85, "gRPC is 25.0 % slower than REST (95 % CI +17.6 to +33.3 %)"),
+        (1.02, 1.0003, 1.04, "REST is 2.0 % slower than gRPC (95 % CI +0.03 to +4.0 %)"),
+        (1.02, 0.96, 1.08, "no significant difference (REST +2.0 %, 95 % CI -4.0 to +8.0 %)"),
+        (0.96, 0.9, 1.02, "no significant difference (gRPC +4.2 %, 95 % CI -2.0 to +11.1 %)"),
+        (1.02, 0.9998, 1.04, "no significant difference (REST +2.0 %, 95 % CI -0.02 to +4.0 %)"),
+        (1.0, 0.9, 1.1, "no significant difference (REST +0.0 %, 95 % CI -10.0 to +10.0 %)"),
     ],
 )
-def test_with_turns_the_sentence_says_how_sure_it_is(found: Estimate, expected: str) -> None:
-    assert verdict.sentence_of(found, "on average") == expected
+def test_with_an_interval_the_sentence_says_whether_it_is_significant(
+    ratio: float, low: float, high: float, expected: str
+) -> None:
+    found = verdict.sentence("p99", "REST", "gRPC", ratio, Interval(low, high))
+    assert found.replace("\N{MINUS SIGN}", "-") == f"p99: {expected}"
+
+
+def test_the_sentence_and_its_interval_never_disagree() -> None:
+    rng = random.Random(1)  # noqa: S311
+    seen = set()
+    for _ in range(2_000):
+        # Bounds near 1 round to nothing unless they keep a digit.
+        size = 10 ** rng.uniform(-6, 0.5)
+        low, ratio, high = sorted(math.exp(rng.gauss(0, size)) for _ in range(3))
+        estimate = Estimate(ratio, 1, ratio - 1, Interval(0, 0), ratio, Interval(low, high))
+        text = verdict.sentence("mean", "a", "b", ratio, estimate.ratio_interval)
+        bounds = re.search(r"95 % CI (.[0-9.,e-]+) to (.[0-9.,e-]+) %\)$", text)
+        assert bounds is not None, text
+        shown = [
+            float(bound.replace("\N{MINUS SIGN}", "-").replace(",", ""))
+            for bound in bounds.groups()
+        ]
+        significant = estimate.outcome != NO_DIFFERENCE
+        assert significant == (shown[0] > 0), text
+        assert significant == (" slower than " in text), text
+        assert significant != ("no significant difference" in text), text
+        assert shown[0] <= shown[1], text
+        named = re.search(r"(?:: |\()(a|b) (?:is |\+)", text)
+        assert named is not None, text
+        assert named[1] == ("a" if ratio >= 1 else "b"), text
+        seen.add(significant)
+    assert seen == {True, False}

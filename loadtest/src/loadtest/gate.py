@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from loadtest.difference import Difference, Estimate
+from loadtest.difference import STATISTICS, Difference, Estimate
 from loadtest.errors import SettingInvalid
-from loadtest.verdict import STATISTICS
 
 
 class Outcome(StrEnum):

@@ -128,8 +128,9 @@ def slide(
 
 
 def _wrapped(text: str) -> str:
-    """On two lines where it says how sure it is."""
-    return text.replace(" (95 %", "\n(95 %").replace(", but no difference", ",\nbut no difference")
+    """A verdict with its last parenthesis on a second line."""
+    before, _, after = text.rpartition(" (")
+    return f"{before}\n({after}" if before else text
 
 
 def _draw_parts(axes: Axes, attributions: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:

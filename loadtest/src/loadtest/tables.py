@@ -430,8 +430,8 @@ def unfair(document: Mapping[str, Any]) -> list[str]:
 
 
 def headline(verdict: Mapping[str, Any]) -> str:
-    """The verdict's sentence, said with reserve where a run is not valid."""
-    return verdict["sentence"] if verdict["valid"] else f"Not valid: {verdict['sentence']}"
+    """The verdict's sentence, marked where a run is not valid."""
+    return verdict["sentence"] if verdict["valid"] else f"INVALID, {verdict['sentence']}"
 
 
 def _reasons(name: str, run: Mapping[str, Any]) -> list[str]:

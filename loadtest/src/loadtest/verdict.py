@@ -1,4 +1,4 @@
-"""Which of two runs was slower, by how much, and what the answer does not tell. Pure."""
+"""The verdict on two runs: which is slower, by how much, and the limitations. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from loadtest.difference import B_SLOWER, NO_DIFFERENCE, Difference, Estimate
+from loadtest.difference import NO_DIFFERENCE, STATISTICS, Difference, Interval
 
-EQUAL_WITHIN = 0.005  # closer than this, half a percent, no run of a minute tells them apart
+EQUAL_WITHIN = 0.005  # a run of a minute cannot resolve a smaller difference
 
-TAIL_DECIDES = 1.2  # how far apart the ratios at the mean and at the median may be unremarked
-
-STATISTICS = {"mean": "on average", "p50": "at the median", "p99": "at the 99th percentile"}
+TAIL_DECIDES = 1.2  # ratio of the mean to the median above which a caveat is added
 
 # What makes a run a REST or a gRPC one, or has no part in its figures; the host is compared apart.
 BY_NATURE = {"protocol", "test_type", "endpoint", "command", "group"}
@@ -56,10 +54,14 @@ def compare(
         for name in STATISTICS
     }
     sentences = {
-        statistic: sentence_of(between.estimates[statistic], where, a.name, b.name)
-        if between
-        else sentence(ratios[statistic], where, a.name, b.name)
-        for statistic, where in STATISTICS.items()
+        name: sentence(
+            name,
+            a.name,
+            b.name,
+            ratio,
+            between.estimates[name].ratio_interval if between else None,
+        )
+        for name, ratio in ratios.items()
     }
     invalid = [
         f"{side.name}: {reason}" for side in (a, b) for reason in side.figures["invalid_because"]
@@ -84,30 +86,35 @@ def compare(
     }
 
 
-def sentence_of(estimate: Estimate, where: str, a: str = "REST", b: str = "gRPC") -> str:
-    """What is between a and b, in words, with how sure that is."""
-    low, high = estimate.ratio_interval.low, estimate.ratio_interval.high
-    if estimate.outcome == NO_DIFFERENCE:
-        if estimate.ratio < 1:
-            low, high = 1 / high, 1 / low
-        interval = f"(95 % interval {_signed(low)} to {_signed(high)} %)"
-        said = sentence(estimate.ratio, where, a, b)
-        if is_equal(estimate.ratio):
-            return f"{said} {interval}"
-        return f"{said}, but no difference is seen: chance alone makes as much {interval}"
-    slower, faster = a, b
-    if estimate.outcome == B_SLOWER:
-        slower, faster = faster, slower
+def sentence(
+    statistic: str, a: str, b: str, ratio: float | None, interval: Interval | None = None
+) -> str:
+    """One statistic's verdict in words; every sentence of that kind is from here.
+
+    Args:
+        statistic: Its name, such as p99.
+        a: The name of one side.
+        b: The name of the other.
+        ratio: a / b; None where one of them has no latency.
+        interval: The ratio's confidence interval; None where there is none.
+    """
+    if ratio is None:
+        return f"{statistic}: {a} and {b} are not comparable, one of them has no latency"
+    if interval is None and is_equal(ratio):
+        return f"{statistic}: {a} and {b} are equal within {EQUAL_WITHIN:.1%} (no CI)".replace(
+            "%", " %"
+        )
+    slower, faster = (a, b) if ratio >= 1 else (b, a)
+    excess = excess_percent(ratio)
+    if interval is None:
+        return f"{statistic}: {slower} is {_percent(excess)} % slower than {faster} (no CI)"
+    low, high = interval.low, interval.high
+    if ratio < 1:
         low, high = 1 / high, 1 / low
-    percent = _percent(excess_percent(estimate.ratio))
-    return (
-        f"{slower} is {percent} % slower than {faster} {where} (95 % interval "
-        f"{_percent((low - 1) * 100)} to {_percent((high - 1) * 100)} %)"
-    )
-
-
-def _signed(ratio: float) -> str:
-    return f"{(ratio - 1) * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
+    ci = f"95 % CI {_signed((low - 1) * 100)} to {_signed((high - 1) * 100)} %"
+    if low <= 1:
+        return f"{statistic}: no significant difference ({slower} {_signed(excess)} %, {ci})"
+    return f"{statistic}: {slower} is {_percent(excess)} % slower than {faster} ({ci})"
 
 
 def _intervals(found: Difference | None) -> dict[str, list[float]] | None:
@@ -119,18 +126,16 @@ def _intervals(found: Difference | None) -> dict[str, list[float]] | None:
     }
 
 
-def sentence(ratio: float | None, where: str, a: str = "REST", b: str = "gRPC") -> str:
-    """The latency of a over that of b, in words."""
-    if ratio is None:
-        return f"{a} and {b} cannot be compared: one of them has no latency"
-    if is_equal(ratio):
-        return f"{a} and {b} are equal {where}"
-    slower, faster = (a, b) if ratio > 1 else (b, a)
-    return f"{slower} is {_percent(excess_percent(ratio))} % slower than {faster} {where}"
-
-
 def _percent(value: float) -> str:
-    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+    """A percentage to one decimal; a small one keeps a digit, and so its sign."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 0.05 or not value else f"{value:.1g}"
+
+
+def _signed(percent: float) -> str:
+    sign = "\N{MINUS SIGN}" if percent < 0 else "+"
+    return sign + _percent(abs(percent))
 
 
 def excess_percent(ratio: float) -> float:
