@@ -13,10 +13,10 @@ COMMITTED = HERE / "src"
 
 
 def generate(target: Path) -> None:
-    """Write each one's _pb2 and _pb2_grpc, with their .pyi, into the folder `target`.
+    """Write the _pb2 and _pb2_grpc modules with their stubs into the folder `target`.
 
     Raises:
-        RuntimeError: protoc refused; it has said why on stderr.
+        RuntimeError: protoc failed; its message is on stderr.
     """
     scripts = Path(sysconfig.get_path("scripts"))
     arguments = [
@@ -33,7 +33,7 @@ def generate(target: Path) -> None:
     ]
     status = protoc.main(arguments)
     if status != 0:
-        raise RuntimeError(f"protoc ended with status {status}")
+        raise RuntimeError(f"protoc exited with status {status}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SeldonStub:
-    """Scores instances; the same service at the gateway and at the model's server.
+    """Scores instances. The gateway and the model servers expose the same service.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,11 @@ class SeldonStub:
 
 
 class SeldonServicer:
-    """Scores instances; the same service at the gateway and at the model's server.
+    """Scores instances. The gateway and the model servers expose the same service.
     """
 
     def Classify(self, request, context):
-        """Score one instance.
+        """Scores the instances of one request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +70,7 @@ def add_SeldonServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Seldon:
-    """Scores instances; the same service at the gateway and at the model's server.
+    """Scores instances. The gateway and the model servers expose the same service.
     """
 
     @staticmethod
