@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from local_stack import Stack, free_ports
+from local_stack import Stack
+from ports import free_ports
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +20,7 @@ def new_stack() -> Iterator[Callable[[], Stack]]:
     def make() -> Stack:
         # Not tmp_path: a unix socket's path has a limit of 107 bytes.
         home = Path(tempfile.mkdtemp(prefix="stack-")).resolve()
-        ports = free_ports(5)
-        stack = Stack(home, *ports[:4], first_microservice_port=22000 + 100 * len(made))
+        stack = Stack(home, *free_ports(4), microservice_ports=free_ports(40))
         made.append(stack)
         return stack
 

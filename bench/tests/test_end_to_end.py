@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.__main__ import INTERRUPTED, engine_of, free_ports
+from bench.__main__ import INTERRUPTED, engine_of
 from bench.errors import BenchError
 from deploy import stack_processes
 from model_runtime.digits import held_out
+from polling import eventually
+from ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models/deep_mnist/1"
@@ -40,6 +41,7 @@ def result_in(output: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text()))
 
 
+@pytest.mark.stack
 def test_a_short_run(tmp_path: Path) -> None:
     words = ("--rounds", "1", "--seconds", "1", "--cases", "grpc-gateway,null-rest-post")
     bench = start(tmp_path, *words)
@@ -73,6 +75,7 @@ def test_a_short_run(tmp_path: Path) -> None:
         assert "≤ 1.35" in text
 
 
+@pytest.mark.tensorflow
 def test_the_second_engine(tmp_path: Path) -> None:
     words = ("--rounds", "1", "--seconds", "1", "--cases", "rest-post,null-grpc")
     bench = start(tmp_path, *words, "--engine", "tensorflow")
@@ -87,6 +90,7 @@ def test_the_second_engine(tmp_path: Path) -> None:
     assert servers["rest"]["rss_mb"]["median"] > 250 > servers["null-grpc"]["rss_mb"]["median"]
 
 
+@pytest.mark.stack
 def test_one_core_and_two(tmp_path: Path) -> None:
     names = [f"null-grpc-on-{cores}" for cores in ("1-core", "2-cores")]
     words = ("--rounds", "1", "--seconds", "1", "--cases", ",".join(names))
@@ -107,6 +111,7 @@ def test_one_core_and_two(tmp_path: Path) -> None:
     assert [case["callers"] for case in summary["cases"]] == [32, 64]
 
 
+@pytest.mark.stack
 def test_the_gateways_threads(tmp_path: Path) -> None:
     words = ("--rounds", "1", "--seconds", "1", "--cases", "gateway-grpc-on-2-cores")
     bench = start(tmp_path, *words)
@@ -165,11 +170,12 @@ def test_interrupted_it_ends_its_servers_and_keeps_what_it_has(
 ) -> None:
     words = ("--rounds", "9", "--seconds", "1", "--cases", "null-grpc,null-rest-jsonp-gateway")
     bench = start(tmp_path, *words, TMPDIR=str(short_folder))
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("*.json")):  # the first round is over
-        assert time.monotonic() < deadline
+
+    def first_round_is_over() -> bool:
         assert bench.poll() is None
-        time.sleep(0.05)
+        return any(tmp_path.glob("*.json"))
+
+    eventually(first_round_is_over, within_s=60)
     (home,) = (script.parents[1] for script in short_folder.rglob("envoy.sh"))
     gateway = stack_processes.of_stack(home)
     servers = psutil.Process(bench.pid).children(recursive=True)
@@ -191,7 +197,9 @@ def test_an_engine_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
         engine_of(int8, "tensorflow")
     assert (engine_of(MODEL, ""), engine_of(int8, "")) == ("litert", "litert")
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # as if it were not installed
-    with pytest.raises(BenchError, match=r"needs TensorFlow, which is not here: make setup-dev$"):
+    with pytest.raises(
+        BenchError, match="not installed; run make setup-tensorflow$"
+    ):
         engine_of(MODEL, "tensorflow")
 
 

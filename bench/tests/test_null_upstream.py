@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from bench.__main__ import free_ports
 from bench.asking import Digits, ours
 from bench.cases import Way
 from bench.checking import check
@@ -10,6 +9,7 @@ from bench.errors import BenchError
 from bench.null_upstream import plan
 from bench.processes import usable_cores
 from bench.servers import HOST, Ports, running
+from ports import free_ports
 
 MODEL = Path(__file__).parents[2] / "models/deep_mnist/1"
 DIGIT = 7

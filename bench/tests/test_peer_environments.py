@@ -5,6 +5,8 @@ import pytest
 from bench.errors import BenchError
 from bench.peer_environments import install
 
+pytestmark = pytest.mark.stack
+
 
 def test_one_that_fails_is_named_and_the_others_are_installed(tmp_path: Path) -> None:
     (tmp_path / "requirements-a-broken.txt").write_text("./nowhere.whl\n")

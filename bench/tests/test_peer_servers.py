@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from bench import peers
-from bench.__main__ import free_ports
 from bench.asking import Digits
 from bench.checking import check
 from bench.processes import usable_cores
 from bench.servers import peer_plan, running
+from ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "bench/peers"

@@ -11,9 +11,10 @@ from bench import raw_model
 from bench.errors import BenchError
 
 MODEL = Path(__file__).parents[2] / "models/deep_mnist/1"
+ENGINES = ["litert", pytest.param("tensorflow", marks=pytest.mark.tensorflow)]
 
 
-@pytest.mark.parametrize("engine", ["litert", "tensorflow"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_each_core_has_a_process_and_each_batch_a_result(engine: str) -> None:
     cores = sorted(os.sched_getaffinity(0))[:2]
     results = raw_model.run(MODEL, engine, 0.2, (1, 32), cores)
@@ -42,7 +43,7 @@ print(np.mean(np.argmax(scores, axis=1) == digits.labels[:32]))
 """
 
 
-@pytest.mark.parametrize("engine", ["litert", "tensorflow"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_what_is_measured_scores_digits(engine: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SHARE_TOLD_RIGHT, str(MODEL), engine],

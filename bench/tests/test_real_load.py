@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import requests
 
-from bench.__main__ import free_ports
 from bench.asking import Asking, Digits, ours
 from bench.cases import ServerKind, Way
 from bench.checking import check
@@ -18,6 +17,7 @@ from bench.processes import usable_cores
 from bench.run import NULL_DIGIT
 from bench.server_metrics import read
 from bench.servers import HOST, Ports, Running, our_plan, running
+from ports import free_ports
 
 MODEL = Path(__file__).parents[2] / "models/deep_mnist/1"
 DIGITS = Digits.of_model(MODEL)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,7 +197,12 @@ class Load:
 
     answered: int = 0
     failures: int = 0
-    longest_gap_s: float = 0.0  # between two good answers of one protocol
+    longest_gap_s: float = 0.0  # without a good answer over one protocol, until the load ends
+    answered_at: dict[Api, float] = field(default_factory=dict)  # monotonic, of the last good one
+
+    def recovered_since(self, moment: float) -> bool:
+        """Whether both protocols have had a good answer after `moment`."""
+        return all(self.answered_at.get(api, 0.0) > moment for api in Api)
 
 
 @contextmanager
@@ -211,10 +216,10 @@ def load(stack: StackUnderTest) -> Iterator[Load]:
             good = caller.variation(api) is not None
             now = time.monotonic()
             with counting:
+                seen.longest_gap_s = max(seen.longest_gap_s, now - last)
                 if good:
                     seen.answered += 1
-                    seen.longest_gap_s = max(seen.longest_gap_s, now - last)
-                    last = now
+                    seen.answered_at[api] = last = now
                 else:
                     seen.failures += 1
             done.wait(0.002)
@@ -232,10 +237,3 @@ def load(stack: StackUnderTest) -> Iterator[Load]:
             done.set()
             for thread in threads:
                 thread.join()
-
-
-def eventually(reached: Callable[[], bool], limit_s: float = 10.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not reached():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.05)

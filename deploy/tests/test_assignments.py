@@ -53,7 +53,9 @@ def test_one_that_shares_the_traffic_stays() -> None:
     before: assignments.Assignments = {
         ("a", "rest"): (variation("x", 0.25, "x-rest"), variation("y", 0.75, "y-rest"))
     }
-    with pytest.raises(MicroserviceRefused, match=r"x has 0.25 of .* client a, beside y: give"):
+    with pytest.raises(
+        MicroserviceRefused, match=r"x serves 0.25 of .* client a, the rest goes to y; change"
+    ):
         assignments.without(before, "x", Api.REST, {Endpoint("x-rest", 8500)})
 
 

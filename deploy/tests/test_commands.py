@@ -16,6 +16,7 @@ from deploy.__main__ import main as deploy_main
 from deploy.commands.cli import main as seldon_cli
 from deploy.commands.gateway import seldon_down, seldon_up
 from deploy.commands.microservice import start_microservice, stop_microservice
+from ports import free_ports
 
 Cli = Callable[..., Result]
 SETUP = ("client", "--action", "setup", "--db-name", "ClientDB", "--client-name")
@@ -163,7 +164,7 @@ def test_a_strategy_is_created_then_committed(cli: Cli, tmp_path: Path) -> None:
         (
             ("predict_alg", "--action", "create", "--client-name", "c", "-f", "-"),
             '{"variations": ',
-            "is no JSON: Expecting value: line 1 column 16",
+            "is not valid JSON: Expecting value: line 1 column 16",
         ),
         (
             ("predict_alg", "--action", "create", "--client-name", "c", "-f", "-"),
@@ -171,7 +172,11 @@ def test_a_strategy_is_created_then_committed(cli: Cli, tmp_path: Path) -> None:
             "algorithms[0].name is 'other'",
         ),
         (("api", "--client-name", "c", "--endpoint", "js"), "", "expected a path"),
-        (("api", "--client-name", "c", "--endpoint", "/predict", "--json", "{"), "", "is no JSON"),
+        (
+            ("api", "--client-name", "c", "--endpoint", "/predict", "--json", "{"),
+            "",
+            "is not valid JSON",
+        ),
         (("rec_alg", "--action", "list"), "", "recommendations"),
         (("rpc", "--action", "set", "--proto", "x"), "", "not supported"),
     ],
@@ -206,7 +211,7 @@ def test_what_needs_no_setting_up_says_so(cli: Cli) -> None:
     assert "0.1.0" in cli("--version").stdout
 
 
-def test_a_database_that_is_not_there_is_said(tmp_path: Path, free_ports: list[int]) -> None:
+def test_a_database_that_is_not_there_is_said(tmp_path: Path) -> None:
     (tmp_path / "h").mkdir()
     names = ("REST", "GRPC", "ADMIN", "CONTROL")  # else a stack of the user's is in the way
     runner = CliRunner(
@@ -215,7 +220,7 @@ def test_a_database_that_is_not_there_is_said(tmp_path: Path, free_ports: list[i
             "SELDON_DATABASE_URL": "sqlite:////no/such/x.db",
             **{
                 f"SELDON_{name}_PORT": str(port)
-                for name, port in zip(names, free_ports[:4], strict=True)
+                for name, port in zip(names, free_ports(4), strict=True)
             },
         }
     )
@@ -279,16 +284,16 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     ("command", "words", "message"),
     [
         (start_microservice, (), "Missing option '--type'"),
-        (start_microservice, REFUSED_START, "no microservice is named"),
+        (start_microservice, REFUSED_START, "no microservice is given"),
         (
             start_microservice,
             ("--type", "recommendation", "--client", "c"),
-            "recommendation microservices are not part of this product",
+            "--type is recommendation, expected prediction",
         ),
         (
             start_microservice,
             (*REFUSED_START, "-i", "m", "image:1", "rest", "1.0"),
-            "images (-i) need containers",
+            "images (-i) are not supported on this machine",
         ),
         (start_microservice, (*REFUSED_START, "-p", "m", "x", "rest", "0.4"), "sum to 0.4"),
         (
@@ -299,12 +304,12 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         (
             start_microservice,
             (*REFUSED_START, "-p", "m", str(MODEL), "rest", "1"),
-            "no stack runs in",
+            "no stack is running in",
         ),
-        (stop_microservice, ("M",), "'M' is no DNS label"),
+        (stop_microservice, ("M",), "'M', expected a DNS label"),
         (stop_microservice, ("m", "grpc"), "'grpc' is not one of 'rest', 'rpc'"),
-        (stop_microservice, ("m",), "no stack runs in"),
-        (deploy_main, ("status",), "no stack runs in"),
+        (stop_microservice, ("m",), "no stack is running in"),
+        (deploy_main, ("status",), "no stack is running in"),
     ],
 )
 def test_without_a_stack_there_is_one_sentence(

@@ -100,7 +100,7 @@ def test_without_any_compose_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ComposeFailed, match="install one, such as"):
+    with pytest.raises(ComposeFailed, match="install one of them"):
         compose.Compose.find(ROOT, {"PATH": str(tmp_path)})
 
 

@@ -73,7 +73,7 @@ def test_a_registry_is_a_host_and_a_path(registry: str) -> None:
 
 
 def test_base_and_build_image_go_together() -> None:
-    with pytest.raises(SettingInvalid, match="go together"):
+    with pytest.raises(SettingInvalid, match="expected both with the same Python"):
         a_build(base_image="mine")
 
 
@@ -113,10 +113,10 @@ def test_a_docker_without_its_server_is_passed_over(
     a_program(tmp_path / "podman", "exit 0")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert images.find_tool() == "podman"
-    with pytest.raises(ImageFailed, match="docker does not work here"):
+    with pytest.raises(ImageFailed, match="docker does not work on this machine"):
         images.find_tool("docker")
     (tmp_path / "podman").unlink()
-    with pytest.raises(ImageFailed, match="none of docker, podman, buildah works here"):
+    with pytest.raises(ImageFailed, match="none of docker, podman, buildah works on this machine"):
         images.find_tool()
 
 

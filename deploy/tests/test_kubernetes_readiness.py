@@ -59,7 +59,7 @@ def test_pods_that_admission_refuses_are_told() -> None:
     message = 'pods "database-0" is forbidden: violates PodSecurity "restricted:latest"'
     state = readiness.stateful_set(deployment(), [], message)
     assert state.phase is Phase.TROUBLED
-    assert state.text == f"can make no pods: {message}"
+    assert state.text == f"cannot create pods: {message}"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,14 @@ from deploy.commands.load_test import launch
 @pytest.mark.parametrize(
     ("command", "words", "variable", "sentence"),
     [
-        (in_containers, [], "LOADTEST_HOST", "HOST (LOADTEST_HOST) means nothing in containers"),
-        (in_containers, [], "LOADTEST_WEB_PORT", "WEB_PORT (LOADTEST_WEB_PORT) means nothing in c"),
-        (launch, ["--target", "kubernetes"], "LOADTEST_WEB_PORT", "nothing in a cluster"),
+        (in_containers, [], "LOADTEST_HOST", "HOST (LOADTEST_HOST) is not supported in"),
+        (
+            in_containers,
+            [],
+            "LOADTEST_WEB_PORT",
+            "WEB_PORT (LOADTEST_WEB_PORT) is not supported in",
+        ),
+        (launch, ["--target", "kubernetes"], "LOADTEST_WEB_PORT", "not supported in a cluster"),
     ],
 )
 def test_a_setting_without_an_effect_there_is_refused(

@@ -5,8 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,8 +15,8 @@ from deploy import ports, probes, stack_processes, status
 from deploy.errors import ProgramFailed, StackHalfDead, StackNotRunning
 from deploy.local import Condition, LocalStack
 from deploy.programs import Program
-
-PATIENCE_S = 30.0  # far above what it takes, which depends on what else the machine does
+from polling import eventually
+from ports import free_ports
 
 # A parent and a child that both hold the port, as a killed server's workers do.
 SERVER = """
@@ -38,14 +37,6 @@ def http_program(name: str, port: int) -> Program:
     return Program(name, argv, port, f"http://127.0.0.1:{port}/", stop_wait_s=2)
 
 
-def eventually(reached: Callable[[], bool], limit_s: float = PATIENCE_S) -> float:
-    started = time.monotonic()
-    while not reached():
-        assert time.monotonic() - started < limit_s, "it never came true"
-        time.sleep(0.02)
-    return time.monotonic() - started
-
-
 @pytest.fixture
 def home() -> Iterator[Path]:
     # Not tmp_path: a Unix socket's path has a limit.
@@ -64,13 +55,13 @@ def stack(home: Path) -> Iterator[LocalStack]:
 
 @pytest.fixture
 def free() -> list[int]:
-    return ports.first_free(range(20000 + os.getpid() % 9000, 32000), (), 2)
+    return free_ports(2)
 
 
 def test_without_a_stack_there_is_a_sentence(home: Path) -> None:
     stack = LocalStack(home)
     assert stack.condition() is Condition.ABSENT
-    with pytest.raises(StackNotRunning, match=r"no stack runs in .*SELDON_HOME"):
+    with pytest.raises(StackNotRunning, match=r"no stack is running in .*SELDON_HOME"):
         status.collect(stack)
     assert stack.shut_down() == 0
 
@@ -106,7 +97,10 @@ def test_a_killed_program_is_back_although_its_child_holds_the_port(
     eventually(lambda: stack.files.restarts("one") == 1)
     assert stack_processes.wait_gone(before, 0) == []
     eventually(lambda: stack.unready() == [])
-    assert "ending processes of a killed predecessor" in (stack.home / program.log).read_text()
+    assert (
+        "stopping processes left over from the previous run"
+        in (stack.home / program.log).read_text()
+    )
 
 
 def test_a_program_that_dies_says_why(stack: LocalStack, free: list[int]) -> None:
@@ -133,7 +127,9 @@ def test_a_killed_supervisor_breaks_nothing_and_is_said(stack: LocalStack, free:
     supervisor.kill()
     supervisor.wait(5)
     assert stack.condition() is Condition.ORPHANED
-    with pytest.raises(StackHalfDead, match=r"is gone and 2 of its processes .*make undeploy"):
+    with pytest.raises(
+        StackHalfDead, match=r"is not running, but 2 of its processes .*make undeploy"
+    ):
         status.collect(stack)
     assert probes.is_ready(program.ready_url)
     assert stack.shut_down() == 2
@@ -144,7 +140,7 @@ def test_a_killed_supervisor_breaks_nothing_and_is_said(stack: LocalStack, free:
 def test_a_supervisor_that_hangs_is_said_and_ended(stack: LocalStack, free: list[int]) -> None:
     stack.start([http_program("one", free[0])])
     stack.supervisor_process().suspend()
-    with pytest.raises(StackHalfDead, match=r"does not answer within 3 s.*make undeploy"):
+    with pytest.raises(StackHalfDead, match=r"did not respond within 3 s.*make undeploy"):
         stack.condition()
     stack.shut_down()
     assert stack.condition() is Condition.ABSENT

@@ -21,7 +21,7 @@ def test_logs_are_chosen_by_program_or_microservice(tmp_path: Path) -> None:
     assert len(names(None)) == 4
     assert names("mnist-rest") == ["mnist-rest-0", "mnist-rest-1"]
     assert names("mnist-rest-0") == ["mnist-rest-0"]
-    with pytest.raises(SettingInvalid, match="no log is named 'mn'; there are: envoy, mnist"):
+    with pytest.raises(SettingInvalid, match="log name is 'mn', expected one of: envoy, mnist"):
         select(tmp_path, "mn")
 
 
@@ -53,7 +53,7 @@ def test_the_reason_of_a_failure_is_what_the_server_said_of_it(tmp_path: Path) -
     log = tmp_path / "x.log"
     log.write_text("serving-rest: an old reason\n")
     before = log.stat().st_size
-    assert last_sentence(log, before) == "it said nothing"
+    assert last_sentence(log, before) == "no output"
     with log.open("a") as file:
         file.write("serving-rest: model folder x does not exist\n[INFO] Shutting down: Master\n")
     assert last_sentence(log, before) == "serving-rest: model folder x does not exist"

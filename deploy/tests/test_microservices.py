@@ -54,7 +54,7 @@ def test_sound_entries_pass(entries: list[tuple[str, str, str, str]]) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([], "no microservice is named"),
+        ([], "no microservice is given"),
         ([("a", "m", "rest", "0.9")], "rest microservices sum to 0.9, expected 1.0"),
         (
             [("a", "m", "rest", "1.0"), ("b", "m", "rpc", "0.5"), ("c", "m", "rpc", "0.6")],
@@ -66,15 +66,15 @@ def test_sound_entries_pass(entries: list[tuple[str, str, str, str]]) -> None:
         ([("a", "m", "rest", "nan")], "ratio is nan, expected a number in (0, 1]"),
         ([("a", "m", "rest", "-0.5"), ("b", "m", "rest", "1.5")], "a: ratio is -0.5, expected"),
         ([("a", "m", "grpc", "1")], "microservice a: API type is 'grpc', expected rest or rpc"),
-        ([("a", "m", "rest", "0.5"), ("a", "m", "rest", "0.5")], "a rest is named twice"),
-        ([("a_b", "m", "rest", "1")], "'a_b' is no DNS label"),
-        ([("A", "m", "rest", "1")], "'A' is no DNS label"),
-        ([("-a", "m", "rest", "1")], "'-a' is no DNS label"),
-        ([("a-", "m", "rest", "1")], "'a-' is no DNS label"),
-        ([("", "m", "rest", "1")], "'' is no DNS label"),
-        ([("a/../b", "m", "rest", "1")], "is no DNS label"),
+        ([("a", "m", "rest", "0.5"), ("a", "m", "rest", "0.5")], "a rest is given twice"),
+        ([("a_b", "m", "rest", "1")], "'a_b', expected a DNS label"),
+        ([("A", "m", "rest", "1")], "'A', expected a DNS label"),
+        ([("-a", "m", "rest", "1")], "'-a', expected a DNS label"),
+        ([("a-", "m", "rest", "1")], "'a-', expected a DNS label"),
+        ([("", "m", "rest", "1")], "'', expected a DNS label"),
+        ([("a/../b", "m", "rest", "1")], "expected a DNS label"),
         ([("a" * 64, "m", "rest", "1")], "at most 63 characters"),
-        ([("a\n", "m", "rest", "1")], "is no DNS label"),
+        ([("a\n", "m", "rest", "1")], "expected a DNS label"),
     ],
 )
 def test_unsound_entries_are_refused_by_name(

@@ -4,10 +4,10 @@ import threading
 import time
 
 import numpy as np
-from polling import eventually
 
 from loadtest.dispatch import Dispatcher, Request
 from loadtest.recorder import Outcome
+from polling import eventually
 
 
 class HeldConnection:

@@ -1,7 +1,6 @@
 """What a load test reports while it runs, read over HTTP as Prometheus reads it."""
 
 import socket
-import time
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,12 @@ from loadtest.settings import LoadTestSettings
 from monitoring.histograms import quantile
 from monitoring.metrics import DURATION_BUCKETS
 from polling import eventually
+from ports import free_ports
 
 
 @pytest.fixture
 def bind() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 def read(bind: str) -> dict[tuple[str, str], float]:

@@ -13,6 +13,8 @@ from queue_simulation import departures, mean_latency, percentile
 from loadtest import arrivals
 from polling import eventually
 
+pytestmark = pytest.mark.truth
+
 PROTOCOLS = {"rest": "js-predict", "grpc": "grpc-predict"}
 WARM_UP_S = 0.5  # of every launch
 

@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from polling import eventually
+
 FILES = {"model.tflite": os.urandom(300_000), "saved_model/saved_model.pb": b"graph" * 100}
 
 
@@ -271,10 +273,7 @@ def test_what_was_killed_goes_on_where_it_was(web: FileServer, tmp_path: Path) -
     with subprocess.Popen(
         command(f"{web.url}/model", tmp_path / "to"), stderr=subprocess.DEVNULL
     ) as process:
-        deadline = time.monotonic() + 30
-        while not any(one.stat().st_size > 50_000 for one in part.glob("*.part")):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        eventually(lambda: any(one.stat().st_size > 50_000 for one in part.glob("*.part")))
         process.send_signal(signal.SIGKILL)
     there = max(one.stat().st_size for one in part.glob("*.part"))
     assert not (tmp_path / "to" / "1").exists()

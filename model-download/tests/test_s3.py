@@ -1,7 +1,7 @@
-"""From a real server of S3's protocol, in an environment of its own.
+"""Downloads from a real S3 server (moto), with the environment that `make test-stack` makes.
 
-botocore wants python-dateutil before 3, the Kubernetes client from 3 on: no environment has both,
-and so constraints.txt pins none.
+No environment has both: botocore requires python-dateutil before 3, the Kubernetes client 3 or
+later. So constraints.txt pins none.
 """
 
 import hashlib
@@ -9,14 +9,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.stack
 
 ROOT = Path(__file__).parents[2]
 PUT = """
@@ -46,21 +45,10 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    home = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", home], check=True)
-    python = str(home / "bin" / "python")
-    done = subprocess.run(
-        [
-            *(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-            *("-c", str(ROOT / "constraints.txt")),
-            *(f"{ROOT}/model-download[s3,gs]", "moto[server]"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def store() -> Iterator[Store]:
+    python = str(ROOT / ".venv-s3/bin/python")
+    if not Path(python).exists():
+        pytest.skip(".venv-s3 does not exist: make test-stack creates it")
     process = subprocess.Popen(
         [python, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
         stdout=subprocess.PIPE,

@@ -42,6 +42,7 @@ def tensorflow_scores(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     return np.asarray(np.load(target))
 
 
+@pytest.mark.tensorflow
 def test_the_engines_agree(litert: Predictor, tensorflow_scores: np.ndarray) -> None:
     difference = np.abs(litert.predict(DIGITS.images) - tensorflow_scores)
     assert difference.max() <= 1e-5

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ import pytest
 import requests
 from prometheus_client import CollectorRegistry, Histogram, start_http_server
 
-from local_stack import free_ports
 from monitoring import live_page
 from monitoring.live_page import Watch
 from monitoring.metrics import DURATION_BUCKETS, LOADTEST_DURATION, ServingMetrics
+from polling import eventually
+from ports import free_ports
 
 FAST_S = 0.1
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -80,11 +80,11 @@ def newest(url: str) -> dict[str, dict[str, Any]]:
 
 
 def wait_for_both(url: str, ask: Callable[[], None]) -> dict[str, dict[str, Any]]:
-    deadline = time.monotonic() + 20
-    while len(found := newest(url)) < 2 and time.monotonic() < deadline:
+    def both() -> dict[str, dict[str, Any]]:
         ask()
-        time.sleep(0.02)
-    return found
+        return found if len(found := newest(url)) == 2 else {}
+
+    return eventually(both, "a row of the client and one of the server")
 
 
 def test_client_and_servers_are_side_by_side(running: tuple[str, Callable[[], None]]) -> None:
@@ -154,12 +154,12 @@ def test_it_watches_the_stack_of_seldon_home(
     try:
         assert process.stderr is not None
         assert process.stderr.readline() == f"http://127.0.0.1:{port} until Ctrl-C\n"
-        found: dict[str, dict[str, Any]] = {}
-        deadline = time.monotonic() + 20
-        while not found and time.monotonic() < deadline:
+
+        def shown() -> dict[str, dict[str, Any]]:
             metrics.observe("c", "v", "OK", 0.002)
-            time.sleep(0.05)
-            found = newest(f"http://127.0.0.1:{port}")
+            return newest(f"http://127.0.0.1:{port}")
+
+        found = eventually(shown)
         assert found["server"]["protocol"] == "grpc"
     finally:
         process.send_signal(signal.SIGINT)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import threading
 import time
@@ -14,34 +13,14 @@ from pathlib import Path
 import grpc
 import requests
 
+from polling import eventually
+from ports import free_ports
 from seldon_gateway.processes import Process, control_plane_command, envoy_command
 from seldon_gateway.registry import Registry
 from seldon_gateway.settings import GatewaySettings
 from seldon_gateway.strategies import Endpoint, Variation
 
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"
-
-
-def eventually(condition: Callable[[], object], within_s: float = 10.0) -> float:
-    """Poll until `condition` gives something true; the seconds that took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() < started + within_s, f"not within {within_s} s"
-        time.sleep(0.01)
-    return time.monotonic() - started
-
-
-def free_ports(count: int) -> list[int]:
-    """Below the ephemeral range; each run looks somewhere else, so that two at once seldom meet."""
-    found: list[int] = []
-    start = 12000 + int.from_bytes(os.urandom(2)) % 19000
-    for port in range(start, 32768):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                found.append(port)
-        if len(found) == count:
-            return found
-    raise RuntimeError(f"no {count} free ports from {start} on")
 
 
 class HttpUpstream:
@@ -159,7 +138,7 @@ class GatewayUnderTest:
 
     def _start_envoy(self) -> None:
         self.envoy = self._run(envoy_command(self.settings))
-        eventually(self.ready, 20)
+        eventually(self.ready)
 
     def start_control_plane(self) -> None:
         self.control_plane = self._run(control_plane_command(self.settings))
@@ -240,7 +219,9 @@ class GatewayUnderTest:
 
     def wait_for_client(self, js_key: str, status: int = 200) -> float:
         """Poll until the gateway answers a client's key so; the seconds that took."""
-        return eventually(lambda: self.js(js_key).status_code == status)
+        started = time.monotonic()
+        eventually(lambda: self.js(js_key).status_code == status)
+        return time.monotonic() - started
 
 
 def halves(first: Sequence[Endpoint], second: Sequence[Endpoint]) -> list[Variation]:

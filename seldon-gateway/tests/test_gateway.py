@@ -13,8 +13,10 @@ import jwt
 import pytest
 import requests
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from gateway_under_test import GatewayUnderTest, HttpUpstream, eventually, free_ports
+from gateway_under_test import GatewayUnderTest, HttpUpstream
 
+from polling import eventually
+from ports import free_ports
 from seldon_gateway.envoy_bootstrap import bootstrap
 from seldon_gateway.processes import control_plane_command
 from seldon_gateway.settings import GatewaySettings

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 import requests
-from gateway_under_test import GatewayUnderTest, GrpcUpstream, HttpUpstream, eventually, halves
+from gateway_under_test import GatewayUnderTest, GrpcUpstream, HttpUpstream, halves
 
+from polling import eventually
 from seldon_gateway.strategies import Variation
 from seldon_gateway.tokens import KEY_FILE
 
@@ -252,7 +253,7 @@ def test_a_new_signing_key_ends_the_tokens_of_the_old(gateway: GatewayUnderTest)
     gateway.start_control_plane()
     eventually(lambda: gateway.get("/version").status_code == 200)
     new = gateway.token("acme-key", "acme-secret")
-    eventually(lambda: gateway.predict(new).status_code == 200, 5)
+    eventually(lambda: gateway.predict(new).status_code == 200, within_s=5)
     answer = gateway.predict(old)
     assert (answer.status_code, answer.json()["error_id"]) == (401, 7)
     # Envoy remembers what it has checked; a restart ends that.

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import requests
-from gateway_under_test import eventually, free_ports
+
+from polling import eventually
+from ports import free_ports
 
 
 def command(what: str, **environ: str) -> tuple[list[str], dict[str, str]]:
@@ -32,7 +34,7 @@ def test_control_plane_listens_where_it_is_told_and_ends_on_sigterm(tmp_path: Pa
     )
     with subprocess.Popen(argv, env=env) as control_plane:
         try:
-            eventually(lambda: answers(f"http://127.0.0.2:{port}/health/ready"), 20)
+            eventually(lambda: answers(f"http://127.0.0.2:{port}/health/ready"), within_s=20)
         finally:
             control_plane.terminate()
     assert control_plane.returncode == 0

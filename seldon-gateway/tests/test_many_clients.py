@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import requests
-from gateway_under_test import GatewayUnderTest, HttpUpstream, eventually
+from gateway_under_test import GatewayUnderTest, HttpUpstream
 
 from bench.scale_gateway import Servers, copy_clients, populate
+from polling import eventually
 from seldon_gateway import envoy_routes
 from seldon_gateway.envoy_routes import GRPC_ROUTES, REST_ROUTES
 from seldon_gateway.registry import Registry

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_under_test import free_ports
 
+from ports import free_ports
 from seldon_gateway.errors import InvalidName, InvalidStrategy, RegistryUnavailable, UnknownClient
 from seldon_gateway.registry import Client, Registry
 from seldon_gateway.strategies import Endpoint, Strategy, Variation

@@ -1,6 +1,5 @@
 """What several test modules need: messages as clients write them, and a server in this process."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,15 +25,6 @@ def _request_bytes(values, puid: str = "") -> bytes:
     request.meta.puid = puid
     request.data.Pack(seldon_pb2.DefaultCustomPredictRequest(values=values))
     return request.SerializeToString()
-
-
-def _eventually(condition: Callable[[], object], within_s: float = 10.0) -> object:
-    """Poll until `condition` gives something true; fail after `within_s` seconds."""
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {within_s} s"
-        time.sleep(0.005)
-    return value
 
 
 @dataclass
@@ -75,11 +65,6 @@ class Running:
 @pytest.fixture
 def request_bytes() -> Callable[..., bytes]:
     return _request_bytes
-
-
-@pytest.fixture
-def eventually() -> Callable[..., object]:
-    return _eventually
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ import pytest
 
 import seldon_pb2
 from model_runtime.digits import held_out
+from polling import eventually
 
 MODEL = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"
@@ -118,7 +119,7 @@ def is_served(port: int) -> bool:
 
 
 @pytest.fixture
-def launch(tmp_path, eventually) -> Iterator[Callable[..., Stack]]:
+def launch(tmp_path) -> Iterator[Callable[..., Stack]]:
     """Start a stack; by default wait until it is ready. No process of it outlives the test."""
     stacks: list[Stack] = []
 
@@ -175,7 +176,7 @@ def test_only_the_workers_load_grpc_and_the_engine(launch):
     assert [loaded(worker) for worker in stack.workers()] == [{"cygrpc", "ai_edge_litert"}] * 2
 
 
-def test_the_side_port_tells_liveness_readiness_and_metrics(launch, eventually):
+def test_the_side_port_tells_liveness_readiness_and_metrics(launch):
     stack = launch(wait=False)
     eventually(stack.ports)
     assert stack.get("/health/live") == (200, "live\n")
@@ -193,9 +194,7 @@ def test_sigterm_ends_every_process_and_leaves_nothing(launch):
     assert not metrics_dir.exists()
 
 
-def test_under_sigterm_a_caller_is_refused_at_most_once_and_never_with_our_error(
-    launch, eventually
-):
+def test_under_sigterm_a_caller_is_refused_at_most_once_and_never_with_our_error(launch):
     stack = launch(GRPC_WORKERS="1")
     port, failures, answered = stack.port, [], []
 
@@ -219,7 +218,7 @@ def test_under_sigterm_a_caller_is_refused_at_most_once_and_never_with_our_error
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_killed_worker_is_started_again_and_its_counts_stay(count, launch, eventually):
+def test_a_killed_worker_is_started_again_and_its_counts_stay(count, launch):
     stack = launch(GRPC_WORKERS=str(count))
     assert is_served(stack.port)
     victim, *others = stack.workers()
@@ -233,7 +232,7 @@ def test_a_killed_worker_is_started_again_and_its_counts_stay(count, launch, eve
     assert f"worker {victim.pid} ended by signal 9; starting another" in stack.log.read_text()
 
 
-def test_no_worker_outlives_a_killed_parent_and_the_next_binds_at_once(launch, eventually):
+def test_no_worker_outlives_a_killed_parent_and_the_next_binds_at_once(launch):
     stack = launch()
     port, workers, metrics_dir = stack.port, stack.workers(), stack.metrics_dir()
     assert is_served(port)

@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from polling import eventually
 from serving_grpc.ports import PortUnavailable
 
 SERVICE = "io.seldon.api.rpc.Seldon"
@@ -36,7 +37,7 @@ def test_reflection_describes_the_service(start):
     assert service.methods_by_name["Classify"].input_type.name == "ClassificationRequest"
 
 
-def test_a_drain_is_told_to_watchers_and_finishes_what_is_in_flight(start, good, eventually):
+def test_a_drain_is_told_to_watchers_and_finishes_what_is_in_flight(start, good):
     running = start()
     told = []
 
@@ -64,7 +65,7 @@ def test_a_drain_is_told_to_watchers_and_finishes_what_is_in_flight(start, good,
     watcher.join()
 
 
-def test_between_notice_and_stop_calls_are_still_served(start, good, check, eventually):
+def test_between_notice_and_stop_calls_are_still_served(start, good, check):
     running = start()
     drain = threading.Thread(target=running.server.drain, args=(5.0, 1.0))
     drain.start()
@@ -74,7 +75,7 @@ def test_between_notice_and_stop_calls_are_still_served(start, good, check, even
     assert running.refusal(good).code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_call_that_outlives_the_grace_is_cancelled(start, good, eventually):
+def test_a_call_that_outlives_the_grace_is_cancelled(start, good):
     running = start()
     running.predictor.gate.clear()
     in_flight = running.begin(good)

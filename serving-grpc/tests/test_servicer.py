@@ -10,6 +10,7 @@ import pytest
 import seldon_pb2
 from model_runtime import ErrorKind
 from model_runtime.testing import FakePredictor, expected_scores
+from polling import eventually
 from serving_grpc.servicer import STATUS
 
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"
@@ -173,9 +174,7 @@ def test_eight_callers_get_each_their_own_answers(runs_engine, start, request_by
     assert sum(running.predictor.batches) == 320
 
 
-def test_a_deadline_shorter_than_the_queue_ends_the_call_and_it_is_not_computed(
-    start, good, eventually
-):
+def test_a_deadline_shorter_than_the_queue_ends_the_call_and_it_is_not_computed(start, good):
     running = start()
     running.predictor.gate.clear()
     first = running.begin(good)
@@ -194,7 +193,7 @@ def test_a_call_without_a_deadline_or_with_one_far_away_is_served(timeout, start
     assert start().channel.unary_unary(CLASSIFY)(good, timeout=timeout)
 
 
-def test_calls_that_came_while_the_loop_ran_the_engine_share_its_next_call(start, good, eventually):
+def test_calls_that_came_while_the_loop_ran_the_engine_share_its_next_call(start, good):
     running = start(runs_engine=True)
     running.predictor.gate.clear()
     first = running.begin(good)
@@ -209,7 +208,7 @@ def test_calls_that_came_while_the_loop_ran_the_engine_share_its_next_call(start
     assert running.count("OK") == 9
 
 
-def test_a_full_queue_refuses_at_once_and_health_still_answers(start, good, eventually, check):
+def test_a_full_queue_refuses_at_once_and_health_still_answers(start, good, check):
     running = start(GRPC_QUEUE_LIMIT="2")
     running.predictor.gate.clear()
     computed = running.begin(good)
@@ -242,7 +241,7 @@ def test_predictions_need_no_thread_of_the_others(start, good):
     held.cancel()
 
 
-def test_a_call_without_a_message_is_refused(start, eventually):
+def test_a_call_without_a_message_is_refused(start):
     running = start()
     nothing = running.channel.stream_unary(CLASSIFY)
     with pytest.raises(grpc.RpcError) as refused:
@@ -252,7 +251,7 @@ def test_a_call_without_a_message_is_refused(start, eventually):
     eventually(lambda: running.count("INVALID_ARGUMENT") == 1)
 
 
-def test_a_caller_that_leaves_before_its_message_has_come_made_no_mistake(start, eventually):
+def test_a_caller_that_leaves_before_its_message_has_come_made_no_mistake(start):
     running = start()
     nothing = running.channel.stream_unary(CLASSIFY)
     leaving = threading.Event()

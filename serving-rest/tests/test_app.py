@@ -20,6 +20,7 @@ from werkzeug.test import TestResponse
 from model_runtime import MicroBatcher
 from model_runtime.testing import FakePredictor, expected_scores
 from monitoring.metrics import ServingMetrics
+from polling import eventually
 from serving_rest.app import Predictions, create_app
 from serving_rest.settings import Settings
 
@@ -107,13 +108,6 @@ def assert_good_request_is_served(bench: Bench) -> None:
     response = bench.client.post("/predict", data=DOCUMENT, content_type="application/json")
     assert response.status_code == 200
     assert_right(response.json)
-
-
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.002)
 
 
 # Good requests
@@ -495,7 +489,7 @@ def test_a_full_queue_is_429_at_once(make_bench: BenchMaker) -> None:
     assert predictor.entered.wait(10)
     for thread in threads[1:]:
         thread.start()
-    until(lambda: bench.batcher.waiting == 2, "two wait")
+    eventually(lambda: bench.batcher.waiting == 2, "two wait")
     response = bench.client.post("/predict", data=DOCUMENT)
     assert_error(response, 429, 42, "2 requests wait")
     assert response.headers["Retry-After"] == "1"

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from model_runtime import Predictor, load_predictor
 from model_runtime.digits import held_out
+from polling import eventually
 from serving_rest.server import Server
 from serving_rest.settings import Settings
 
@@ -119,13 +120,6 @@ class Running:
         return total
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float = DEADLINE_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.01)
-
-
 def environment(**variables: object) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("REST_", "MODEL_"))}
     return clean | {name: str(value) for name, value in variables.items()}
@@ -150,15 +144,15 @@ def running(log: Path, **variables: object) -> Iterator[Running]:
         )
     server = Running(process, log, metrics)
     try:
-        until(lambda: port_of(server) is not None, "it listens")
+        eventually(lambda: port_of(server) is not None, "it listens")
         server.port = port_of(server) or 0
-        until(server.is_ready, "it is ready")
+        eventually(server.is_ready, "it is ready")
         yield server
     finally:
         workers = server.workers()
         process.send_signal(signal.SIGQUIT)  # without waiting for anything
         process.wait(DEADLINE_S)
-        until(lambda: not any(map(alive, workers)), "no worker is left")
+        eventually(lambda: not any(map(alive, workers)), "no worker is left")
 
 
 def port_of(server: Running) -> int | None:
@@ -402,7 +396,7 @@ def test_a_caller_that_does_not_close_keeps_nobody_waiting(tmp_path: Path) -> No
         with server.client() as client:
             assert client.predict(1).status == 200
         workers = server.workers()
-        until(lambda: server.count("seldon_requests_in_flight") == 0, "nothing is in flight")
+        eventually(lambda: server.count("seldon_requests_in_flight") == 0, "nothing is in flight")
         assert server.workers() == workers
 
 
@@ -470,7 +464,7 @@ def test_a_caller_that_leaves_without_its_answer_harms_nobody(
         with socket.create_connection(("127.0.0.1", server.port), DEADLINE_S) as connection:
             connection.sendall(plain(1, "gone") * 3)
     assert_good_request_is_served(server, scores)
-    until(lambda: server.count("seldon_requests_in_flight") == 0, "nothing is in flight")
+    eventually(lambda: server.count("seldon_requests_in_flight") == 0, "nothing is in flight")
     assert "Traceback" not in server.log.read_text()
 
 
@@ -595,7 +589,7 @@ def test_a_killed_worker_is_replaced_and_the_other_serves_on(
     tmp_path: Path, scores: NDArray[np.float32]
 ) -> None:
     with running(tmp_path / "log") as server:
-        until(server.both_serve, "two workers serve")
+        eventually(server.both_serve, "two workers serve")
         before = server.workers()
         with server.client() as client:
             for digit in range(20):
@@ -604,8 +598,8 @@ def test_a_killed_worker_is_replaced_and_the_other_serves_on(
         os.kill(victim, signal.SIGKILL)
         killed = time.monotonic()
         assert_good_request_is_served(server, scores)
-        until(lambda: victim not in server.workers(), "the killed one is gone")
-        until(server.both_serve, "both serve", killed + BACK_S - time.monotonic())
+        eventually(lambda: victim not in server.workers(), "the killed one is gone")
+        eventually(server.both_serve, "both serve", killed + BACK_S - time.monotonic())
         assert server.count("seldon_requests_in_flight") == 0
         assert server.count("seldon_requests_total", code="200") >= 20
 
@@ -619,7 +613,7 @@ def test_connections_that_come_at_once_are_shared(tmp_path: Path) -> None:
             for _ in range(count):
                 address = ("127.0.0.1", server.port)
                 callers.enter_context(socket.create_connection(address, DEADLINE_S))
-            until(lambda: sum(connections(server).values()) == wanted, f"{wanted} are taken")
+            eventually(lambda: sum(connections(server).values()) == wanted, f"{wanted} are taken")
             return connections(server)
 
         def both_take() -> bool:
@@ -627,8 +621,8 @@ def test_connections_that_come_at_once_are_shared(tmp_path: Path) -> None:
             found = call(1).values()
             return len(found) == 2 and min(found) > 0
 
-        until(server.both_serve, "two workers serve")
-        until(both_take, "both take connections")
+        eventually(server.both_serve, "two workers serve")
+        eventually(both_take, "both take connections")
         found = call(24).values()
         assert min(found) >= sum(found) / 3  # a half, but for a machine at work elsewhere
         # Nobody waits for one that has fewer and does not come.
@@ -643,9 +637,9 @@ def test_connections_that_come_at_once_are_shared(tmp_path: Path) -> None:
         assert call(8)[silent] >= before + 5
         # Nor for one that is gone; its successor has none.
         os.kill(other, signal.SIGKILL)
-        until(lambda: other not in server.workers(), "the killed one is gone")
-        until(server.both_serve, "two workers serve again")
-        until(both_take, "both take connections again")
+        eventually(lambda: other not in server.workers(), "the killed one is gone")
+        eventually(server.both_serve, "two workers serve again")
+        eventually(both_take, "both take connections again")
         before = connections(server)[silent]
         assert call(10)[silent] <= before + 3
 
@@ -667,7 +661,7 @@ def test_idle_workers_are_kept_and_a_silent_one_is_replaced(
     tmp_path: Path, scores: NDArray[np.float32]
 ) -> None:
     with running(tmp_path / "log", REST_SILENCE_S=1) as server:
-        until(server.both_serve, "two workers serve")
+        eventually(server.both_serve, "two workers serve")
         before = server.workers()
         with server.client() as client:
             for digit in range(12):  # over three times the allowed silence, mostly idle
@@ -676,7 +670,7 @@ def test_idle_workers_are_kept_and_a_silent_one_is_replaced(
         assert server.workers() == before
         silent = min(before)
         os.kill(silent, signal.SIGSTOP)
-        until(lambda: silent not in server.workers() and server.both_serve(), "it is replaced")
+        eventually(lambda: silent not in server.workers() and server.both_serve(), "it is replaced")
         assert_good_request_is_served(server, scores)
 
 
@@ -688,13 +682,13 @@ def test_a_folder_gone_bad_keeps_the_worker_that_serves(
     for name in ("model.json", "model.tflite"):
         shutil.copy(MODEL / name, folder)
     with running(tmp_path / "log", MODEL_FOLDER=folder) as server:
-        until(server.both_serve, "two workers serve")
+        eventually(server.both_serve, "two workers serve")
         (folder / "model.tflite").rename(folder / "elsewhere")
         os.kill(min(server.workers()), signal.SIGKILL)
-        until(lambda: "no new worker: " in server.log.read_text(), "the reason is in the log")
+        eventually(lambda: "no new worker: " in server.log.read_text(), "the reason is in the log")
         assert_good_request_is_served(server, scores)
         (folder / "elsewhere").rename(folder / "model.tflite")
-        until(server.both_serve, "two workers serve again")
+        eventually(server.both_serve, "two workers serve again")
         assert_good_request_is_served(server, scores)
 
 
@@ -702,7 +696,7 @@ def test_after_a_killed_master_the_next_one_serves_on_the_same_port(
     tmp_path: Path, scores: NDArray[np.float32]
 ) -> None:
     with running(tmp_path / "log") as server:
-        until(server.both_serve, "two workers serve")
+        eventually(server.both_serve, "two workers serve")
         workers = server.workers()
         with server.client() as kept:  # a connection as the gateway's, kept over the kill
             assert kept.predict(1).status == 200
@@ -712,7 +706,7 @@ def test_after_a_killed_master_the_next_one_serves_on_the_same_port(
             with running(tmp_path / "log2", REST_PORT=server.port) as successor:
                 assert time.monotonic() - killed < BACK_S
                 assert_good_request_is_served(successor, scores)
-                until(lambda: not any(map(alive, workers)), "the old workers end")
+                eventually(lambda: not any(map(alive, workers)), "the old workers end")
 
 
 def test_sigterm_is_not_ready_then_no_new_callers_then_drained(
@@ -727,11 +721,11 @@ def test_sigterm_is_not_ready_then_no_new_callers_then_drained(
         assert kept.predict(1).status == 200
         with socket.create_connection(("127.0.0.1", server.port), DEADLINE_S) as slow:
             slow.sendall(head + text[:100])
-            until(lambda: server.count("seldon_requests_in_flight") == 1, "one is in flight")
+            eventually(lambda: server.count("seldon_requests_in_flight") == 1, "one is in flight")
             server.process.terminate()
-            until(lambda: server.get("/health/ready").status == 503, "it is not ready")
+            eventually(lambda: server.get("/health/ready").status == 503, "it is not ready")
             assert_good_request_is_served(server, scores)  # but still serves
-            until(lambda: refuses(server.port), "new callers are refused")
+            eventually(lambda: refuses(server.port), "new callers are refused")
             last = kept.predict(1)  # may have been on its way: served, and told to go
             assert (last.status, last.headers["Connection"]) == (200, "close")
             assert server.process.poll() is None
@@ -775,7 +769,7 @@ def test_with_an_engine_that_takes_long_others_are_told_their_deadline_and_all_i
             ended = server.count("seldon_requests_total")
             return ended + server.count("seldon_requests_in_flight")
 
-        until(lambda: arrived() >= 6, "all have arrived")
+        eventually(lambda: arrived() >= 6, "all have arrived")
         server.process.terminate()
         for caller in callers:
             caller.join()

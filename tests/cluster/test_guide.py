@@ -8,21 +8,22 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy.errors import ClusterError
 from deploy.kubernetes import nodes
 from deploy.kubernetes.api import Api, Reference
 from deploy.kubernetes.cluster import Change, Cluster, Place
-from deploy.kubernetes.objects.loadtest import fetched_load_test, gateway_words
+from deploy.kubernetes.objects.loadtest import LOADTEST, fetched_load_test, gateway_words
 from deploy.kubernetes.objects.serving import Microservice, microservice, own_labels
 from deploy.kubernetes.settings import KubernetesSettings
 from deploy.kubernetes.stack import core
 from deploy.microservices import Api as Speaks
+from polling import eventually
 
 pytestmark = [
     pytest.mark.cluster,
@@ -156,7 +157,13 @@ def test_the_guide(
         )
     )  # fmt: skip
     loading.start()
-    time.sleep(15)
+
+    def measures() -> bool:
+        pods = [one["metadata"]["name"] for one in api.list("v1", "Pod", settings.namespace)]
+        logs = [api.log(settings.namespace, pod, LOADTEST) for pod in pods if LOADTEST in pod]
+        return any(" requests" in log for log in logs)
+
+    eventually(measures, "the load test reports requests", within_s=120, ignored=ClusterError)
     command(*START, *a, "0.9", *b, "0.1")
     command(*START, *a, "0.5", *b, "0.5")
     loading.join()

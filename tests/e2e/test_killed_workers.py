@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,11 +24,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import seldon_pb2
 import seldon_pb2_grpc
-from local_stack import ROOT, free_ports
+from local_stack import ROOT
 from model_runtime.digits import held_out
 from monitoring.metrics import IN_FLIGHT, REQUEST_DURATION, REQUESTS
+from polling import eventually
+from ports import free_ports
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 WORKERS, KILLS, CALLERS = 8, 20, 8
 # A worker that dies between counting a request and sending its answer leaves one too many. Few of
@@ -103,18 +105,11 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     process = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL)
     made = Server(process, protocol, port, port if protocol == "rest" else metrics_port)
     try:
-        until(made.ready)
+        eventually(made.ready)
         yield made
     finally:
         process.terminate()
         process.wait(30)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def ask_over_rest(server: Server, over: threading.Event, asked: Asked) -> None:
@@ -160,7 +155,7 @@ def test_counts_are_the_clients_after_twenty_workers_were_killed(server: Server)
     try:
         for _ in range(KILLS):
             time.sleep(0.5)  # some are at work
-            until(lambda: len(server.workers()) > WORKERS // 2)
+            eventually(lambda: len(server.workers()) > WORKERS // 2)
             chance.choice(server.workers()).send_signal(signal.SIGKILL)
             counted = server.counts()[f"{REQUESTS}_total"]
             assert counted >= last, "a counter went back"
@@ -170,7 +165,7 @@ def test_counts_are_the_clients_after_twenty_workers_were_killed(server: Server)
         pool.shutdown()
     for caller in callers:
         caller.result()  # raises where it met another failure than a killed worker
-    until(lambda: server.counts()[IN_FLIGHT] == 0)
+    eventually(lambda: server.counts()[IN_FLIGHT] == 0)
     counted = server.counts()[f"{REQUESTS}_total"]
     answered, lost = sum(one.answered for one in asked), sum(one.lost for one in asked)
     assert answered > 10 * KILLS

@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 import requests
 
-from local_stack import CLIENT, Stack, free_ports
+from local_stack import CLIENT, Stack
 from monitoring import dashboards, rules
+from polling import eventually
+from ports import free_ports
 
 pytestmark = [
+    pytest.mark.stack,
     pytest.mark.timeout(300),
     pytest.mark.skipif(
         shutil.which("prometheus") is None,
@@ -107,12 +110,12 @@ def test_prometheus_counts_what_the_load_test_counts(watched: Stack, tmp_path: P
     assert measured["count"] == measured["answers"]
     reading = json.loads((tmp_path / "latest" / "server_metrics.json").read_text(encoding="utf-8"))
     expected = reading["after"]["count"]  # as the load test has read it from the server itself
-    deadline = time.monotonic() + 30
-    counted = 0.0
-    while counted < expected and time.monotonic() < deadline:
-        time.sleep(0.5)
-        counted = sum(float(one["value"][1]) for one in ask(watched, total))
-    assert counted == expected
+
+    def counted() -> float:
+        return sum(float(one["value"][1]) for one in ask(watched, total))
+
+    eventually(lambda: counted() >= expected, every_s=0.5)
+    assert counted() == expected
 
 
 def test_the_dashboards_can_be_narrowed_to_a_protocol(watched: Stack) -> None:
@@ -147,8 +150,11 @@ def test_without_the_binary_everything_else_works(new_stack: Callable[[], Stack]
     said = stack.run(
         sys.executable, "-m", "deploy", "deploy", PATH=without, SELDON_PROMETHEUS_PORT="9190"
     ).stdout
-    assert "no Prometheus: there is no prometheus on the PATH (apt-get install" in said
+    assert (
+        "Prometheus is not started: prometheus is not on the PATH; install it (apt-get install"
+        in said
+    )
     assert "is predicted as" in said
     status = stack.run(sys.executable, "-m", "deploy", "status").stdout
-    assert "no Prometheus runs beside the stack: apt-get install prometheus has it" in status
+    assert "Prometheus is not running; install it (apt-get install prometheus, or" in status
     stack.undeploy()

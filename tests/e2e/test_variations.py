@@ -20,7 +20,7 @@ import seldon_pb2_grpc
 from local_stack import CLIENT, ROOT, Stack
 from model_runtime.digits import held_out
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 CALLERS = 4
 REQUESTS = 20_000

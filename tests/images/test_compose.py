@@ -9,7 +9,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ import yaml
 from podman import Podman
 
 from deploy import compose
-from local_stack import free_ports
 from monitoring import dashboards
 from monitoring.metrics import LOADTEST_REQUESTS, REQUESTS
+from polling import eventually
+from ports import free_ports
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 
@@ -175,10 +175,7 @@ def test_a_load_test_runs_and_prometheus_sees_both_sides(
         return deployed.query(f'sum(max_over_time({metric}_total{{protocol="{protocol}"}}[5m]))')
 
     assert seen(LOADTEST_REQUESTS) > 0  # while it ran
-    deadline = time.monotonic() + 30
-    while (counted := seen(REQUESTS)) < summary["requests"] and time.monotonic() < deadline:
-        time.sleep(1)
-    assert counted >= summary["requests"]
+    eventually(lambda: seen(REQUESTS) >= summary["requests"], every_s=1)
 
 
 def test_grafanas_user_finds_what_grafana_reads(deployed: Deployed) -> None:

@@ -5,8 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from podman import Podman
 import seldon_pb2
 import seldon_pb2_grpc
 from model_runtime.digits import held_out
+from polling import eventually
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 
@@ -121,7 +120,7 @@ def start(podman: Podman, images: dict[str, str], network: str) -> Stack:
         podman("port", "envoy", "5000").stdout.strip(),
         {key["scope"]: key for key in keys},
     )
-    eventually(lambda: made.predict(0).status_code == 200, made)
+    soon(lambda: made.predict(0).status_code == 200, made)
     return made
 
 
@@ -131,18 +130,12 @@ def documented_strategy() -> object:
     return json.loads(text.split("```json\n")[1].split("```")[0])
 
 
-def eventually(condition: Callable[[], bool], stack: Stack) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            if condition():
-                return
-        except requests.RequestException:
-            pass
-        if time.monotonic() > deadline:
-            logs = [stack.podman("logs", name, check=False) for name in SERVICES]
-            pytest.fail("\n".join(log.stdout + log.stderr for log in logs))
-        threading.Event().wait(0.1)
+def soon(condition: Callable[[], bool], stack: Stack) -> None:
+    try:
+        eventually(condition, within_s=PATIENCE_S, ignored=requests.RequestException)
+    except AssertionError as error:
+        logs = [stack.podman("logs", name, check=False) for name in SERVICES]
+        pytest.fail("\n".join([str(error), *(log.stdout + log.stderr for log in logs)]))
 
 
 # What is in the images

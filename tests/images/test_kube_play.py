@@ -26,7 +26,7 @@ from deploy.kubernetes.stack import stack
 from deploy.microservices import Api
 from deploy.operator_view import Credentials
 from loadtest.credentials import VARIABLES as CREDENTIALS
-from local_stack import free_ports
+from ports import free_ports
 from seldon_gateway.settings import GatewaySettings
 from seldon_gateway.strategies import Variation
 

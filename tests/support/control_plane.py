@@ -6,7 +6,6 @@
 import secrets
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Self
 
 import yaml
+
+from ports import free_ports
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
 _START_S = 90.0
@@ -36,7 +37,7 @@ class ControlPlane:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="control-plane-"))
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._port = _free_port()
+        self._port = free_ports(1)[0]
         self._token = secrets.token_hex(16)
         self.kubeconfig = self._folder / "kubeconfig"
 
@@ -59,7 +60,7 @@ class ControlPlane:
         shutil.rmtree(self._folder)
 
     def _start(self) -> None:
-        etcd, peer = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
+        etcd, peer = (f"http://127.0.0.1:{free_ports(1)[0]}" for _ in range(2))
         key = self._folder / "service-account.key"
         _run("openssl", "genrsa", "-out", str(key), "2048")
         tokens = self._folder / "tokens.csv"
@@ -154,12 +155,6 @@ class ControlPlane:
             "current-context": "control-plane",
         }
         self.kubeconfig.write_text(yaml.safe_dump(config))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _run(*command: str) -> None:

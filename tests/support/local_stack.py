@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ class Stack:
     grpc_port: int
     admin_port: int
     control_port: int
-    first_microservice_port: int
+    microservice_ports: list[int]
     prometheus_port: int = 0  # none
 
     @property
@@ -58,7 +57,7 @@ class Stack:
             "SELDON_CONTROL_PORT": str(self.control_port),
             "SELDON_PROMETHEUS_PORT": str(self.prometheus_port),
             "SELDON_MICROSERVICE_PORTS": (
-                f"{self.first_microservice_port}-{self.first_microservice_port + 99}"
+                f"{self.microservice_ports[0]}-{self.microservice_ports[-1]}"
             ),
         }
 
@@ -111,20 +110,3 @@ class Stack:
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
         return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports below the ephemeral range, free now."""
-    ports: list[int] = []
-    # Each run starts somewhere else, so that two at once seldom meet.
-    start = 12000 + os.getpid() % 9000
-    for port in range(start, start + 2000):
-        with socket.socket() as candidate:
-            try:
-                candidate.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise RuntimeError(f"fewer than {count} free ports after {start}")

@@ -27,7 +27,7 @@ def test_nothing_needs_to_be_said_and_an_empty_variable_says_nothing() -> None:
         ({"K8S_TAG": "latest"}, "K8S_TAG is 'latest', expected .* and not latest"),
         ({"K8S_REGISTRY": "https://host"}, "K8S_REGISTRY is 'https://host', expected a host"),
         ({"K8S_CREATE_NAMESPACE": "yes"}, "K8S_CREATE_NAMESPACE is 'yes', expected true or false"),
-        ({"K8S_OVERLAYS": "monitoring, loud"}, "K8S_OVERLAYS has 'loud', expected monitoring and"),
+        ({"K8S_OVERLAYS": "monitoring, loud"}, "K8S_OVERLAYS has 'loud', expected monitoring or"),
         ({"K8S_REST_REPLICAS": "0"}, "K8S_REST_REPLICAS is '0', expected a whole number from 1"),
         ({"K8S_GRPC_REPLICAS": "two"}, "K8S_GRPC_REPLICAS is 'two', expected a whole number"),
         (
@@ -45,7 +45,7 @@ def test_nothing_needs_to_be_said_and_an_empty_variable_says_nothing() -> None:
         ),
         (
             {"K8S_ENVOY_RESOURCES": '{"limits": {"memory": "159Mi"}}'},
-            "K8S_ENVOY_RESOURCES has a limit of memory of 159Mi, expected at least 160Mi",
+            "K8S_ENVOY_RESOURCES has a memory limit of 159Mi, expected at least 160Mi",
         ),
         (
             {"K8S_CONTROL_PLANE_REPLICAS": "2"},
@@ -76,7 +76,7 @@ def test_nothing_needs_to_be_said_and_an_empty_variable_says_nothing() -> None:
         ({"DATA_VOLUME": '{"nfs": {"path": "/models"}}'}, "DATA_VOLUME is .*, expected"),
         (
             {"DATA_VOLUME": '"glusterfs": {"endpoints": "glusterfs-cluster", "path": "gv0"}'},
-            "DATA_VOLUME is glusterfs, which Kubernetes has not had since 1.26",
+            "DATA_VOLUME is glusterfs, which Kubernetes removed in 1.26",
         ),
         ({"MODEL_TARGET": "/models"}, "MODEL_TARGET is '/models', expected a folder below"),
         ({"MODEL_VERSION": "v1"}, "MODEL_VERSION is 'v1', expected a whole number from 1"),
