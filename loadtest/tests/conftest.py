@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,7 @@ def launch(
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def raw_result() -> Callable[..., dict[str, Any]]:
     """What a load generator writes that measured these latencies; `changes` replace its fields."""
 
@@ -243,10 +244,17 @@ def raw_result() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def make_run(tmp_path: Path, raw_result: Callable[..., dict[str, Any]]) -> Callable[..., Path]:
+def make_run(tmp_path: Path, make_run_in: Callable[..., Path]) -> Callable[..., Path]:
     """Write a run's folder: one load generator with these latencies and changes, or `raw`."""
+    return partial(make_run_in, tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def make_run_in(raw_result: Callable[..., dict[str, Any]]) -> Callable[..., Path]:
+    """The same, below a folder of the caller's."""
 
     def make(
+        runs: Path,
         protocol: str = "rest",
         latencies_us: Sequence[float] = LATENCIES_US,
         *,
@@ -254,7 +262,7 @@ def make_run(tmp_path: Path, raw_result: Callable[..., dict[str, Any]]) -> Calla
         raw: Sequence[Mapping[str, Any]] | None = None,
         **changes: Any,
     ) -> Path:
-        folder = RunFolder.create(tmp_path / "runs", protocol)
+        folder = RunFolder.create(runs, protocol)
         folder.write_settings({"protocol": protocol, **SETTINGS, **(settings or {})})
         results = [raw_result(protocol, latencies_us, **changes)] if raw is None else raw
         for number, result in enumerate(results):

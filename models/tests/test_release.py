@@ -40,7 +40,7 @@ def test_a_model_may_be_replaced_by_one_judged_on_as_many_digits(folder: Path) -
 
 
 def test_without_test_digits_a_judged_model_stays(folder: Path) -> None:
-    with pytest.raises(TrainingRefused, match="judged on 10 test digits: give them with --test"):
+    with pytest.raises(TrainingRefused, match="evaluated on 10 test digits; pass them with --test"):
         check_replaceable(folder, None, force=False)
     check_replaceable(folder, None, force=True)
 
@@ -61,7 +61,7 @@ def test_a_folder_that_cannot_be_written_is_refused_beforehand(tmp_path: Path) -
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"accuracy": {"test": null}}'])
 def test_a_model_of_unknown_accuracy_is_replaced_only_by_force(folder: Path, content: str) -> None:
     (folder / "model.json").write_text(content)
-    with pytest.raises(TrainingRefused, match="does not say how good its model is"):
+    with pytest.raises(TrainingRefused, match="states no accuracy"):
         check_replaceable(folder, DIGITS, force=False)
     check_replaceable(folder, DIGITS, force=True)
 
@@ -88,14 +88,14 @@ def test_the_description_says_how_the_model_was_trained_and_judged() -> None:
 def test_the_card_has_the_figures_of_the_description() -> None:
     text = card(describe("7", Recipe(), DIGITS, ONE_WRONG, ONE_WRONG, {}), ONE_WRONG)
     assert "| test set | 9 of 10 | 90.00 % |" in text
-    assert "- number 1, which shows 1: taken for 7" in text
+    assert "- index 1: label 1, prediction 7" in text
     assert "| **1** | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 1 | 0 | 0 |" in text
-    assert "| % right | 100.00 | 0.00 | 100.00 |" in text
+    assert "| Accuracy, % | 100.00 | 0.00 | 100.00 |" in text
     assert "CC BY-SA 3.0" in text
 
 
 def test_the_card_of_a_model_without_test_set_does_not_claim_one() -> None:
     text = card(describe("7", Recipe(), DIGITS, ALL_RIGHT, None, {}), ALL_RIGHT)
     assert "| test set" not in text
-    assert "Of the held-out digits it misses none." in text
+    assert "No held-out digit is misclassified." in text
     assert "Per class, on the 200 held-out digits:" in text

@@ -106,7 +106,7 @@ def engine_of(model: Path, engine: str) -> str:
     except ModelFolderInvalid as error:
         raise BenchError(f"{'ENGINE' if engine else 'MODEL'}: {error}") from None
     if chosen == TENSORFLOW and find_spec("tensorflow") is None:
-        raise BenchError(f"ENGINE={TENSORFLOW} needs TensorFlow, which is not here: make setup-dev")
+        raise BenchError(f"ENGINE={TENSORFLOW} needs TensorFlow, which is not installed; run make setup-tensorflow")
     return chosen
 
 

@@ -141,7 +141,7 @@ def _litert(folder: ModelFolder, batches: Sequence[int]) -> dict[int, Score]:
 
 def _tensorflow(folder: ModelFolder, batches: Sequence[int]) -> dict[int, Score]:
     """The function that the server calls. It has one thread: TensorFlow takes one for each core."""
-    import tensorflow as tf  # type: ignore[import-untyped]
+    import tensorflow as tf
 
     model = tf.saved_model.load(str(folder.saved_model))
     signature = model.signatures[SIGNATURE]

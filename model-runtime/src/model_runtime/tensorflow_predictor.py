@@ -24,7 +24,7 @@ class TensorFlowPredictor:
             ModelFolderInvalid: TensorFlow is not installed or cannot read the SavedModel.
         """
         try:
-            import tensorflow as tf  # type: ignore[import-untyped]
+            import tensorflow as tf
         except ImportError:
             raise ModelFolderInvalid(
                 "the engine tensorflow needs the package tensorflow-cpu: "

@@ -1,1 +1,1 @@
-"""Trains, judges and exports the deep MNIST network."""
+"""Training, evaluation and export of the deep MNIST network."""

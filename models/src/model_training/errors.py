@@ -1,5 +1,5 @@
-"""What keeps a training from starting, or its result from being released."""
+"""Errors of training and release."""
 
 
 class TrainingRefused(Exception):
-    """One sentence for the person at the terminal: what is wrong, and what would be right."""
+    """The training cannot start, or its result cannot be released."""

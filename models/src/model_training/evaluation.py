@@ -1,4 +1,4 @@
-"""How good a model is: counts, never rounded before they are written."""
+"""Accuracy of a model as exact counts."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model made of labelled digits.
+    """Predictions of a model compared with labels.
 
     Attributes:
-        confusion: Shape (10, 10), whole numbers: row = what the digit shows, column = the
-            model's answer.
-        wrong: (position, label, predicted) of every digit the model missed.
+        confusion: Confusion matrix, shape (10, 10): rows are labels, columns predictions.
+        wrong: (index, label, predicted) of every misclassified digit.
     """
 
     confusion: NDArray[np.int64]
@@ -21,27 +20,27 @@ class Evaluation:
 
     @property
     def digits(self) -> int:
-        """How many digits were scored."""
+        """Number of digits scored."""
         return int(self.confusion.sum())
 
     @property
     def correct(self) -> int:
-        """How many answers were right."""
+        """Number of correct predictions."""
         return int(np.trace(self.confusion))
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, in [0, 1]."""
+        """Ratio of correct predictions, in [0, 1]."""
         return self.correct / self.digits
 
     def class_accuracy(self, label: int) -> float | None:
-        """Share of right answers among the digits that show `label`; None if none does."""
+        """Recall of the class `label`, in [0, 1]; None without such digits."""
         shown = int(self.confusion[label].sum())
         return int(self.confusion[label, label]) / shown if shown else None
 
 
 def evaluate(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> Evaluation:
-    """Compare answers with labels.
+    """Compare predictions with labels.
 
     Args:
         probabilities: Shape (n, 10).

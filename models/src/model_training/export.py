@@ -1,4 +1,4 @@
-"""A trained network becomes the files that are served: a SavedModel and its LiteRT form."""
+"""Export of a trained network as SavedModel and LiteRT file."""
 
 import hashlib
 from pathlib import Path
@@ -12,13 +12,13 @@ SAVED_MODEL = "saved_model"
 
 
 def export(network: Any, folder: Path) -> None:
-    """Write both forms of the same weights into `folder`.
+    """Write the SavedModel and the LiteRT file of the same weights into `folder`.
 
     The SavedModel has one signature, `serving_default`: `instances` float32 (batch, 784) to
-    `probabilities` (batch, 10). It holds plain TensorFlow operations and the weights, nothing of
-    Keras or of the training.
+    `probabilities` (batch, 10). It contains plain TensorFlow operations and the weights, no
+    Keras objects and no training state.
     """
-    import tensorflow as tf  # type: ignore[import-untyped]
+    import tensorflow as tf
 
     module = _serving_module(network)
     signature = module.serve.get_concrete_function()
@@ -30,17 +30,17 @@ def export(network: Any, folder: Path) -> None:
 
 
 def export_quantized(saved_model: Path, folder: Path) -> None:
-    """Write the LiteRT form with int8 weights of a SavedModel into `folder`."""
+    """Convert a SavedModel to a LiteRT file with int8 weights in `folder`."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
-    # Without digits to calibrate with, this is the dynamic range: activations stay float32.
+    # Without calibration data this is dynamic-range quantization: activations stay float32.
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     (folder / LITERT_FILE).write_bytes(converter.convert())
 
 
 def litert_scores(folder: Path, instances: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the exported LiteRT file says to instances (n, 784): probabilities (n, 10)."""
+    """Score instances (n, 784) with the LiteRT file: probabilities (n, 10)."""
     from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
 
     interpreter = Interpreter(model_path=str(folder / LITERT_FILE), num_threads=1)
@@ -55,7 +55,7 @@ def litert_scores(folder: Path, instances: NDArray[np.float32]) -> NDArray[np.fl
 
 
 def saved_model_scores(folder: Path, instances: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the exported SavedModel says to instances (n, 784): probabilities (n, 10)."""
+    """Score instances (n, 784) with the SavedModel: probabilities (n, 10)."""
     import tensorflow as tf
 
     model = tf.saved_model.load(str(folder / SAVED_MODEL))
@@ -65,7 +65,7 @@ def saved_model_scores(folder: Path, instances: NDArray[np.float32]) -> NDArray[
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """The sha256 of every model file in the folder, by its path inside."""
+    """The sha256 of every model file, keyed by its path in the folder."""
     files = [folder / LITERT_FILE, *sorted((folder / SAVED_MODEL).rglob("*"))]
     return {
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""The model card: what a person should know before using the model, from its figures."""
+"""The model card, rendered from model.json."""
 
 from typing import Any
 
@@ -7,12 +7,11 @@ from model_training.network import PARAMETERS
 
 
 def card(description: dict[str, Any], evaluation: Evaluation) -> str:
-    """Write the card.
+    """Render the card of a trained model.
 
     Args:
-        description: As in model.json.
-        evaluation: The model's answers on the digits that the figures are about: the test set
-            where there was one.
+        description: The content of model.json.
+        evaluation: Of the test digits, or of the held-out ones without a test set.
 
     Returns:
         Markdown.
@@ -20,8 +19,9 @@ def card(description: dict[str, Any], evaluation: Evaluation) -> str:
     trained = description["trained"]
     recipe = trained["recipe"]
     distortion = recipe["augmentation"]
-    return f"""{_input_and_output(description)} Two forms of the same weights, equal within
-1e-5: `model.tflite` for LiteRT and `saved_model/` for TensorFlow.
+    return f"""{_input_and_output(description)} The folder holds
+the same weights twice: `model.tflite` for LiteRT and `saved_model/` for TensorFlow. On the held-out
+digits their probabilities differ by 1e-5 at most.
 
 ## Network
 
@@ -30,22 +30,21 @@ def card(description: dict[str, Any], evaluation: Evaluation) -> str:
 ## Training
 
 - Digits: {trained["digits"]:,} ({trained["data"]}). The 200 held-out digits that tests and load
-  tests send had been taken out, by their bytes.
-- Augmentation: every epoch sees each digit once, distorted anew: rotation up to
+  tests send are removed, compared by their bytes.
+- Augmentation: every epoch sees each digit once, with a new random distortion: rotation up to
   {distortion["rotation_degrees"]} degrees, scaling up to {distortion["scaling"]:.0%}, shear up to
   {distortion["shear"]:.0%}, shift up to {distortion["shift_px"]:g} pixels, and elastic distortion
   (Simard et al., 2003; sigma {distortion["elastic_sigma_px"]:g} pixels, strength
   {distortion["elastic_strength"]:g}).
 - Optimiser: {recipe["optimizer"]}, epochs: {trained["epochs"]}, batch: {recipe["batch_size"]};
-  learning rate {recipe["learning_rate"]}, reached in one epoch, falling as a half cosine; weight
+  learning rate {recipe["learning_rate"]} with warm-up over one epoch and cosine decay; weight
   decay {recipe["weight_decay"]}; label smoothing {recipe["label_smoothing"]}.
-- Released is the running average of the weights (decay {recipe["average_decay"]}).
+- The released weights are the exponential moving average (decay {recipe["average_decay"]}).
 - Seed {trained["seed"]}, {trained["framework"]}, {trained["date"]}.
 
-How it was selected: a training makes one network, by a fixed recipe, and there is no other to
-prefer. The recipe is checked on training digits kept back for that (`--validate`). The test set,
-where there is one, is scored once, after the training; it decides nothing but whether the model
-may take the place of an older one.
+Model selection: none. A training produces one network with fixed hyperparameters, validated
+on held-back training digits (`--validate`). The test set is scored once, after training. Its only
+use is to decide whether the model may replace an older one.
 
 {_accuracy(description, evaluation)}
 
@@ -53,21 +52,21 @@ may take the place of an older one.
 
 {_LICENCE}
 
-## How to make it again
+## Reproduce
 
     make train DATA=train.npz TEST=test.npz OUTPUT=models/deep_mnist/{description["version"]}
 
-with the arrays `images` (uint8, n x 28 x 28) and `labels` in each file. The same seed gives the
-same order and distortions; the last digits of the weights depend on the machine.
+Each file holds the arrays `images` (uint8, n x 28 x 28) and `labels`. The same seed gives the same
+order and distortions. Rounding of the weights depends on the machine.
 """
 
 
 def quantized_card(description: dict[str, Any], evaluation: Evaluation) -> str:
-    """Write the card of a model that is another one with smaller weights.
+    """Render the card of a quantized model.
 
     Args:
-        description: As in model.json, with `quantized`.
-        evaluation: The model's answers on the test set.
+        description: The content of model.json, with `quantized`.
+        evaluation: Of the test digits.
 
     Returns:
         Markdown.
@@ -75,8 +74,8 @@ def quantized_card(description: dict[str, Any], evaluation: Evaluation) -> str:
     original = description["quantized"]["from"]["version"]
     difference = description["quantized"]["difference"]
     versions, version = f"models/{description['name']}", description["version"]
-    return f"""{_input_and_output(description)} One form,
-`model.tflite` for LiteRT: TensorFlow's own engine has no such weights.
+    return f"""{_input_and_output(description)} The folder holds
+`model.tflite` for LiteRT only: TensorFlow has no int8 weights of this kind.
 
 ## Network
 
@@ -84,18 +83,18 @@ def quantized_card(description: dict[str, Any], evaluation: Evaluation) -> str:
 
 ## Weights
 
-Those of [version {original}](../{original}/README.md), not trained again. Each is an int8 with a
-float32 scale for its output channel instead of a float32 ("dynamic range"): a quarter of the bytes,
-and sums of whole numbers, for which each image's activations are made int8 too.
+Dynamic-range quantization of [version {original}](../{original}/README.md), without retraining:
+int8 weights with a float32 scale per output channel, a quarter of the bytes. LiteRT quantizes the
+activations of each image to int8 as well.
 
-Its answers are not those of version {original}. How far apart they are, of all ten probabilities:
+The probabilities differ from those of version {original}. Absolute difference, over all classes:
 
-| Digits | Largest difference | Mean difference | Another digit told |
+| Digits | Maximum | Mean | Different class |
 | --- | --- | --- | --- |
 {_difference_row("test set", difference["test"])}
 {_difference_row("held-out digits", difference["held_out"])}
 
-It is served where somebody names it, and nowhere else.
+It is not the default: a deployment serves it only by name.
 
 {_accuracy(description, evaluation)}
 
@@ -103,47 +102,48 @@ It is served where somebody names it, and nowhere else.
 
 {_LICENCE}
 
-## How to make it again
+## Reproduce
 
     make quantize MODEL={versions}/{original} TEST=test.npz OUTPUT={versions}/{version}
 
-with the test digits that version {original} was judged on. It is refused where it knows over 0.05
-points less of them.
+`TEST` is the test set of version {original}. The command fails if the accuracy on it drops by more
+than 0.05 percentage points.
 """
 
 
-_LIMITS = """## Limits
+_LIMITS = """## Limitations
 
-- It always answers: an image of something else gets ten probabilities too. They are not
-  calibrated for such images, and a high one does not mean that there is a digit.
-- It expects MNIST's framing: one digit, about 20 x 20 pixels, centred by its mass, light on dark.
-- Values rounded to two decimals, as JSON often has them, are precise enough. Values in 0 to 255
-  are wrong, and the model cannot tell.
-- MNIST's writers were employees of the American census bureau and students, about 1990: other
-  hands, such as a 1 with a long upstroke or a crossed 7, may be rarer in it than elsewhere."""
+- The model has no class for other images. It returns ten probabilities for any input, and they are
+  not calibrated for images that show no digit.
+- It expects MNIST's framing: one digit of about 20 x 20 pixels, centred by mass, light on dark.
+- Values rounded to two decimals are precise enough. Values in 0 to 255 are out of range, and the
+  model cannot detect them.
+- MNIST's writers were employees of the US Census Bureau and students, about 1990. Other styles,
+  such as a 1 with a long upstroke or a crossed 7, may be rarer in it than elsewhere."""
 
 _LICENCE = """## Data and licence
 
-Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits", CC BY-SA 3.0. The digits
-are not part of this folder."""
+The model is licensed under Apache-2.0. Training and test digits: Y. LeCun, C. Cortes,
+C. J. C. Burges, "The MNIST database of handwritten digits", stated to be available under
+CC BY-SA 3.0; the repository's NOTICE says by whom. The digits are not part of this folder."""
 
 
 def _input_and_output(description: dict[str, Any]) -> str:
     return f"""# {description["name"]}, version {description["version"]}
 
-Recognises a handwritten digit in a 28 x 28 image: ten probabilities, one for each of "0" to "9".
+Classifies a handwritten digit in a 28 x 28 image: one probability for each class "0" to "9".
 
 ## Input and output
 
-784 float32 values in [0, 1] (byte / 255), row-major, ink bright on a dark background, the digit
-centred as in MNIST. Ten probabilities that sum to 1."""
+784 float32 values in [0, 1] (byte / 255), row-major, bright ink on a dark background, the digit
+centred as in MNIST. The output is ten probabilities that sum to 1."""
 
 
 def _network(description: dict[str, Any]) -> str:
     dropout = description["trained"]["recipe"]["dropout"]
-    return f"""Convolution 5x5x32, pooling, convolution 5x5x64, pooling, dense 1024, in training
-dropout {dropout}, dense 10 with softmax: {PARAMETERS:,} parameters, the network of the
-TensorFlow tutorial "Deep MNIST for experts"."""
+    return f"""Convolution 5x5x32, max pooling, convolution 5x5x64, max pooling, dense 1024,
+dropout {dropout} in training, dense 10 with softmax: {PARAMETERS:,} parameters. It is the network
+of the TensorFlow tutorial "Deep MNIST for experts"."""
 
 
 def _difference_row(name: str, apart: dict[str, Any]) -> str:
@@ -153,22 +153,22 @@ def _difference_row(name: str, apart: dict[str, Any]) -> str:
 
 def _accuracy(description: dict[str, Any], evaluation: Evaluation) -> str:
     accuracy = description["accuracy"]
-    judged = "the test set" if accuracy["test"] else "the 200 held-out digits"
+    evaluated = "the test set" if accuracy["test"] else "the 200 held-out digits"
     return f"""## Accuracy
 
-| Digits | Right | Accuracy |
+| Digits | Correct | Accuracy |
 | --- | --- | --- |
 {_rows(accuracy)}
 
-{_missed(accuracy["held_out"]["wrong"])}
+{_misclassified(accuracy["held_out"]["wrong"])}
 
-Per class, on {judged}:
+Per class, on {evaluated}:
 
 | Digit | {" | ".join(str(label) for label in range(10))} |
 | --- | {" | ".join("---" for _ in range(10))} |
-| % right | {" | ".join(_per_cent(evaluation.class_accuracy(label)) for label in range(10))} |
+| Accuracy, % | {" | ".join(_per_cent(evaluation.class_accuracy(label)) for label in range(10))} |
 
-Confusion matrix on {judged} (row: what the digit shows; column: the model's answer):
+Confusion matrix on {evaluated} (rows: labels; columns: predictions):
 
 | | {" | ".join(str(label) for label in range(10))} |
 | --- | {" | ".join("---" for _ in range(10))} |
@@ -189,13 +189,13 @@ def _per_cent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f}"
 
 
-def _missed(wrong: list[dict[str, int]]) -> str:
+def _misclassified(wrong: list[dict[str, int]]) -> str:
     if not wrong:
-        return "Of the held-out digits it misses none."
+        return "No held-out digit is misclassified."
     if len(wrong) > 10:
-        return f"Of the held-out digits it misses {len(wrong)}; model.json names them."
-    return "Of the held-out digits it misses\n" + "\n".join(
-        f"- number {miss['index']}, which shows {miss['label']}: taken for {miss['predicted']}"
+        return f"{len(wrong)} held-out digits are misclassified; model.json lists them."
+    return "Misclassified held-out digits:\n\n" + "\n".join(
+        f"- index {miss['index']}: label {miss['label']}, prediction {miss['predicted']}"
         for miss in wrong
     )
 

@@ -1,4 +1,4 @@
-"""The deep MNIST network of the TensorFlow tutorial that the original guide served."""
+"""The deep MNIST network that the original guide serves."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ DROPOUT = 0.5
 
 
 def build_network() -> Any:
-    """An untrained Keras model: float32 (batch, 784) in [0, 1] to probabilities (batch, 10).
+    """Build the untrained Keras model: float32 (batch, 784) to probabilities (batch, 10).
 
-    Source: TensorFlow, "Deep MNIST for experts", 2016; its layers, with today's initial weights.
+    Source: TensorFlow, "Deep MNIST for experts", 2016; with Keras's default initialisers.
     """
-    import keras  # type: ignore[import-untyped]
+    import keras
 
     layers = keras.layers
     return keras.Sequential(

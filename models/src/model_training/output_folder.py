@@ -1,4 +1,4 @@
-"""The folder that a model is released into: what may replace what, all or nothing."""
+"""Atomic replacement of a model folder."""
 
 import json
 import shutil
@@ -13,36 +13,35 @@ from model_training.errors import TrainingRefused
 
 
 def check_replaceable(output: Path, test: LabelledDigits | None, force: bool) -> None:
-    """Refuse, before hours are spent, a training whose result could not go to `output`.
+    """Check before training that the result can be written to `output`.
 
     Raises:
-        TrainingRefused: `output` is something else than a model folder, cannot be written, or
-            holds a model that was judged on test digits while `test` is none or has another
-            number of digits.
+        TrainingRefused: `output` exists and is not a model folder, is not writable, or holds a
+            model whose accuracy is stated for a test set of another size than `test`.
     """
     if not output.exists():
         _check_writable(output)
         return
     if not (output / "model.json").is_file():
-        # Even with --force: a folder of someone's own must not be swept away by a typing error.
-        raise TrainingRefused(f"{output} is not a model folder: choose another --output")
+        # Even with --force: a typing error must not delete somebody's folder.
+        raise TrainingRefused(f"{output} is not a model folder; choose another --output")
     _check_writable(output)
     if force:
         return
-    judged_on = (_accuracy_of(output)["test"] or {}).get("digits")
-    if judged_on is not None and (test is None or len(test) != judged_on):
+    evaluated_on = (_accuracy_of(output)["test"] or {}).get("digits")
+    if evaluated_on is not None and (test is None or len(test) != evaluated_on):
         raise TrainingRefused(
-            f"the model in {output} was judged on {judged_on:,} test digits: give them with "
-            f"--test to compare, choose another --output, or --force"
+            f"the model in {output} was evaluated on {evaluated_on:,} test digits; pass them with "
+            f"--test, choose another --output, or use --force"
         )
 
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """An empty folder beside `output`, to be filled and put in its place; removed after the block.
+    """Create an empty folder beside `output` that is removed after the block.
 
     Raises:
-        TrainingRefused: Something in the block cannot be written.
+        TrainingRefused: The block raises OSError.
     """
     try:
         with _folder_beside(output) as temporary:
@@ -56,17 +55,17 @@ def new_folder(output: Path) -> Iterator[Path]:
 def put_in_place(
     folder: Path, output: Path, description: dict[str, Any], card: str, force: bool
 ) -> None:
-    """Describe the files in `folder`, and make it `output`.
+    """Write model.json and the card into `folder` and move it to `output`.
 
     Args:
-        folder: As new_folder gives it, with the model's files.
-        output: What it becomes.
-        description: Of model.json.
-        card: Of README.md.
-        force: Replace a model in `output` even by a worse one.
+        folder: From `new_folder`, with the model's files.
+        output: The model folder.
+        description: Content of model.json.
+        card: Content of README.md.
+        force: Replace an existing model even if the new one is less accurate.
 
     Raises:
-        TrainingRefused: The model that is in `output` already is better.
+        TrainingRefused: The existing model is more accurate.
     """
     if output.exists() and not force:
         _check_no_worse(description["accuracy"], output)
@@ -76,7 +75,7 @@ def put_in_place(
 
 
 def _folder_beside(output: Path) -> tempfile.TemporaryDirectory[str]:
-    """On the file system of `output`, so that a rename is all it takes to move from it."""
+    """A temporary folder on the file system of `output`, so that a rename can move it."""
     output.parent.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=output.parent, prefix=".new-")
 
@@ -94,9 +93,9 @@ def _check_no_worse(new: dict[str, Any], output: Path) -> None:
     on = "test" if old["test"] else "held_out"
     if new[on]["correct"] < old[on]["correct"]:
         raise TrainingRefused(
-            f"the new model has {new[on]['correct']:,} of {new[on]['digits']:,} right "
-            f"({on.replace('_', '-')} digits), the one in {output} {old[on]['correct']:,}: "
-            f"kept that one; --force replaces it, another --output keeps both"
+            f"the new model has {new[on]['correct']:,} of {new[on]['digits']:,} "
+            f"{on.replace('_', '-')} digits correct, the one in {output} {old[on]['correct']:,}; "
+            f"nothing was replaced: use --force, or choose another --output"
         )
 
 
@@ -106,13 +105,12 @@ def _accuracy_of(output: Path) -> dict[str, Any]:
         return {"test": accuracy["test"], "held_out": accuracy["held_out"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise TrainingRefused(
-            f"{output}/model.json does not say how good its model is: choose another --output, "
-            f"or --force"
+            f"{output}/model.json states no accuracy; choose another --output, or use --force"
         ) from None
 
 
 def _swap(folder: Path, output: Path) -> None:
-    """Put `folder` in the place of `output`, by two renames; undone if the second one fails."""
+    """Replace `output` by `folder` with two renames; a failed second one is undone."""
     old = folder.parent / "old"
     if output.exists():
         output.rename(old)

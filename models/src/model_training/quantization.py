@@ -1,4 +1,4 @@
-"""A released model with int8 weights: a version of its own, judged beside the one it comes from."""
+"""Dynamic-range quantization of a released model to int8 weights."""
 
 import hashlib
 from pathlib import Path
@@ -18,34 +18,34 @@ from model_training.model_card import quantized_card
 from model_training.output_folder import check_replaceable, new_folder, put_in_place
 from model_training.release import accuracy_of, litert_scores_of
 
-# Of the test digits' share that is told right. More would be another model, not a cheaper one.
+# Of the accuracy on the test digits, as a ratio.
 LARGEST_DROP = 0.0005
 
 
 def quantize(
     source: Path, test: LabelledDigits, output: Path, force: bool = False
 ) -> dict[str, Any]:
-    """Write the model of `source` with int8 weights into `output`, whole or not at all.
+    """Quantize the model in `source` and write it to `output` atomically.
 
     Args:
-        source: A released model folder with both forms, judged on test digits.
-        test: Those digits.
+        source: A model folder with SavedModel and LiteRT file, evaluated on test digits.
+        test: Those test digits.
         output: The new model folder; its name is the version.
-        force: Replace a model in `output` even by a worse one.
+        force: Replace an existing model even if the new one is less accurate.
 
     Returns:
-        The description, as in model.json: that of `source`, with `quantized`.
+        The content of model.json: that of `source` with `quantized` added.
 
     Raises:
-        TrainingRefused: `source` is unsound, `test` are not the digits it was judged on, its
-            accuracy on them would drop by more than LARGEST_DROP, or `output` cannot be written.
+        TrainingRefused: `source` is invalid, `test` is not its test set, the accuracy drops by
+            more than LARGEST_DROP, or `output` is not writable.
     """
     if output.resolve() == source.resolve():
-        raise TrainingRefused(f"{output} is the model itself: choose another --output")
+        raise TrainingRefused(f"--output {output} is the source model; choose another --output")
     check_replaceable(output, test, force)
-    description = _sound(source)
+    description = _valid_description(source)
     before = litert_scores_of(source, test)
-    _check_judged_on(source, description, evaluate(before, test.labels))
+    _check_test_set(source, description, evaluate(before, test.labels))
     digits = held_out()
     with new_folder(output) as folder:
         export.export_quantized(source / export.SAVED_MODEL, folder)
@@ -76,7 +76,7 @@ def quantize(
 
 
 def difference(before: NDArray[np.float32], after: NDArray[np.float32]) -> dict[str, Any]:
-    """How far two models' probabilities (n, 10) for the same digits are apart."""
+    """Absolute difference of two models' probabilities (n, 10) for the same digits."""
     apart = np.abs(before - after)
     return {
         "largest": float(apart.max()),
@@ -86,41 +86,41 @@ def difference(before: NDArray[np.float32], after: NDArray[np.float32]) -> dict[
 
 
 def check_drop(before: Evaluation, after: Evaluation) -> None:
-    """Refuse weights with which too many digits less are told right.
+    """Check the accuracy of the quantized model.
 
     Raises:
-        TrainingRefused: The accuracy drops by more than LARGEST_DROP.
+        TrainingRefused: It is lower than before by more than LARGEST_DROP.
     """
     if before.correct - after.correct > LARGEST_DROP * before.digits:
         raise TrainingRefused(
-            f"with int8 weights {after.correct:,} of {after.digits:,} test digits are told right, "
-            f"before it were {before.correct:,}: the limit is {LARGEST_DROP:.2%} less; "
-            "nothing was released"
+            f"with int8 weights {after.correct:,} of {after.digits:,} test digits are correct, "
+            f"with float32 weights {before.correct:,}; expected a drop of {LARGEST_DROP:.2%} at "
+            "most; nothing was released"
         )
 
 
-def _sound(source: Path) -> dict[str, Any]:
-    """The description of a folder whose files of both forms are what it says."""
+def _valid_description(source: Path) -> dict[str, Any]:
+    """The model.json of a folder whose SavedModel and LiteRT file pass their checksums."""
     try:
         description = read_model_folder(source).description
         if "quantized" in description:
-            raise TrainingRefused(f"{source} has int8 weights already")
+            raise TrainingRefused(f"{source} has int8 weights, expected float32 weights")
         read_model_folder(source, TENSORFLOW)
     except ServingError as error:
         raise TrainingRefused(str(error)) from None
     return description
 
 
-def _check_judged_on(source: Path, description: dict[str, Any], now: Evaluation) -> None:
+def _check_test_set(source: Path, description: dict[str, Any], now: Evaluation) -> None:
     stated = (description.get("accuracy") or {}).get("test")
     if not stated:
         raise TrainingRefused(
-            f"{source} was not judged on test digits: there is nothing to compare with"
+            f"{source}/model.json states no accuracy on test digits; train it with --test"
         )
     if (stated["digits"], stated["correct"]) != (now.digits, now.correct):
         raise TrainingRefused(
-            f"the model in {source} was judged on other test digits: it knew {stated['correct']:,} "
-            f"of {stated['digits']:,}, of these {now.correct:,} of {now.digits:,}"
+            f"{source}/model.json states {stated['correct']:,} of {stated['digits']:,} test digits "
+            f"correct, with these digits it is {now.correct:,} of {now.digits:,}; pass its test set"
         )
 
 

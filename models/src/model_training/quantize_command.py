@@ -1,4 +1,4 @@
-"""`python -m model_training.quantize_command`: int8 weights as a version of their own."""
+"""`python -m model_training.quantize_command`: quantize a released model to int8 weights."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ from model_training.quantization import quantize
     "test_path",
     type=click.Path(path_type=Path),
     required=True,
-    help="npz file of the digits that it was judged on.",
+    help="npz file of the model's test digits.",
 )
 @click.option(
     "--output",
@@ -31,13 +31,17 @@ from model_training.quantization import quantize
     required=True,
     help="Folder to write; its name is the version.",
 )
-@click.option("--force", is_flag=True, help="Replace the model in OUTPUT even by a worse one.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace the model in OUTPUT even if the new one is less accurate.",
+)
 def main(model: Path, test_path: Path, output: Path, force: bool) -> None:
-    """Write a released model with int8 weights as another version.
+    """Quantize a released model to int8 weights, as another version.
 
-    Refused where it tells over 0.05 points less of the test digits right.
+    Fails if the accuracy on the test digits drops by more than 0.05 percentage points.
     """
-    # TensorFlow reads it when it is imported; its notes would bury ours.
+    # TensorFlow reads it on import; its processor notes would bury the output.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         digits = data.read_npz(test_path, test_path.name)
@@ -48,7 +52,7 @@ def main(model: Path, test_path: Path, output: Path, force: bool) -> None:
     for name, figures in description["accuracy"].items():
         apart = description["quantized"]["difference"][name]
         click.echo(
-            f"{name}: {figures['correct']:,} of {figures['digits']:,} right, "
+            f"{name}: {figures['correct']:,} of {figures['digits']:,} correct, "
             f"probabilities differ by up to {apart['largest']:.4f}"
         )
     click.echo(f"wrote {output}")

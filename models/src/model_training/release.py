@@ -1,4 +1,4 @@
-"""From trained network to model folder: files, description, card; all or nothing."""
+"""Release of a trained network as a model folder."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -31,29 +31,29 @@ def release(
     output: Path,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Export, judge and describe a network in `output`, which appears whole or not at all.
+    """Export, evaluate and describe a network, and move it to `output` atomically.
 
-    Judged is what is served: the LiteRT file that was written, not the network in memory.
+    The evaluation uses the exported LiteRT file, which is what the servers load.
 
     Args:
         network: The trained Keras model.
         recipe: How it was trained.
-        trained_on: On what.
-        test: Scored once, here; None leaves `accuracy.test` empty.
+        trained_on: The training digits.
+        test: The test digits, scored once; None leaves `accuracy.test` empty.
         output: The model folder; its name is the version.
-        force: Replace a model in `output` even by a worse one.
+        force: Replace an existing model even if the new one is less accurate.
 
     Returns:
-        The description, as in model.json.
+        The content of model.json.
 
     Raises:
         TrainingRefused: The two engines differ by more than 1e-5 on the held-out digits, the
-            model that is in `output` already is better, or the folder cannot be written.
+            existing model is more accurate, or the folder is not writable.
     """
     with new_folder(output) as folder:
         export.export(network, folder)
-        on_held_out = _judge_both(folder)
-        on_test = _judge(folder, test)
+        on_held_out = _evaluate_both_engines(folder)
+        on_test = _evaluate_on(folder, test)
         description = describe(
             output.name, recipe, trained_on, on_held_out, on_test, export.checksums(folder)
         )
@@ -121,28 +121,28 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _judge_both(folder: Path) -> Evaluation:
-    """Score the held-out digits with both forms of the model; they must agree."""
+def _evaluate_both_engines(folder: Path) -> Evaluation:
+    """Evaluate the held-out digits with both engines, which must agree."""
     digits = held_out()
     scores = export.litert_scores(folder, digits.images)
     difference = np.abs(scores - export.saved_model_scores(folder, digits.images)).max()
-    # Written so that a difference that is not a number is refused as well.
+    # Not `>`: NaN fails too.
     if not difference <= LARGEST_DIFFERENCE:
         raise TrainingRefused(
             f"LiteRT and TensorFlow differ by {difference:.1e} on the held-out digits, "
-            f"the limit is {LARGEST_DIFFERENCE:.0e}; nothing was released"
+            f"expected {LARGEST_DIFFERENCE:.0e} at most; nothing was released"
         )
     return evaluate(scores, digits.labels)
 
 
-def _judge(folder: Path, test: LabelledDigits | None) -> Evaluation | None:
+def _evaluate_on(folder: Path, test: LabelledDigits | None) -> Evaluation | None:
     if test is None:
         return None
     return evaluate(litert_scores_of(folder, test), test.labels)
 
 
 def litert_scores_of(folder: Path, digits: LabelledDigits) -> NDArray[np.float32]:
-    """What the LiteRT file in `folder` says to digits: probabilities (n, 10)."""
+    """Score digits with the LiteRT file in `folder`: probabilities (n, 10)."""
     instances = to_model_input(digits.images)
     parts = np.array_split(instances, max(1, len(instances) // 500))
     return np.concatenate([export.litert_scores(folder, part) for part in parts])

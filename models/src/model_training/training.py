@@ -1,4 +1,4 @@
-"""Fits the network: every epoch sees every digit once, each time distorted anew."""
+"""The training loop: each epoch sees every digit once, with a new random distortion."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from model_training.network import build_network
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the outcome, besides the digits.
+    """Hyperparameters of a training.
 
     Attributes:
         epochs: Passes over the digits.
-        batch_size: Digits in a step.
-        learning_rate: Adam's, at its peak; rises over the first epoch, falls as a half cosine.
+        batch_size: Digits per step.
+        learning_rate: Peak rate of AdamW; linear warm-up over one epoch, then cosine decay.
         weight_decay: Of AdamW.
-        label_smoothing: Share of the target spread over all classes.
-        average_decay: Of the running average of the weights, which is what is released.
+        label_smoothing: Ratio of the target spread over all classes.
+        average_decay: Of the exponential moving average of the weights, which is released.
         seed: Of the weights, the order and the distortions.
     """
 
@@ -38,7 +38,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Progress:
-    """One epoch's end: its number from 1, the mean loss."""
+    """State after an epoch: its number from 1 and the mean loss."""
 
     epoch: int
     epochs: int
@@ -49,21 +49,21 @@ def fit(digits: LabelledDigits, recipe: Recipe, report: Callable[[Progress], Non
     """Train a new network.
 
     Args:
-        digits: At least one batch.
-        recipe: See there.
+        digits: At least `recipe.batch_size` of them.
+        recipe: The hyperparameters.
         report: Called after each epoch.
 
     Returns:
-        The Keras model, its weights the running average.
+        The Keras model with the averaged weights.
 
     Raises:
-        TrainingRefused: Fewer digits than a batch.
+        TrainingRefused: There are fewer digits than one batch.
     """
     if len(digits) < recipe.batch_size:
         raise TrainingRefused(
-            f"{len(digits)} digits are left to train on, fewer than a batch of {recipe.batch_size}"
+            f"there are {len(digits)} training digits, expected {recipe.batch_size} or more"
         )
-    import keras  # type: ignore[import-untyped]
+    import keras
 
     keras.utils.set_random_seed(recipe.seed)
     network = build_network()
@@ -94,7 +94,7 @@ def fit(digits: LabelledDigits, recipe: Recipe, report: Callable[[Progress], Non
 
 
 def predict(network: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Probabilities (n, 10) of digits (n, 28, 28) of bytes."""
+    """Score uint8 images (n, 28, 28) with the Keras model: probabilities (n, 10)."""
     scores: NDArray[np.float32] = network.predict(to_model_input(images), batch_size=500, verbose=0)
     return scores
 
