@@ -405,7 +405,7 @@ def test_a_load_test_that_loses_its_pod_says_so(served: ClusterUnderTest) -> Non
     told = served.refused(launch, *RUN, "js-predict", **{**SHORT, "LOADTEST_DURATION": "60"})
     losing.join()
     assert "Pod loadtest-0 of the load test is lost" in told
-    assert "run it again" in told
+    assert "run the load test again" in told
     assert not served.names("Job")
 
 

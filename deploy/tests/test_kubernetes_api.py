@@ -137,7 +137,7 @@ def test_transient_failure_is_tried_again(
     ("fault", "words"),
     [
         ({"code": 429}, "too busy to patch Deployment envoy in namespace default; try again"),
-        ({"code": 503, "body": "no upstream"}, r"failed to patch .* \(503: no upstream\): try"),
+        ({"code": 503, "body": "no upstream"}, r"failed to patch .* \(503: no upstream\); try"),
         ({"reset": True}, "closed the connection"),
         ({"half": True}, "closed the connection"),
     ],
@@ -273,7 +273,7 @@ def test_unknown_context(server: SmallKubernetes) -> None:
 
 
 def test_unknown_kind(api: Api) -> None:
-    with pytest.raises(ClusterRefused, match=r"has no Rollout of argoproj\.io/v1: use a cluster"):
+    with pytest.raises(ClusterRefused, match=r"does not serve Rollout of argoproj\.io/v1; use a"):
         api.read(Reference("argoproj.io/v1", "Rollout", "envoy", "default"))
 
 

@@ -151,7 +151,7 @@ def test_object_of_somebody_else_is_left_alone(
     foreign["metadata"]["labels"]["app.kubernetes.io/instance"] = "another"
     cluster.create(foreign)
     before = api.read(Reference.of(foreign))
-    with pytest.raises(NotOurs, match=r"Service envoy in namespace .* is there already and"):
+    with pytest.raises(NotOurs, match=r"Service envoy already exists in namespace .* without the"):
         said(stack.service())
     assert api.read(Reference.of(foreign)) == before
 
@@ -161,7 +161,7 @@ def test_namespace_of_somebody_else_is_used_and_stays(
 ) -> None:
     name = {"name": stack.place.namespace}
     cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": name})
-    line = f"Namespace {stack.place.namespace}: skipped (it was there before, and stays when we go)"
+    line = f"Namespace {stack.place.namespace}: skipped (not created by this stack, left as it is)"
     assert said(stack.namespace(), stack.config_map(a="1")) == [
         line,
         "ConfigMap settings: created",
@@ -202,19 +202,19 @@ def test_delete_removes_ours_alone_and_keeps_data(
         "Service envoy: removed",
         "ConfigMap settings: removed",
         "Job setup: removed",
-        "PersistentVolumeClaim data: kept (data: PURGE=1)",
+        "PersistentVolumeClaim data: kept (data; PURGE=1 removes it)",
     }
     space = stack.place.namespace
     assert not cluster.exists("Deployment", space, "envoy")
     assert cluster.exists("ConfigMap", space, "foreign")
     assert cluster.exists("ConfigMap", space, "unlabelled")
     again = [str(one) for one in ours.delete(purge=False, timeout_s=30)]
-    assert again == ["PersistentVolumeClaim data: kept (data: PURGE=1)"]
+    assert again == ["PersistentVolumeClaim data: kept (data; PURGE=1 removes it)"]
 
     lines = {str(one) for one in ours.delete(purge=True, timeout_s=30)}
     assert lines == {
         "PersistentVolumeClaim data: removed",
-        f"Namespace {space}: kept (others have ConfigMap foreign, ConfigMap unlabelled in it)",
+        f"Namespace {space}: kept (contains objects of others: ConfigMap foreign, ConfigMap unlabelled)",
     }
     assert cluster.exists("ConfigMap", space, "foreign")
 
@@ -239,7 +239,7 @@ def test_what_does_not_go_is_told(
     try:
         with pytest.raises(
             ClusterTimeout,
-            match=r"within 1 s: ConfigMap held \(waits for example.org/stay\); run it",
+            match=r"within 1 s: ConfigMap held \(waits for example.org/stay\); run the",
         ):
             ours.delete(purge=False, timeout_s=1)
     finally:
@@ -371,7 +371,7 @@ TROUBLES = {
             waits("CrashLoopBackOff"),
             lastState={"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
         ),
-        "killed for want of memory: raise its limit",
+        "OOMKilled: raise its memory limit",
     ),
 }
 
@@ -435,10 +435,10 @@ def test_pod_that_no_node_takes_is_told_then_fails(
     message = "0/3 nodes are available: 3 Insufficient cpu."
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     cluster.set_status(pod, {"conditions": [{**condition, "message": message}]})
-    with pytest.raises(WorkloadFailed, match=r"no node takes Pod .*Insufficient cpu"):
+    with pytest.raises(WorkloadFailed, match=r"no node can run Pod .*Insufficient cpu"):
         wait_ready(api, [stack.deployment()], 30, 0.1)
     lines = capfd.readouterr().err.splitlines()
-    assert any(line.startswith("waiting for Deployment envoy (no node takes") for line in lines)
+    assert any(line.startswith("waiting for Deployment envoy (no node can run") for line in lines)
 
 
 def test_ready_is_when_pods_are_available(
@@ -476,7 +476,7 @@ def test_deploy_and_undeploy(
     place, space = stack.place, stack.place.namespace
     wishes = Wishes(gateway="envoy")
     deploy_objects(objects, place, Wishes(gateway="envoy", dry_run=True), cluster.environ)
-    assert "a dry run: nothing was changed" in capsys.readouterr().out
+    assert "dry run: nothing was changed" in capsys.readouterr().out
     deploy_objects(objects, place, wishes, cluster.environ)
     assert capsys.readouterr().out.splitlines()[-2:] == [
         f"rest      envoy.{space}.svc:8080 in the cluster",

@@ -35,7 +35,7 @@ def main() -> None:
 )
 @debug_option
 def deploy(model_folder: Path) -> None:
-    """Start everything and predict one digit over each protocol; on a running stack, only that."""
+    """Start the stack and check one prediction per protocol; a running stack is only checked."""
     local = LocalStack(home_from_env(os.environ))
     deployment.deploy(local, os.environ, model_folder.absolute())
 
@@ -44,7 +44,7 @@ def deploy(model_folder: Path) -> None:
 @click.option("--purge", is_flag=True, help="Remove SELDON_HOME too: clients, keys, logs.")
 @debug_option
 def undeploy(purge: bool) -> None:
-    """Stop every process of the stack; clients and keys stay."""
+    """Stop every process of the stack; clients and keys are kept."""
     take_down(home_from_env(os.environ), purge)
 
 

@@ -55,8 +55,8 @@ def without(
         if len(variations) > len(hit):
             others = ", ".join(one.label for one in variations if one not in hit)
             raise MicroserviceRefused(
-                f"{name} has {hit[0].ratio:g} of the {api} traffic of client {client}, "
-                f"beside {others}: give that to others with start-microservice first"
+                f"{name} serves {hit[0].ratio:g} of the {api} traffic of client {client}, "
+                f"the rest goes to {others}; change the ratios with start-microservice first"
             )
         after[client, protocol] = ()
     return after
@@ -110,13 +110,13 @@ def from_json(text: str) -> Assignments:
     try:
         return {_key(row): tuple(map(_variation, row["variations"])) for row in json.loads(text)}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"these are no assignments: {error!r}") from error
+        raise ValueError(f"not a list of assignments: {error!r}") from error
 
 
 def _key(row: Mapping[str, Any]) -> Key:
     protocol = row["protocol"]
     if protocol not in {api.protocol for api in Api}:
-        raise ValueError(f"{protocol!r} is no protocol")
+        raise ValueError(f"protocol is {protocol!r}, expected rest or grpc")
     return str(row["client"]), protocol
 
 

@@ -36,7 +36,7 @@ def prediction(api: Api, settings: GatewaySettings, shown: Credentials) -> str:
     predicted = call(digits.images[index].tolist(), settings, shown)
     spent_ms = (time.monotonic() - started) * 1000
     name = "REST" if api is Api.REST else "gRPC"
-    right = "" if predicted == str(_DIGIT) else ", which is wrong: is it the model you want?"
+    right = "" if predicted == str(_DIGIT) else f", expected {_DIGIT}; check the model folder"
     return (
         f"a handwritten {_DIGIT} is predicted as {predicted} over {name} ({spent_ms:.0f} ms){right}"
     )
@@ -80,7 +80,7 @@ def _over_grpc(values: list[float], settings: GatewaySettings, shown: Credential
             f"the prediction over gRPC failed: {error.code().name}: {error.details()}"
         ) from None
     if not reply.predictions:
-        raise StackHalfDead("the prediction over gRPC failed: the answer has no predictions")
+        raise StackHalfDead("the prediction over gRPC failed: the response has no predictions")
     return str(max(reply.predictions, key=lambda row: row.prediction).predictedClass)
 
 
@@ -101,5 +101,5 @@ def access_token(settings: GatewaySettings, shown: Credentials) -> str:
             return str(answer.json()["access_token"])
         except (requests.RequestException, ValueError, KeyError) as error:
             raise StackHalfDead(
-                f"the gateway gives no access token: {type(error).__name__}"
+                f"the gateway issued no access token: {type(error).__name__}"
             ) from None

@@ -53,7 +53,10 @@ class Compose:
             ComposeFailed: None does, or this is not the repository.
         """
         if not (root / FILE).is_file():
-            raise ComposeFailed(f"{root} is not the root of the repository: {FILE} is read there")
+            raise ComposeFailed(
+                f"{root} is not the root of the repository, expected {FILE} in it; "
+                "run the command from the root"
+            )
         beside = Path(sys.executable).with_name("podman-compose")
         podman_compose = str(beside) if beside.exists() else shutil.which("podman-compose")
         for engine, command in (
@@ -63,8 +66,8 @@ class Compose:
             if _works((engine, "info"), environ) and _works((*command, "version"), environ):
                 return cls(engine, (*command, "--file", str(FILE)), root, environ)
         raise ComposeFailed(
-            "neither docker compose nor podman-compose works here: install one, such as "
-            "Debian's package podman and, from PyPI, podman-compose"
+            "neither docker compose nor podman-compose works on this machine; install one of "
+            "them, for example podman (Debian) with podman-compose (PyPI)"
         )
 
     def run(self, *words: str) -> None:
@@ -78,8 +81,8 @@ class Compose:
         )
         if done.returncode != 0:
             raise ComposeFailed(
-                f"{self.engine}'s compose {words[0]} ended with status {done.returncode}: "
-                "its last lines say why"
+                f"{self.engine} compose {words[0]} exited with status {done.returncode}; "
+                "see its output above"
             )
 
     def ask(self, *words: str) -> str:
@@ -152,7 +155,7 @@ class Compose:
         into.mkdir(parents=True, exist_ok=True)
         done = self._ask("cp", f"{container}:{path}/.", str(into))
         if done.returncode != 0:
-            raise ComposeFailed(f"no results came out of {path}: {_last_line(done.stderr)}")
+            raise ComposeFailed(f"cannot copy the results from {path}: {_last_line(done.stderr)}")
 
     def _containers(self, service: str) -> list[str]:
         return self.ask(
@@ -201,15 +204,15 @@ def bring_up(compose: Compose, services: Sequence[str], gateway_url: str) -> Non
         compose.run("up", "--detach", *services)
     if not compose.has_names():
         raise ComposeFailed(
-            "podman's networks give containers no names here: install Debian's packages "
-            "netavark, aardvark-dns and iptables, make undeploy TARGET=compose, and see "
-            "docs/containers.md if podman goes on without them"
+            "podman's network has no DNS, so containers cannot reach each other by name; "
+            "install Debian's packages netavark, aardvark-dns and iptables, run make undeploy "
+            "TARGET=compose, and see docs/containers.md if podman still does not use them"
         )
 
     def ready() -> bool:
         status, code = compose.state(SETUP)
         if status == "exited" and code != 0:
-            raise ComposeFailed(f"{SETUP} ended with status {code}: {_REMEDY.format(SETUP)}")
+            raise ComposeFailed(f"{SETUP} exited with status {code}; {_REMEDY.format(SETUP)}")
         return status == "exited" and is_ready(f"{gateway_url}/health/ready")
 
     with step("waiting for the gateway"):
@@ -223,11 +226,11 @@ def bring_up(compose: Compose, services: Sequence[str], gateway_url: str) -> Non
             ]
             raise ComposeFailed(
                 f"the gateway at {gateway_url} is not ready after {_READY_S:.0f} s "
-                f"({', '.join(wrong) or 'every container runs'}): {_REMEDY.format(GATEWAY)}"
+                f"({', '.join(wrong) or 'every container is running'}); {_REMEDY.format(GATEWAY)}"
             )
 
 
-_REMEDY = "make logs TARGET=compose NAME={} shows why"
+_REMEDY = "see make logs TARGET=compose NAME={}"
 
 
 def load_test(compose: Compose, test_type: str, workers: int, results: Path) -> int:
@@ -255,7 +258,7 @@ def load_test(compose: Compose, test_type: str, workers: int, results: Path) -> 
             )
         master = run.container(LOADTEST)
         if not master:
-            raise ComposeFailed(f"{LOADTEST} has no container: {_REMEDY.format(LOADTEST)}")
+            raise ComposeFailed(f"{LOADTEST} has no container; {_REMEDY.format(LOADTEST)}")
         status = run.follow(master)
         run.copy(master, output, results)
     finally:
@@ -276,4 +279,4 @@ def _works(command: Sequence[str], environ: Mapping[str, str]) -> bool:
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1] if lines else "it says nothing"
+    return lines[-1] if lines else "no output"

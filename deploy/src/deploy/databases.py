@@ -66,7 +66,7 @@ class Databases:
         if name not in known:
             names = ", ".join(sorted(set(known)))
             raise SettingInvalid(
-                f"database {name!r} is not set up, expected one of {names}: "
+                f"database {name!r} is not set up, expected one of {names}; "
                 f"add it with seldon-cli db --action setup --db-name {name}"
             )
 
@@ -77,7 +77,7 @@ class Databases:
         except FileNotFoundError:
             return [Database(DEFAULT_DATABASE)]
         except (ValueError, KeyError, TypeError) as error:
-            raise SettingInvalid(f"{self._path} is damaged ({error}): remove it") from error
+            raise SettingInvalid(f"{self._path} is damaged ({error}); remove it") from error
 
     def _write(self, working: list[Database], committed: list[Database]) -> None:
         document = {

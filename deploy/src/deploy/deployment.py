@@ -51,7 +51,7 @@ def _serve(
         changed = rollout.start(CLIENT, wanted, 1, environ)
         if not (started or made or changed):
             say("already deployed: nothing was changed")
-        with step("checking with a real digit"):
+        with step("predicting a test digit"):
             shown = it.credentials(CLIENT)
             checks = [check.prediction(api, settings.gateway, shown) for api in Api]
         prometheus_program.bring_up(local, settings)

@@ -91,7 +91,7 @@ class Build:
         """
         if not _REGISTRY.fullmatch(self.registry):
             raise SettingInvalid(
-                f"REGISTRY is {self.registry!r}, expected a host and perhaps a path, such as "
+                f"REGISTRY is {self.registry!r}, expected a host with an optional path, such as "
                 "registry.example:5000/team"
             )
         if not _TAG.fullmatch(self.tag) or self.tag == "latest":
@@ -101,7 +101,8 @@ class Build:
             )
         if (self.base_image == BASE_IMAGE) != (self.build_image == BUILD_IMAGE):
             raise SettingInvalid(
-                "BASE_IMAGE and BUILD_IMAGE go together: both must have the same Python"
+                "only one of BASE_IMAGE and BUILD_IMAGE is set, expected both with the same "
+                "Python; set the other one too"
             )
 
     def reference(self, image: Image) -> str:
@@ -151,7 +152,7 @@ def build_images(
             # To stderr: stdout is for results.
             done = subprocess.run(command, cwd=root, env=dict(environ), stdout=2, check=False)
             if done.returncode != 0:
-                raise ImageFailed(f"{tool} could not build {image.name}: its last lines say why")
+                raise ImageFailed(f"{tool} could not build {image.name}; see its output above")
             yield build.reference(image)
 
 
@@ -169,9 +170,9 @@ def find_tool(wanted: str | None = None) -> str:
         if subprocess.run(ask, capture_output=True, check=False).returncode == 0:
             return tool
     raise ImageFailed(
-        f"{wanted} does not work here: is it installed, and does its server run?"
+        f"{wanted} does not work on this machine; check that it is installed and its server runs"
         if wanted
-        else f"none of {', '.join(TOOLS)} works here: install one, such as Debian's package podman"
+        else f"none of {', '.join(TOOLS)} works on this machine; install one, for example podman"
     )
 
 

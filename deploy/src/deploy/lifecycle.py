@@ -65,12 +65,12 @@ def take_down(home: Path, purge: bool) -> None:
         purge: Remove the state folder too, with clients, keys and logs.
     """
     if not home.is_dir():
-        say(f"nothing to stop: there is no {home} (SELDON_HOME)")
+        say(f"nothing to stop: {home} (SELDON_HOME) does not exist")
         return
     with lock(home):
         with step(f"stopping the stack in {home}"):
             count = LocalStack(home).shut_down()
-        say(f"stopped {count} processes" if count else "nothing was running")
+        say(f"stopped {count} processes" if count else "no processes were running")
         if purge:
             shutil.rmtree(home)
             say(f"removed {home}")
@@ -86,7 +86,7 @@ def _check_running(local: LocalStack, environ: Mapping[str, str]) -> None:
 
     if not wait_until(lambda: not local.unready() and not missing(), _HEAL_S):
         wrong = ", ".join({*local.unready(), *missing()})
-        raise StackHalfDead(f"the stack in {local.home} is half-dead ({wrong}): {REMEDY}")
+        raise StackHalfDead(f"the stack in {local.home} is unhealthy ({wrong}); {REMEDY}")
     running = local.files.variables() or {}
     wanted = recorded_variables(environ)
     here = {"SELDON_HOME": str(local.home)}
@@ -96,5 +96,6 @@ def _check_running(local: LocalStack, environ: Mapping[str, str]) -> None:
         # Names alone: a database's URL may hold a password.
         changed = ", ".join(name for name, value in wanted.items() if running.get(name) != value)
         raise SettingInvalid(
-            f"the stack in {local.home} was started with another {changed}: to change it, {REMEDY}"
+            f"the stack in {local.home} was started with other values of {changed}; "
+            f"to change them, {REMEDY}"
         )

@@ -64,7 +64,7 @@ class LocalStack:
             if self._supervisor.answers():
                 return Condition.RUNNING
         except StackHalfDead as error:
-            raise StackHalfDead(f"{error}: {REMEDY}") from error
+            raise StackHalfDead(f"{error}; {REMEDY}") from error
         return Condition.ORPHANED if stack_processes.of_stack(self.home) else Condition.ABSENT
 
     def require_running(self) -> None:
@@ -77,14 +77,14 @@ class LocalStack:
         condition = self.condition()
         if condition is Condition.ABSENT:
             raise StackNotRunning(
-                f"no stack runs in {self.home} (SELDON_HOME): "
+                f"no stack is running in {self.home} (SELDON_HOME); "
                 "start one with `make deploy` or seldon-up"
             )
         if condition is Condition.ORPHANED:
             count = len(stack_processes.of_stack(self.home))
             raise StackHalfDead(
-                f"the supervisor of the stack in {self.home} is gone and {count} of its "
-                f"processes go on without one: {REMEDY}"
+                f"the supervisor of the stack in {self.home} is not running, but {count} of its "
+                f"processes are; {REMEDY}"
             )
 
     def states(self) -> dict[str, ProcessState]:
@@ -138,7 +138,7 @@ class LocalStack:
         ):
             said = (started.stderr or started.stdout).strip().splitlines()
             raise ProgramFailed(
-                f"supervisord did not start: {said[-1] if said else 'it said nothing'} "
+                f"supervisord did not start: {said[-1] if said else 'no output'} "
                 f"(log: {self.home / supervisor_conf.SUPERVISOR_LOG})"
             )
 
@@ -199,7 +199,7 @@ class LocalStack:
             return all(name not in states or states[name].pid == 0 for name in names)
 
         if not wait_until(all_stopped, limit_s + _SUPERVISOR_TIMEOUT_S, every_s=0.05):
-            raise StackHalfDead(f"supervisord does not stop {', '.join(names)}: {REMEDY}")
+            raise StackHalfDead(f"supervisord did not stop {', '.join(names)}; {REMEDY}")
         for name in names:
             if name in known:
                 self._supervisor.forget(name)

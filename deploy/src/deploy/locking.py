@@ -29,7 +29,7 @@ def lock(home: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = path.read_text().strip() or "another command"
             raise StackBusy(
-                f"{holder} is changing the stack in {home}: try again when it has ended"
+                f"{holder} is changing the stack in {home}; try again when it has finished"
             ) from None
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{_own_name()} (process {os.getpid()})".encode())

@@ -24,7 +24,7 @@ def select(folder: Path, name: str | None) -> list[Path]:
     ]
     if not chosen:
         known = ", ".join(log.stem for log in logs) or "none yet"
-        raise SettingInvalid(f"no log is named {name!r}; there are: {known}")
+        raise SettingInvalid(f"log name is {name!r}, expected one of: {known}")
     return chosen
 
 

@@ -111,11 +111,13 @@ def parse_entries(entries: Iterable[Sequence[str]]) -> list[Entry]:
     """
     wanted = [_parse_entry(*entry) for entry in entries]
     if not wanted:
-        raise MicroserviceRefused("no microservice is named: give -p NAME FOLDER rest|rpc RATIO")
+        raise MicroserviceRefused("no microservice is given; add -p NAME FOLDER rest|rpc RATIO")
     seen: set[tuple[str, Api]] = set()
     for entry in wanted:
         if (entry.name, entry.api) in seen:
-            raise MicroserviceRefused(f"microservice {entry.name} {entry.api} is named twice")
+            raise MicroserviceRefused(
+                f"microservice {entry.name} {entry.api} is given twice; remove one"
+            )
         seen.add((entry.name, entry.api))
     for api in Api:
         ratios = [entry.ratio for entry in wanted if entry.api is api]
@@ -134,8 +136,8 @@ def check_name(name: str) -> None:
     """
     if len(name) > LONGEST_NAME or not _DNS_LABEL.fullmatch(name):
         raise MicroserviceRefused(
-            f"microservice name {name!r} is no DNS label: lower-case letters, digits and dashes "
-            f"inside, at most {LONGEST_NAME} characters"
+            f"microservice name is {name!r}, expected a DNS label: lower-case letters, digits and "
+            f"inner dashes, at most {LONGEST_NAME} characters"
         )
 
 

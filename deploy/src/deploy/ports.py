@@ -38,8 +38,8 @@ def check_free(ports: Iterable[tuple[str, str, int]], host: str) -> None:
     for purpose, variable, port in ports:
         if not is_free(port, host):
             raise PortInUse(
-                f"port {port} for {purpose} is in use{_by_whom(port)}: "
-                f"stop that, or set {variable} to a free port"
+                f"port {port} for {purpose} is in use{_by_whom(port)}; "
+                f"stop that process, or set {variable} to a free port"
             )
 
 
@@ -57,8 +57,8 @@ def first_free(candidates: Iterable[int], taken: Collection[int], count: int) ->
             found.append(port)
     if len(found) < count:
         raise PortInUse(
-            f"{count} ports for microservices are wanted and {len(found)} are free: "
-            "set SELDON_MICROSERVICE_PORTS to a wider range"
+            f"SELDON_MICROSERVICE_PORTS has {len(found)} free ports, expected at least {count}; "
+            "set it to a wider range"
         )
     return found
 

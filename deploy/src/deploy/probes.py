@@ -41,7 +41,7 @@ def last_sentence(log: Path, offset: int) -> str:
     """
     lines = [line.strip() for line in _since(log, offset).splitlines() if line.strip()]
     own = [line for line in lines if _SENTENCE.match(line)]
-    return (own or lines or ["it said nothing"])[-1]
+    return (own or lines or ["no output"])[-1]
 
 
 def _since(log: Path, offset: int) -> str:

@@ -13,7 +13,7 @@ from monitoring.metrics import LOADTEST_PORT
 
 NAME = "prometheus"
 BINARY = "prometheus"
-MISSING = "apt-get install prometheus has it, or prometheus.io; then make deploy again"
+MISSING = "install it (apt-get install prometheus, or prometheus.io) and run make deploy again"
 
 # Stopped first: what it would see of a stack that goes down is no failure.
 _PRIORITY = 990
@@ -26,7 +26,7 @@ def bring_up(local: LocalStack, settings: StackSettings) -> None:
         return
     binary = shutil.which(BINARY)
     if binary is None:
-        say(f"no Prometheus: there is no {BINARY} on the PATH ({MISSING})")
+        say(f"Prometheus is not started: {BINARY} is not on the PATH; {MISSING}")
         return
     folder = local.home / NAME
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -43,7 +43,7 @@ def bring_up(local: LocalStack, settings: StackSettings) -> None:
             local.start([program(binary, address)])
     except ProgramFailed as error:
         local.remove([NAME])
-        say(f"no Prometheus: {error}; SELDON_PROMETHEUS_PORT=0 leaves it out")
+        say(f"Prometheus is not started: {error}; set SELDON_PROMETHEUS_PORT=0 to leave it out")
 
 
 def program(binary: str, address: str) -> Program:

@@ -134,9 +134,7 @@ class Rollout:
             endpoints = {Endpoint(_HOST, running[program].port) for program in of_api}
             after = assignments.without(after, name, api, endpoints)
         if not stopping:
-            raise MicroserviceRefused(
-                f"no microservice {name} runs here; `make status` shows what does"
-            )
+            raise MicroserviceRefused(f"no microservice {name} is running; see `make status`")
         if before != after:
             assignments.move(self._registry, before, after)
             self._await_gateway()
@@ -198,13 +196,13 @@ class Rollout:
         )
 
     def _await_gateway(self) -> None:
-        with step("waiting until the gateway has taken it"):
+        with step("waiting until Envoy uses the new routes"):
             envoy = EnvoyView(self._settings.gateway, self._registry)
             timeout_s = patience_s(_GATEWAY_TIMEOUT_S, self._settings.gateway.poll_s)
             if not wait_until(envoy.is_up_to_date, timeout_s):
                 raise StackHalfDead(
-                    f"the gateway has not taken the new variations within {timeout_s:g} s:"
-                    " nothing was stopped; `make logs` shows what control-plane and envoy say"
+                    f"Envoy does not use the new variations after {timeout_s:g} s; "
+                    "nothing was stopped; see `make logs` of control-plane and envoy"
                 )
 
 

@@ -70,7 +70,7 @@ def home_from_env(environ: Mapping[str, str]) -> Path:
     """
     home = Path(environ.get("SELDON_HOME") or DEFAULT_HOME).absolute().resolve()
     if re.search(r"[*?\[\n]", str(home)):
-        raise SettingInvalid(f"SELDON_HOME is {str(home)!r}, expected a path without *, ? and [")
+        raise SettingInvalid(f"SELDON_HOME is {str(home)!r}, expected a path without *, ? or [")
     return home
 
 
@@ -98,7 +98,7 @@ def _port_or_none(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) <= _HIGHEST_PORT:
         return int(text)
     raise SettingInvalid(
-        f"SELDON_PROMETHEUS_PORT is {text!r}, expected a port to {_HIGHEST_PORT}, or 0 for none"
+        f"SELDON_PROMETHEUS_PORT is {text!r}, expected a port up to {_HIGHEST_PORT}, or 0 for none"
     )
 
 
@@ -109,6 +109,6 @@ def _ports(text: str) -> range:
         if _LOWEST_PORT <= first <= last <= _HIGHEST_PORT:
             return range(first, last + 1)
     raise SettingInvalid(
-        f"SELDON_MICROSERVICE_PORTS is {text!r}, expected two ports such as "
+        f"SELDON_MICROSERVICE_PORTS is {text!r}, expected a range such as "
         f"{DEFAULT_MICROSERVICE_PORTS}"
     )

@@ -62,7 +62,7 @@ def gateway_ports(settings: StackSettings) -> list[tuple[str, str, int]]:
     return [
         ("REST", "SELDON_REST_PORT", gateway.rest_port),
         ("gRPC", "SELDON_GRPC_PORT", gateway.grpc_port),
-        ("Envoy's admin page", "SELDON_ADMIN_PORT", gateway.admin_port),
+        ("Envoy's administration interface", "SELDON_ADMIN_PORT", gateway.admin_port),
         ("the control plane", "SELDON_CONTROL_PORT", gateway.control_port),
         *(
             [("Envoy's statistics", "SELDON_STATS_PORT", gateway.stats_port)]

@@ -56,8 +56,8 @@ class StateFolder:
         """
         if not self.home.is_dir():
             raise StackNotRunning(
-                f"there is no stack in {self.home} (SELDON_HOME): start one with `make deploy` or "
-                "seldon-up, or name the folder of the one you mean"
+                f"there is no stack in {self.home} (SELDON_HOME); start one with `make deploy` or "
+                "seldon-up, or set SELDON_HOME to the folder of another one"
             )
 
     def clear_programs(self) -> None:
@@ -157,7 +157,7 @@ class StateFolder:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            raise MicroserviceRefused(f"{path} is damaged ({error}): remove it") from error
+            raise MicroserviceRefused(f"{path} is damaged ({error}); remove it") from error
 
     def write_targets(self) -> None:
         """Record where the /metrics of the programs that run now are."""

@@ -119,15 +119,17 @@ class SupervisorClient:
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == unless:
                 return None
-            raise StackHalfDead(f"supervisord refuses {method}: {fault.faultString}") from fault
+            raise StackHalfDead(f"supervisord rejected {method}: {fault.faultString}") from fault
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise _Absent(f"no supervisord listens at {self._path}") from error
         except TimeoutError as error:
             raise StackHalfDead(
-                f"supervisord does not answer within {_CALL_TIMEOUT_S:g} s at {self._path}"
+                f"supervisord did not respond within {_CALL_TIMEOUT_S:g} s at {self._path}"
             ) from error
         except (OSError, HTTPException, xmlrpc.client.Error) as error:
-            raise StackHalfDead(f"supervisord at {self._path} fails: {error}") from error
+            raise StackHalfDead(
+                f"request to supervisord at {self._path} failed: {error}"
+            ) from error
 
 
 class _Absent(StackHalfDead):

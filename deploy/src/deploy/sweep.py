@@ -18,7 +18,7 @@ def main(home: str, program: str) -> None:
     leftovers = stack_processes.of_stack(Path(home), program)
     if leftovers:
         pids = ", ".join(str(process.pid) for process in leftovers)
-        sys.stderr.write(f"{program}: ending processes of a killed predecessor: {pids}\n")
+        sys.stderr.write(f"{program}: stopping processes left over from the previous run: {pids}\n")
         stack_processes.end(leftovers, _GRACE_S)
 
 

@@ -48,7 +48,7 @@ def choose(environ: Mapping[str, str], target: str | None, context: str | None) 
     where = Where(Target(text), context)
     if context is not None and not where.in_cluster:
         raise SettingInvalid(
-            f"--context is {context!r}, but the target is {where.target}: add --target "
+            f"--context is {context!r}, expected none with target {where.target}; add --target "
             f"{Target.KUBERNETES}, or set {VARIABLE}={Target.KUBERNETES}"
         )
     return where

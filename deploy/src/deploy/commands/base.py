@@ -47,7 +47,7 @@ class _OneSentence(click.Command):
         except EXPECTED as error:
             _end(str(error), words)
         except OSError as error:
-            _end(f"the system refuses: {error}", words)
+            _end(f"operating system error: {error}", words)
         sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -93,15 +93,21 @@ class LazyStackGroup(StackGroup):
 def debug_option(command: Any) -> Any:
     """Accept --debug: show tracebacks. Read by StackCommand.main, before anything can fail."""
     return click.option(
-        "--debug", is_flag=True, expose_value=False, help="Show a traceback with an error."
+        "--debug", is_flag=True, expose_value=False, help="Print the traceback of an error."
     )(command)
 
 
 def target_options(command: Any) -> Any:
     """Accept --target and --context; the command gets them as `at`, a where.Where."""
 
-    @click.option("--target", metavar="local|kubernetes", help="Which stack; else SELDON_TARGET.")
-    @click.option("--context", help="The cluster, of KUBECONFIG; its current one.")
+    @click.option(
+        "--target",
+        metavar="local|kubernetes",
+        help="Where the stack runs.  [default: SELDON_TARGET, else local]",
+    )
+    @click.option(
+        "--context", help="Context of the kubeconfig file.  [default: the current context]"
+    )
     @functools.wraps(command)
     def chosen(*words: Any, target: str | None, context: str | None, **options: Any) -> Any:
         return command(*words, at=where.choose(os.environ, target, context), **options)

@@ -43,14 +43,14 @@ def _print_default_config(context: click.Context, _: click.Parameter, wanted: bo
 def _setup_config(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
-    click.echo("nothing to set up: settings are read from the environment (SELDON_*)")
+    click.echo("nothing to set up: settings come from environment variables (SELDON_*)")
     context.exit()
 
 
 @click.group("seldon-cli", cls=LazyStackGroup, elsewhere=_ELSEWHERE)
 @click.version_option(version("prediction-services-deploy"), prog_name="seldon-cli")
-@click.option("-q", "--quiet", is_flag=True, help="Print only what was asked for, as JSON.")
-@click.option("--zk-hosts", hidden=True, help="Accepted; there is no ZooKeeper.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the result, as JSON.")
+@click.option("--zk-hosts", hidden=True, help="Ignored: there is no ZooKeeper.")
 @click.option(
     "--setup-config",
     is_flag=True,
@@ -65,12 +65,12 @@ def _setup_config(context: click.Context, _: click.Parameter, wanted: bool) -> N
     is_eager=True,
     expose_value=False,
     callback=_print_default_config,
-    help="Print the settings in the original's form.",
+    help="Print the settings in the original's format.",
 )
 @debug_option
 @click.pass_context
 def here(context: click.Context, quiet: bool, zk_hosts: str | None) -> None:
-    """Operate the gateway on this machine: clients, their keys, their strategies."""
+    """Manage the gateway's clients, keys and strategies on this machine."""
     home = home_from_env(os.environ)
     context.obj = StateFolder(home)
     if not quiet:
@@ -92,7 +92,7 @@ for unneeded in unneeded_commands():
 @target_options
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def main(words: tuple[str, ...], at: Where) -> int:
-    """The same here, or beside the registry of a cluster's stack (--target, SELDON_TARGET)."""
+    """Run seldon-cli on this machine, or in a cluster (--target, SELDON_TARGET)."""
     if not at.in_cluster:
         here.main(list(words))
     # Not at the top: where this runs in a container there is no client of Kubernetes.

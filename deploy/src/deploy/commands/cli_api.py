@@ -23,9 +23,9 @@ _LEAST_ERROR_STATUS = 400
 
 @click.command("api")
 @click.option("--client-name", required=True)
-@click.option("--endpoint", required=True, help="/js/predict (JS key) or /predict (token).")
+@click.option("--endpoint", required=True, help="Path: /js/predict (JS key) or /predict (token).")
 @click.option("--method", default=None, type=click.Choice(["GET", "POST"]))
-@click.option("--json", "document", help='The document to score: {"data": [...]}.')
+@click.option("--json", "document", help='Request document: {"data": [...]}.')
 @click.pass_context
 def api(
     context: click.Context,
@@ -34,7 +34,7 @@ def api(
     method: str | None,
     document: str | None,
 ) -> int:
-    """Call the gateway as a client: prints its answer; status 1 when that is an error."""
+    """Send a request as a client and print the response; exit with status 1 on an error."""
     files: StateFolder = context.obj
     if not endpoint.startswith("/"):
         raise SettingInvalid(f"--endpoint is {endpoint!r}, expected a path such as /js/predict")
@@ -66,9 +66,9 @@ def api(
 
 @click.command("check")
 @click.option("--client-name", required=True)
-@click.option("--gateway", help="HOST of the gateway; that of this machine's stack.")
-@click.option("--rest-port", type=int, help="Likewise.")
-@click.option("--grpc-port", type=int, help="Likewise.")
+@click.option("--gateway", help="Host of the gateway.  [default: this machine's]")
+@click.option("--rest-port", type=int, help="REST port.  [default: this stack's]")
+@click.option("--grpc-port", type=int, help="gRPC port.  [default: this stack's]")
 @click.pass_obj
 def check_client(
     files: StateFolder,
@@ -77,7 +77,7 @@ def check_client(
     rest_port: int | None,
     grpc_port: int | None,
 ) -> None:
-    """Predict one real digit over each protocol that serves the client."""
+    """Predict a test digit over each protocol that serves the client."""
     settings = StackSettings.of_stack(files, os.environ).gateway
     settings = dataclasses.replace(
         settings,
@@ -91,7 +91,7 @@ def check_client(
     served = [api for api in Api if strategy.of(api.protocol)]
     if not served:
         raise MicroserviceRefused(
-            f"client {client_name} has no microservice: start one with start-microservice"
+            f"client {client_name} has no microservice; start one with start-microservice"
         )
     for api in served:
         click.echo(check.prediction(api, settings, shown))
@@ -103,7 +103,7 @@ def _ask(session: requests.Session, method: str, url: str, **how: Any) -> reques
     except requests.RequestException as error:
         # Not the error itself: it names the URL, and with it the key.
         raise StackNotRunning(
-            f"the gateway does not answer ({type(error).__name__}): is it up? See `make status`"
+            f"the gateway does not respond ({type(error).__name__}); check it with `make status`"
         ) from None
 
 
@@ -111,4 +111,4 @@ def _check_document(document: str | None) -> None:
     try:
         json.loads(document or "null")
     except ValueError as error:
-        raise SettingInvalid(f"--json is no JSON: {error}") from None
+        raise SettingInvalid(f"--json is not valid JSON: {error}") from None

@@ -13,12 +13,12 @@ from deploy.state_folder import StateFolder
 from seldon_gateway.registry import SCOPE_ALL, SCOPES
 
 _NOT_HERE = {
-    "processactions": "it prepares data for recommendations, which are not part of this product",
-    "processevents": "it prepares data for recommendations, which are not part of this product",
+    "processactions": "prepares data for recommendations, which are not part of this product",
+    "processevents": "prepares data for recommendations, which are not part of this product",
 }
 _NOTHING_TO_DO = {
-    "zk_push": "nothing to push: the registry is the one place where clients are kept",
-    "zk_pull": "nothing to pull: the registry is the one place where clients are kept",
+    "zk_push": "nothing to push: clients are stored in the registry alone",
+    "zk_pull": "nothing to pull: clients are stored in the registry alone",
 }
 
 
@@ -31,12 +31,12 @@ _NOTHING_TO_DO = {
         ["list", "setup", "enable", "disable", "remove", *_NOT_HERE, *_NOTHING_TO_DO]
     ),
 )
-@click.option("--db-name", help="A database of `seldon-cli db`; ClientDB is there.")
+@click.option("--db-name", help="A database of `seldon-cli db`, such as ClientDB.")
 @click.option("--client-name")
 @click.option("--input-date-string", hidden=True)
-@click.option("--set-js-key", help="Instead of a random one.")
-@click.option("--set-all-key", help="Instead of a random one.")
-@click.option("--set-all-secret", help="Instead of a random one.")
+@click.option("--set-js-key", help="Consumer key of scope js.  [default: random]")
+@click.option("--set-all-key", help="Consumer key of scope all.  [default: random]")
+@click.option("--set-all-secret", help="Consumer secret of scope all.  [default: random]")
 @click.pass_obj
 def client(
     files: StateFolder,
@@ -50,7 +50,7 @@ def client(
 ) -> None:
     """List, set up, enable, disable or remove clients."""
     if action in _NOT_HERE:
-        raise SettingInvalid(f"--action {action}: {_NOT_HERE[action]}")
+        raise SettingInvalid(f"--action {action} is not supported: it {_NOT_HERE[action]}")
     if action in _NOTHING_TO_DO:
         click.echo(_NOTHING_TO_DO[action])
         return
@@ -84,7 +84,7 @@ def client(
 @click.option("--client-name")
 @click.option("--scope", type=click.Choice(SCOPES))
 @click.option("--key", help="The new key.")
-@click.option("--secret", help="The new secret; only a key of scope all has one.")
+@click.option("--secret", help="The new secret, for scope all.")
 @click.pass_obj
 def keys(
     files: StateFolder,
@@ -94,7 +94,7 @@ def keys(
     key: str | None,
     secret: str | None,
 ) -> None:
-    """Print keys and secrets as one JSON array on one line, or change one."""
+    """List keys and secrets as a JSON array on one line, or update a key."""
     with operator(files, os.environ) as it:
         if action == "update":
             if client_name is None or key is None or scope is None:
@@ -116,7 +116,7 @@ def keys(
 )
 @click.option("--db-name")
 @click.option("--db-user")
-@click.option("--db-password", help="Accepted and not kept.")
+@click.option("--db-password", help="Accepted and not stored.")
 @click.option("--db-jdbc")
 @click.pass_obj
 def db(
@@ -127,7 +127,7 @@ def db(
     db_password: str | None,
     db_jdbc: str | None,
 ) -> None:
-    """Show or set up the databases that clients are set up on."""
+    """Show or edit the names of the databases that clients refer to."""
     files.require()
     databases = Databases(files.home)
     if action == "list":
@@ -140,7 +140,7 @@ def db(
         if db_name is None:
             raise SettingInvalid("--action setup needs --db-name")
         databases.setup(db_name, db_user, db_jdbc)
-        click.echo(f"database {db_name} is set up; --action commit puts it into use")
+        click.echo(f"database {db_name} is set up; run --action commit to apply it")
     else:
         databases.commit()
         click.echo("the databases are committed")

@@ -31,7 +31,7 @@ def routing(files: StateFolder, action: str) -> None:
             before, after = _two_lines()
             if now != before:
                 raise MicroserviceRefused(
-                    "somebody else changed the clients' variations at the same time: run it again"
+                    "another command changed the clients' variations meanwhile; run this one again"
                 )
             assignments.move(it.registry, before, after)
             now = assignments.read(it.registry)
@@ -44,5 +44,5 @@ def _two_lines() -> tuple[assignments.Assignments, assignments.Assignments]:
         return assignments.from_json(before), assignments.from_json(after)
     except ValueError as error:
         raise SettingInvalid(
-            f"--action move reads two lines as --action show prints them: {error}"
+            f"stdin of --action move is not two lines as --action show prints them: {error}"
         ) from None

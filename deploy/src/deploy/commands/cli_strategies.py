@@ -19,7 +19,7 @@ PREDICTORS = ["externalPredictionServer", "rpcPredictionServer"]
 @click.option("--predictor-name", hidden=True)
 @click.option("--config", hidden=True)
 @click.option(
-    "-f", "--json-file", type=click.File(), help="The document for create; - reads it from stdin."
+    "-f", "--json-file", type=click.File(), help="Strategy document for create; - reads stdin."
 )
 @click.pass_obj
 def predict_alg(
@@ -30,7 +30,7 @@ def predict_alg(
     config: str | None,
     json_file: TextIO | None,
 ) -> None:
-    """Show a client's strategy, create another one, put it into service."""
+    """Show, create or commit a client's strategy."""
     if action == "list":
         for predictor in PREDICTORS:
             click.echo(predictor)
@@ -45,7 +45,7 @@ def predict_alg(
             if json_file is None:
                 raise SettingInvalid("--action create needs -f FILE, or -f - for stdin")
             it.registry.draft_strategy(client_name, _document(json_file))
-            click.echo(f"created the strategy of {client_name}; --action commit serves it")
+            click.echo(f"created the strategy of {client_name}; run --action commit to serve it")
         else:
             it.registry.commit_strategy(client_name)
             click.echo(f"committed the strategy of {client_name}")
@@ -55,7 +55,7 @@ def _document(json_file: TextIO) -> dict[str, Any]:
     try:
         document = json.load(json_file)
     except ValueError as error:
-        raise SettingInvalid(f"{json_file.name} is no JSON: {error}") from None
+        raise SettingInvalid(f"{json_file.name} is not valid JSON: {error}") from None
     if not isinstance(document, dict):
-        raise SettingInvalid(f"{json_file.name} holds no JSON object")
+        raise SettingInvalid(f"{json_file.name} is not a JSON object")
     return document

@@ -12,13 +12,13 @@ def unneeded_commands() -> Iterator[click.Command]:
     yield _answering("memcached", "no memcached is needed: nothing to set up", works=True)
     yield _answering(
         "rpc",
-        "custom request classes are not supported: send a DefaultCustomPredictRequest",
+        "custom request classes are not supported; send a DefaultCustomPredictRequest",
         works=False,
     )
     for name in ("attr", "import", "rec_alg", "rec_exp", "model"):
         yield _answering(
             name,
-            f"{name} is about recommendations, which are not part of this product",
+            f"{name} is not supported: this product has no recommendations",
             works=False,
         )
 

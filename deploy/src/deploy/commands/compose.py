@@ -39,11 +39,11 @@ def main() -> None:
     "--without",
     multiple=True,
     type=click.Choice(compose.MONITORING),
-    help="Leave out a part of monitoring; Grafana goes with its Prometheus.",
+    help="Monitoring service to leave out; without Prometheus, Grafana is left out too.",
 )
 @debug_option
 def deploy(without: tuple[str, ...]) -> None:
-    """Build what images are missing, start every container, predict over each protocol."""
+    """Build missing images, start every container and check one prediction per protocol."""
     it = _found()
     if "prometheus" in without:
         without = (*without, "grafana")
@@ -76,7 +76,7 @@ def deploy(without: tuple[str, ...]) -> None:
 @click.option("--purge", is_flag=True, help="Remove the volumes too: clients, keys, metrics.")
 @debug_option
 def undeploy(purge: bool) -> None:
-    """Stop and remove every container; volumes stay."""
+    """Stop and remove every container; volumes are kept."""
     it = _found()
     it.run("--profile", "loadtest", "down", *(["--volumes"] if purge else []))
     if purge:
@@ -86,7 +86,7 @@ def undeploy(purge: bool) -> None:
 @main.command("status", cls=StackCommand)
 @debug_option
 def status() -> int:
-    """Show every service's state; status 1 when one does not run."""
+    """Show the state of every service; exit with status 1 when a serving one is down."""
     it = _found()
     wrong = []
     for name in (*compose.SERVING, *compose.MONITORING):
@@ -101,7 +101,7 @@ def status() -> int:
 @click.argument("name", required=False)
 @debug_option
 def logs(name: str | None) -> None:
-    """The newest lines of every service, or of the one called NAME."""
+    """Show the last log lines of every service, or of NAME."""
     _found().run("logs", "--tail", "20", *([name] if name else []))
 
 
@@ -109,22 +109,22 @@ def logs(name: str | None) -> None:
 @click.option("--test-type", required=True, type=click.Choice(_TEST_TYPES))
 @debug_option
 def loadtest(test_type: str) -> int:
-    """Locust's master and workers in containers; the run's folder comes to LOADTEST_OUTPUT."""
+    """Run Locust's master and workers in containers; results are copied to LOADTEST_OUTPUT."""
     for variable in _NOT_IN_CONTAINERS:
         if os.environ.get(variable):
             raise SettingInvalid(
-                f"{variable.removeprefix('LOADTEST_')} ({variable}) means nothing in containers, "
-                "whose load test asks the gateway beside it and shows no page: leave it out"
+                f"{variable.removeprefix('LOADTEST_')} ({variable}) is not supported in "
+                "containers: the load test uses their gateway and serves no page; unset it"
             )
     it = _found()
     if it.state(compose.GATEWAY)[0] != "running":
-        raise ComposeFailed("no stack runs in containers: make deploy TARGET=compose")
+        raise ComposeFailed("no stack is running in containers; run make deploy TARGET=compose")
     given = it.environ.get("LOADTEST_WORKERS") or "2"
     if not given.isdigit() or not 1 <= int(given) <= 64:
         raise SettingInvalid(f"WORKERS is {given!r}, expected a number from 1 to 64")
     results = Path(it.environ.get("LOADTEST_OUTPUT") or "results")
     status = compose.load_test(it, test_type, int(given), results)
-    say(f"The container's report came to {results / 'latest' / 'report.html'}")
+    say(f"report copied to {results / 'latest' / 'report.html'}")
     return status
 
 
@@ -137,7 +137,8 @@ def _build_missing(it: compose.Compose) -> None:
         return  # compose pulls them
     if it.environ["SELDON_TAG"] != ours:
         raise ComposeFailed(
-            f"{', '.join(missing)} are not here: make images TAG={it.environ['SELDON_TAG']}"
+            f"images not found: {', '.join(missing)}; "
+            f"run make images TAG={it.environ['SELDON_TAG']}"
         )
     build = images.Build("localhost", ours, ours, images.revision(it.root))
     names = {reference.rpartition("/")[2].partition(":")[0] for reference in missing}

@@ -12,22 +12,22 @@ from deploy.locking import lock
 from deploy.settings import StackSettings, gateway_host, home_from_env
 from deploy.where import Where
 
-_SPARK = "Spark is not part of this stack: nothing here needs it"
+_SPARK = "ignored; Spark is not part of this stack"
 # What the original's seldon-up read and this machine has no use for, and what is said about it.
 _HERE = {
     "SELDON_WITH_SPARK": _SPARK,
-    "SELDON_WITH_GLUSTERFS": "one machine needs no GlusterFS: models are read from their folders",
-    "GOOGLE_CLOUDSQL": "set SELDON_DATABASE_URL to use a database elsewhere",
+    "SELDON_WITH_GLUSTERFS": "ignored; models are read from folders of this machine",
+    "GOOGLE_CLOUDSQL": "ignored; set SELDON_DATABASE_URL to use an external database",
 }
 _IN_CLUSTER = {
     "SELDON_WITH_SPARK": _SPARK,
     "SELDON_WITH_GLUSTERFS": (
-        "Kubernetes has no GlusterFS since 1.26: the volume is what K8S_STORAGE_CLASS or "
-        "DATA_VOLUME (nfs, hostPath, a claim) says"
+        "ignored; Kubernetes removed GlusterFS in 1.26, set K8S_STORAGE_CLASS or DATA_VOLUME "
+        "(nfs, hostPath, a claim) instead"
     ),
-    "GOOGLE_CLOUDSQL": "set SELDON_DATABASE_URL to use a database elsewhere",
-    "DB_USER": "SELDON_DATABASE_URL has the database's user; without it there is none",
-    "DB_PASSWORD": "SELDON_DATABASE_URL has the database's password; without it there is none",
+    "GOOGLE_CLOUDSQL": "ignored; set SELDON_DATABASE_URL to use an external database",
+    "DB_USER": "ignored; the user is part of SELDON_DATABASE_URL",
+    "DB_PASSWORD": "ignored; the password is part of SELDON_DATABASE_URL",
 }
 
 
@@ -35,10 +35,11 @@ _IN_CLUSTER = {
 @target_options
 @debug_option
 def seldon_up(at: Where) -> None:
-    """Start the gateway, here or in a cluster; one that runs already is left as it is.
+    """Start the gateway on this machine or in a cluster; a running one is left unchanged.
 
-    Here the state is in SELDON_HOME (./.seldon), ports are SELDON_REST_PORT, SELDON_GRPC_PORT,
-    SELDON_ADMIN_PORT, SELDON_CONTROL_PORT; docs/kubernetes.md has a cluster's settings.
+    On this machine SELDON_HOME (./.seldon) holds the state, and SELDON_REST_PORT,
+    SELDON_GRPC_PORT, SELDON_ADMIN_PORT and SELDON_CONTROL_PORT set the ports.
+    docs/kubernetes.md lists the settings of a cluster.
     """
     for variable, answer in (_IN_CLUSTER if at.in_cluster else _HERE).items():
         if value := os.environ.get(variable):
@@ -57,7 +58,9 @@ def seldon_up(at: Where) -> None:
         started = bring_up(local, os.environ)
     gateway = StackSettings.of_stack(local.files, os.environ).gateway
     host = gateway_host(gateway)
-    say("the gateway is ready" if started else "the gateway runs already: nothing was changed")
+    say(
+        "the gateway is ready" if started else "the gateway is already running: nothing was changed"
+    )
     say(f"REST http://{host}:{gateway.rest_port}, gRPC {host}:{gateway.grpc_port}")
 
 
@@ -66,7 +69,7 @@ def seldon_up(at: Where) -> None:
 @target_options
 @debug_option
 def seldon_down(purge: bool, at: Where) -> None:
-    """Stop all of the stack, microservices and load tests too; clients and keys stay."""
+    """Stop the whole stack, with microservices and load tests; clients and keys are kept."""
     if at.in_cluster:
         # Not at the top: one machine needs no client of Kubernetes.
         from deploy.kubernetes import deployment

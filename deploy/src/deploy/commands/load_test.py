@@ -26,13 +26,13 @@ _NOT_IN_CLUSTER = ("bind", "worker_of", "metrics_bind", "server_metrics", "web_p
 @target_options
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def launch(words: tuple[str, ...], at: Where) -> int:
-    """Load one protocol with Locust's users, here or on a cluster's nodes with role=locust."""
+    """Load-test one protocol with Locust, on this machine or in a cluster."""
     if not at.in_cluster:
         cli.launch.main(list(words), prog_name="launch-locust-load-test")
     if os.environ.get("LOADTEST_WEB_PORT"):
         raise DeploySettingInvalid(
-            "WEB_PORT (LOADTEST_WEB_PORT) means nothing in a cluster, where no page is shown: "
-            "leave it out"
+            "WEB_PORT (LOADTEST_WEB_PORT) is not supported in a cluster, which has no live page; "
+            "unset it"
         )
     with (
         cli.launch.make_context("launch-locust-load-test", list(words)) as context,
@@ -42,16 +42,15 @@ def launch(words: tuple[str, ...], at: Where) -> int:
         for name in _NOT_IN_CLUSTER:
             if flags.pop(name) is not None:
                 raise SettingInvalid(
-                    f"--{name.replace('_', '-')} means nothing in a cluster, whose pods find each "
-                    "other: leave it out"
+                    f"--{name.replace('_', '-')} is not supported in a cluster; remove it"
                 )
         settings = LoadTestSettings.from_env(
             os.environ, client=flags.pop("client"), test_type=flags.pop("test_type"), **given(flags)
         )
         if settings.arrivals.startswith("trace:"):
             raise SettingInvalid(
-                f"--arrivals is {settings.arrivals!r}, a file that no pod has: use poisson or "
-                "constant in a cluster"
+                f"--arrivals is {settings.arrivals!r}, expected poisson or constant in a cluster, "
+                "whose pods cannot read files of this machine"
             )
     if os.environ.get("LOADTEST_HOST"):
         words = ("--host", settings.host, *words)

@@ -13,12 +13,17 @@ from deploy.kubernetes.stack import needed_secrets, stack
 
 @click.command("manifests", cls=StackCommand)
 @click.option(
-    "--overlay", "overlays", multiple=True, help=f"{', '.join(OVERLAYS)}; else K8S_OVERLAYS."
+    "--overlay",
+    "overlays",
+    multiple=True,
+    help=f"One of {', '.join(OVERLAYS)}; may repeat.  [default: K8S_OVERLAYS]",
 )
-@click.option("--output", default="manifests", show_default=True, help="A folder; - is stdout.")
+@click.option(
+    "--output", default="manifests", show_default=True, help="Folder to write to; - for stdout."
+)
 @debug_option
 def write_manifests(overlays: tuple[str, ...], output: str) -> None:
-    """Write the stack as YAML, for kubectl apply; docs/kubernetes.md has the variables."""
+    """Write the stack as YAML for kubectl apply; docs/kubernetes.md lists its variables."""
     environ = dict(os.environ)
     if overlays:
         environ["K8S_OVERLAYS"] = " ".join(overlays)

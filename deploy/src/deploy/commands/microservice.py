@@ -30,14 +30,14 @@ _ENTRY = (str, str, str, str)
 
 @click.command("start-microservice", cls=StackCommand)
 @click.option("--type", "kind", required=True, type=click.Choice(["recommendation", "prediction"]))
-@click.option("--client", required=True, help="Whose traffic the microservices serve.")
+@click.option("--client", required=True, help="Client that the microservices serve.")
 @click.option(
     "-i",
     "images",
     multiple=True,
     type=_ENTRY,
     metavar="NAME IMAGE rest|rpc RATIO",
-    help="A microservice from an image with server and model; in a cluster.",
+    help="Microservice from an image with server and model, in a cluster; may repeat.",
 )
 @click.option(
     "-p",
@@ -45,10 +45,12 @@ _ENTRY = (str, str, str, str)
     multiple=True,
     type=_ENTRY,
     metavar="NAME FOLDER rest|rpc RATIO",
-    help="A microservice from a model folder, of this machine or of the cluster's volume; may "
+    help="Microservice from a model folder, on this machine or on the cluster's volume; may "
     "repeat for an A/B test.",
 )
-@click.option("--replicas", type=int, help="Server process groups, or pods, for each; 1.")
+@click.option(
+    "--replicas", type=int, help="Server process groups, or pods, per microservice.  [default: 1]"
+)
 @target_options
 @debug_option
 def start_microservice(
@@ -59,14 +61,14 @@ def start_microservice(
     replicas: int | None,
     at: Where,
 ) -> None:
-    """Serve a client's predictions by microservices, each with its RATIO of the traffic.
+    """Serve a client with microservices, each with its RATIO of the traffic.
 
-    The ratios of each API sum to 1. New servers are ready before the old ones stop; when one
-    cannot start, everything stays as it was.
+    The ratios of each API sum to 1. Old servers stop after the new ones are ready; when a new one
+    fails to start, nothing changes.
     """
     if kind == "recommendation":
         raise MicroserviceRefused(
-            "recommendation microservices are not part of this product: use --type prediction"
+            "--type is recommendation, expected prediction; this product has no recommendations"
         )
     if replicas is not None:
         check_replicas(replicas)
@@ -82,8 +84,8 @@ def start_microservice(
         return
     if images:
         raise MicroserviceRefused(
-            f"microservice {images[0][0]}: images (-i) need containers, which this machine's stack "
-            "does not use: give a model folder with -p"
+            f"microservice {images[0][0]}: images (-i) are not supported on this machine, "
+            "where the stack runs without containers; give a model folder with -p"
         )
     wanted = parse_wanted(pipelines)
     with _rollout() as rollout:
@@ -92,7 +94,7 @@ def start_microservice(
 
 def _report(client: str, wanted: Sequence[Wanted | Entry], changed: bool) -> None:
     if not changed:
-        say(f"client {client} is served so already: nothing was changed")
+        say(f"client {client} is already served like this: nothing was changed")
         return
     for entry in wanted:
         say(f"{entry.name} serves {entry.ratio:g} of the {entry.api} traffic of client {client}")
@@ -104,10 +106,10 @@ def _report(client: str, wanted: Sequence[Wanted | Entry], changed: bool) -> Non
 @target_options
 @debug_option
 def stop_microservice(name: str, api: str | None, at: Where) -> None:
-    """Stop the microservice NAME, of one API or of both.
+    """Stop the microservice NAME, for one API or for both.
 
-    A client that has only this one for an API has none then. One that shares a client's traffic
-    with others is refused: give its share to others first.
+    Fails if the microservice shares a client's traffic with others: change their ratios first. A
+    client that has no other microservice for an API is left without one.
     """
     check_name(name)
     apis = [Api(api)] if api else list(Api)
@@ -119,7 +121,7 @@ def stop_microservice(name: str, api: str | None, at: Where) -> None:
     else:
         with _rollout() as rollout:
             rollout.stop(name, apis)
-    say(f"{name} is stopped")
+    say(f"stopped {name}")
 
 
 @contextmanager

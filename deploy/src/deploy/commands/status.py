@@ -21,7 +21,7 @@ _LEAST_WIDTH = 120  # where there is no terminal to fit
 def show_status() -> int:
     """Show every service: state, process, port, uptime, restarts, health.
 
-    Ends with status 1 when one of them is not healthy, or when no stack runs.
+    Exits with status 1 when a service is unhealthy or no stack is running.
     """
     rows = status.collect(LocalStack(home_from_env(os.environ)))
     table = Table()
@@ -42,24 +42,24 @@ def show_status() -> int:
         console = Console(highlight=False, width=_LEAST_WIDTH)
     console.print(table)
     if prometheus_program.NAME not in {row.name for row in rows}:
-        click.echo(f"no Prometheus runs beside the stack: {prometheus_program.MISSING}")
+        click.echo(f"Prometheus is not running; {prometheus_program.MISSING}")
     unhealthy = [row.name for row in rows if row.health != status.HEALTHY]
     if unhealthy:
         click.echo(
-            f"not healthy: {', '.join(unhealthy)}; `make logs` shows why. If they do not recover "
-            f"within seconds, {REMEDY}",
+            f"unhealthy: {', '.join(unhealthy)}; see `make logs`. If they do not recover within "
+            f"seconds, {REMEDY}",
             err=True,
         )
     return 1 if unhealthy else 0
 
 
 @click.command("logs", cls=StackCommand)
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
-@click.option("-n", "--lines", default=20, show_default=True, help="Lines of the past, each log.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines as they are written.")
+@click.option("-n", "--lines", default=20, show_default=True, help="Last lines to show per log.")
 @click.argument("name", required=False)
 @debug_option
 def show_logs(follow: bool, lines: int, name: str | None) -> None:
-    """Show the logs of every service, or of the one called NAME."""
+    """Show the last log lines of every service, or of NAME."""
     files = StateFolder(home_from_env(os.environ))
     files.require()
     logs = log_files.select(files.home / "logs", name)

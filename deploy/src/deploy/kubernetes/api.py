@@ -84,7 +84,7 @@ class Api:
                 self._dynamic = DynamicClient(http, cache_file=_NO_CACHE)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise ClusterUnreachable(
-                    f"{self.server} does not answer like a Kubernetes API server: correct the "
+                    f"{self.server} does not answer like a Kubernetes API server; correct the "
                     f"server's address in {login}"
                 ) from error
 
@@ -276,8 +276,8 @@ class Api:
         found = self._find(api_version, kind)
         if found is None:
             raise ClusterRefused(
-                f"{self.server} has no {kind} of {api_version}: use a cluster that has it, or try "
-                "again when its API is whole"
+                f"{self.server} does not serve {kind} of {api_version}; use a cluster that does, "
+                "or try again when its API is complete"
             )
         return found
 
@@ -332,12 +332,12 @@ def connect(environ: Mapping[str, str], context: str | None = None) -> Api:
             config.load_incluster_config(client_configuration=settings)
         except ConfigException as error:
             raise ClusterNotConfigured(
-                f"this pod's service account cannot be used ({error}): set KUBECONFIG"
+                f"this pod's service account cannot be used ({error}); set KUBECONFIG"
             ) from error
         return Api(_ApiClient(settings), "this pod's service account")
     if not files:
         raise ClusterNotConfigured(
-            f"no cluster is named: set KUBECONFIG to its file (there is no {default})"
+            f"no cluster is configured and {default} does not exist; set KUBECONFIG to its file"
         )
     login = _load(files, context, settings)
     return Api(_ApiClient(settings), login)
@@ -347,13 +347,13 @@ def _load(files: str, context: str | None, settings: client.Configuration) -> st
     """Read the files into `settings`; in words, the login that they gave."""
     paths = [Path(path) for path in files.split(os.pathsep) if path]
     if not any(path.is_file() for path in paths):
-        raise ClusterNotConfigured(f"KUBECONFIG names {files}, which does not exist: correct it")
+        raise ClusterNotConfigured(f"KUBECONFIG is {files}, which does not exist; correct it")
     try:
         contexts, current = config.list_kube_config_contexts(config_file=files)
         names = [str(one["name"]) for one in contexts]
         if context is not None and context not in names:
             raise ClusterNotConfigured(
-                f"{files} has no context {context}: choose one of {', '.join(names)}"
+                f"{files} has no context {context}; choose one of {', '.join(names)}"
             )
         config.load_kube_config(
             config_file=files, context=context, client_configuration=settings, persist_config=False
@@ -370,5 +370,5 @@ def _plain(_: object, answer: Object) -> Object:
 
 def _object(answer: Any) -> Object:
     if not isinstance(answer, dict):
-        raise HTTPError("the answer is no object")
+        raise HTTPError("the response is not a JSON object")
     return answer

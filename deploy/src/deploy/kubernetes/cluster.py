@@ -182,16 +182,18 @@ class Cluster:
         outcomes = self._remove([one for one in ours if one["kind"] not in _KEPT], timeout_s)
         data = [one for one in ours if one["kind"] in _KEPT]
         if not purge:
-            kept = [Outcome(Reference.of(one), Change.KEPT, "data: PURGE=1") for one in data]
+            kept = [
+                Outcome(Reference.of(one), Change.KEPT, "data; PURGE=1 removes it") for one in data
+            ]
             return outcomes + kept
         outcomes += self._remove(data, timeout_s)
         if namespace is None or not self.place.owns(namespace):
             return outcomes
         if strangers := self._strangers():
-            detail = f"others have {', '.join(strangers[:5])} in it"
+            detail = f"contains objects of others: {', '.join(strangers[:5])}"
             return [*outcomes, Outcome(Reference.of(namespace), Change.KEPT, detail)]
         if self.unseen:
-            detail = f"others may have {', '.join(self.unseen)} in it"
+            detail = f"may contain objects of others, not listable: {', '.join(self.unseen)}"
             return [*outcomes, Outcome(Reference.of(namespace), Change.KEPT, detail)]
         return outcomes + self._remove([namespace], timeout_s)
 
@@ -200,20 +202,20 @@ class Cluster:
         for item in objects:
             which = Reference.of(item)
             if not self.place.owns(item):
-                raise ClusterRefused(f"{which} lacks the labels {self.place.selector}: add them")
+                raise ClusterRefused(f"{which} lacks the labels {self.place.selector}; add them")
             if item["kind"] == "Namespace":
                 if which.name != self.place.namespace:
-                    raise ClusterRefused(f"{which} is not {self.place.namespace}: correct it")
+                    raise ClusterRefused(f"{which} is not {self.place.namespace}; correct it")
             elif item["kind"] == _VOLUME:
                 # In no namespace, but for one claim alone.
                 if not self._is_for_us(item):
                     raise ClusterRefused(
-                        f"{which} is for no claim in {self.place.namespace}: correct its claimRef"
+                        f"{which} is for no claim in {self.place.namespace}; correct its claimRef"
                     )
             elif which.namespace != self.place.namespace:
                 raise ClusterRefused(
                     f"{which} is for namespace {which.namespace}, expected "
-                    f"{self.place.namespace}: correct its metadata.namespace"
+                    f"{self.place.namespace}; correct its metadata.namespace"
                 )
 
     def _is_unknown(self, item: Object) -> bool:
@@ -226,9 +228,9 @@ class Cluster:
         try:
             before = self.api.read(which)
         except ClusterForbidden:
-            return Outcome(which, Change.SKIPPED, "not ours to see, taken as given")
+            return Outcome(which, Change.SKIPPED, "no permission to read it, assumed to exist")
         if before is not None and not self.place.owns(before):
-            return Outcome(which, Change.SKIPPED, "it was there before, and stays when we go")
+            return Outcome(which, Change.SKIPPED, "not created by this stack, left as it is")
         return self._apply_one(item, dry_run, force)
 
     def _apply_one(self, item: Object, dry_run: bool, force: bool) -> Outcome:
@@ -239,8 +241,8 @@ class Cluster:
             return Outcome(which, Change.CREATED)
         if not self.place.owns(before):
             raise NotOurs(
-                f"{which} in namespace {self.place.namespace} is there already and lacks the "
-                f"labels {self.place.selector}: remove it, or choose another namespace"
+                f"{which} already exists in namespace {self.place.namespace} without the "
+                f"labels {self.place.selector}; remove it, or choose another namespace"
             )
         if item["kind"] == "Job" and self._is_spent(item, before, force):
             if not dry_run:
@@ -337,14 +339,14 @@ class Cluster:
         def look() -> str:
             left[:] = [item for item in left if self._is_there(item)]
             names = ", ".join(str(Reference.of(item)) for item in left)
-            return f"waiting until gone: {names}" if names else ""
+            return f"waiting for deletion of {names}" if names else ""
 
         if not follow(look, timeout_s, every_s=0.5):
             return
         names = ", ".join(self._why_there(item) for item in left)
         raise ClusterTimeout(
-            f"not gone from namespace {self.place.namespace} within {timeout_s:.0f} s: {names}; "
-            "run it again to wait on"
+            f"not deleted from namespace {self.place.namespace} within {timeout_s:.0f} s: {names}; "
+            "run the command again to keep waiting"
         )
 
     def _is_there(self, item: Object) -> bool:

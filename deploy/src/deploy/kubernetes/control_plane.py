@@ -87,5 +87,7 @@ class ControlPlane:
 
 
 def _last_line(text: bytearray) -> str:
-    lines = text.decode(errors="replace").strip().splitlines() or ["seldon-cli says no reason"]
+    lines = text.decode(errors="replace").strip().splitlines() or [
+        "seldon-cli failed without a message"
+    ]
     return lines[-1].removeprefix("error: ")

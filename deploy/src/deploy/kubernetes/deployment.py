@@ -53,7 +53,7 @@ def deploy(environ: Mapping[str, str], wishes: Wishes, monitoring_files: Mapping
                 control.setup_client(client, DEFAULT_DATABASE)
         planned = [Planned(one, 1.0) for one in default_microservices(settings)]
         Rollout(it, control, wishes.timeout_s).start(CLIENT, planned, force=wishes.force)
-        with step("checking with a real digit"):
+        with step("predicting a test digit"):
             checks = control.check(CLIENT, GATEWAY_SERVICE, _HTTP_PORT, GRPC_PORT)
     for line in (*checks, *_next_steps()):
         say(line)

@@ -70,7 +70,7 @@ def run(
     finally:
         stream.sock.shutdown()  # at once: close() waits for a frame that has come already
     if not status:
-        raise _broken(where, "it ended without a status")
+        raise _broken(where, "it closed without an exit status")
     return _exit_status(json.loads(status), where, words)
 
 
@@ -87,12 +87,12 @@ def _exit_status(status: dict[str, Any], where: str, words: Sequence[str]) -> in
     for cause in status.get("details", {}).get("causes") or []:
         if cause.get("reason") == "ExitCode":
             return int(cause["message"])
-    message = " ".join(str(status.get("message", "it says no reason")).split())
+    message = " ".join(str(status.get("message", "no reason given")).split())
     raise ClusterRefused(f"{words[0]} cannot be run in {where}: {message.rstrip('.')}")
 
 
 def _broken(where: str, why: str) -> ClusterUnreachable:
     return ClusterUnreachable(
-        f"the connection to a command in {where} broke off ({why.rstrip('.')}), which may be done "
-        "or not: run it again"
+        f"the connection to a command in {where} broke ({why.rstrip('.')}), so the command may "
+        "not have completed; run it again"
     )

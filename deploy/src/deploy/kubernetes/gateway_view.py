@@ -53,13 +53,13 @@ def wait_until_taken(api: Api, place: Place, control: ControlPlane, poll_s: floa
         late[:] = [pod for pod in _envoys(api, place) if not _has(api, place, pod, newest)]
         return not late
 
-    with step("waiting until the gateway has taken it"):
+    with step("waiting until Envoy uses the new routes"):
         timeout_s = envoy_view.patience_s(_TIMEOUT_S, poll_s)
         if not wait_until(taken, timeout_s, 0.5):
             raise ClusterTimeout(
-                f"Pod {', '.join(late)} has not taken the new variations within {timeout_s:g} s: "
-                "nothing was removed; make logs TARGET=kubernetes NAME=envoy shows what it says, "
-                "run it again to wait on"
+                f"Pod {', '.join(late)} does not use the new variations after {timeout_s:g} s; "
+                "nothing was removed; see make logs TARGET=kubernetes NAME=envoy, or run the "
+                "command again to keep waiting"
             )
 
 

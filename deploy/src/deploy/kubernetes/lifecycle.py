@@ -45,11 +45,11 @@ def deploy_objects(
     with _reached(environ, wishes.context) as api:
         cluster = Cluster(api, place)
         for outcome in cluster.apply(objects, dry_run=wishes.dry_run, force=wishes.force):
-            say(f"would be: {outcome}" if wishes.dry_run else str(outcome))
+            say(f"{outcome} (dry run)" if wishes.dry_run else str(outcome))
         if wishes.dry_run:
             for item in cluster.stale(objects):
-                say(f"would be: {Reference.of(item)}: {Change.REMOVED}")
-            say("a dry run: nothing was changed")
+                say(f"{Reference.of(item)}: {Change.REMOVED} (dry run)")
+            say("dry run: nothing was changed")
             return
         for outcome in replace_failing(api, objects):
             say(str(outcome))
@@ -81,13 +81,13 @@ def undeploy_objects(
     for outcome in outcomes:
         say(str(outcome))
     if cluster.unseen:
-        say(f"not allowed to list {', '.join(cluster.unseen)}: what is ours of these stays")
+        say(f"no permission to list {', '.join(cluster.unseen)}: those of the stack are kept")
     if not outcomes:
-        say(f"nothing to remove: namespace {place.namespace} has nothing of {place.instance}")
+        say(f"nothing to remove: namespace {place.namespace} has no objects of {place.instance}")
 
 
 def _reached(environ: Mapping[str, str], context: str | None) -> Api:
-    with step("reaching the cluster"):
+    with step("connecting to the cluster"):
         return connect(environ, context)
 
 

@@ -29,8 +29,8 @@ class Follower:
         while not self._has_ended():
             if time.monotonic() > deadline:
                 raise ClusterTimeout(
-                    f"the load test has not ended within {limit_s:.0f} s"
-                    f"{self._state_of(LOADTEST).text}: see make status TARGET=kubernetes, then run "
+                    f"the load test has not finished within {limit_s:.0f} s"
+                    f"{self._state_of(LOADTEST).text}; see make status TARGET=kubernetes, then run "
                     "it again"
                 )
             time.sleep(_LOOK_EVERY_S)
@@ -61,8 +61,8 @@ class Follower:
             name = self._pod or found[0]["metadata"]["name"]
             why = _how_it_ended(found[0]) if found else "it was removed, or its node is gone"
             raise WorkloadFailed(
-                f"Pod {name} of the load test is lost ({why}): nothing of this run is left, run it "
-                "again"
+                f"Pod {name} of the load test is lost ({why}), and its results with it; run the "
+                "load test again"
             )
         return None
 

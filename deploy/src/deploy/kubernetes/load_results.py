@@ -37,14 +37,14 @@ def fetch(at: Session, results: Path) -> tuple[int, Path]:
             )
         if status:
             said = " ".join(complaint.decode(errors="replace").split())
-            raise WorkloadFailed(f"the results cannot be read in the load test's pod: {said}")
+            raise WorkloadFailed(f"cannot read the results in the load test's pod: {said}")
         with tarfile.open(here / "all.tar") as archive:
             archive.extractall(here, filter="data")
         code = int((here / STATUS).read_text())
         names = _adopt(here / RUNS, results) if (here / RUNS).is_dir() else []
     if not names:
         raise WorkloadFailed(
-            f"the load test ended with status {code} and left no results: its last lines say why"
+            f"the load test exited with status {code} and no results; see its output above"
         )
     return code, results / max(names)
 

@@ -71,8 +71,8 @@ def _keys(control: ControlPlane, client: str) -> dict[str, str]:
     rows = {row["scope"]: row for row in reversed(control.keys(client))}
     if SCOPE_JS not in rows or SCOPE_ALL not in rows:
         raise ControlPlaneRefused(
-            f"client {client} has no key of each scope: set it up with seldon-cli client --action "
-            f"setup --db-name ClientDB --client-name {client}"
+            f"client {client} lacks a key of scope js or all; set it up with seldon-cli client "
+            f"--action setup --db-name ClientDB --client-name {client}"
         )
     return {
         JS_KEY: rows[SCOPE_JS]["key"],
@@ -92,12 +92,12 @@ def _remove_leftovers(at: Session) -> None:
         owner = (item["metadata"].get("annotations") or {}).get(OWNER, "")
         if item["kind"] == "Job" and item.get("status", {}).get("active") and _lives(owner):
             raise WorkloadFailed(
-                f"a load test runs in namespace {at.place.namespace} already, started by {owner}: "
-                f"wait for its end, or kubectl delete job -n {at.place.namespace} {LOADTEST} "
+                f"a load test started by {owner} is running in namespace {at.place.namespace}; "
+                f"wait until it ends, or kubectl delete job -n {at.place.namespace} {LOADTEST} "
                 f"{WORKER}"
             )
     if left:
-        say("removing what is left of a load test that was broken off")
+        say("removing the objects of an interrupted load test")
         at.cluster.remove(left, _REMOVED_S)
 
 

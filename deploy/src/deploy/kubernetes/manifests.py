@@ -66,8 +66,8 @@ def write(objects: Iterable[Object], folder: Path) -> list[Path]:
     for name in wanted:
         if folder / name in there - ours:
             raise SettingInvalid(
-                f"OUTPUT is {str(folder)!r}, whose {name} was not written by make manifests: "
-                "name another folder, or remove it"
+                f"OUTPUT is {str(folder)!r}, whose {name} was not written by make manifests; "
+                "name another folder, or remove the file"
             )
     folder.mkdir(parents=True, exist_ok=True)
     for path in ours:
@@ -87,5 +87,8 @@ def monitoring_files(root: Path) -> dict[str, str]:
     folder = root / "monitoring"
     paths = [*folder.glob("prometheus/*.yaml"), *folder.glob("dashboards/*.json")]
     if not paths:
-        raise SettingInvalid(f"{root} is not the root of the repository: monitoring/ is read there")
+        raise SettingInvalid(
+            f"{root} is not the root of the repository, expected monitoring/ in it; run the "
+            "command from the root"
+        )
     return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in paths}

@@ -14,10 +14,13 @@ def label(api: Api, name: str) -> None:
     """
     before = _node(api, name)["metadata"].get("labels") or {}
     if before.items() >= ROLE.items():
-        say(f"Node {name}: labelled {_shown()} already")
+        say(f"Node {name}: already labelled {_shown()}")
         return
     api.change(_reference(name), {"metadata": {"labels": ROLE}})
-    say(f"Node {name}: labelled {_shown()}; make cordon-loadtest-node NODE={name} keeps others off")
+    say(
+        f"Node {name}: labelled {_shown()}; "
+        f"make cordon-loadtest-node NODE={name} keeps other pods off"
+    )
 
 
 def cordon(api: Api, name: str, *, closed: bool) -> None:
@@ -28,7 +31,7 @@ def cordon(api: Api, name: str, *, closed: bool) -> None:
     """
     state = "cordoned" if closed else "uncordoned"
     if bool(_node(api, name)["spec"].get("unschedulable")) is closed:
-        say(f"Node {name}: {state} already")
+        say(f"Node {name}: already {state}")
         return
     api.change(_reference(name), {"spec": {"unschedulable": closed or None}})
     say(f"Node {name}: {state}")
@@ -47,7 +50,7 @@ def require_labelled(api: Api) -> None:
     except ClusterForbidden:
         return  # a tenant sees no nodes: its pods say where they cannot go
     raise ClusterRefused(
-        f"no node has the label {_shown()}, which load generators run on: make "
+        f"no node has the label {_shown()}, expected one for the load generators; run make "
         f"label-loadtest-node NODE=… with one of {names}"
     )
 
@@ -56,7 +59,7 @@ def _node(api: Api, name: str) -> Object:
     found = api.read(_reference(name))
     if found is None:
         names = _names(api.list("v1", "Node", None))
-        raise ClusterRefused(f"there is no Node {name}: choose one of {names}")
+        raise ClusterRefused(f"Node {name} does not exist; choose one of {names}")
     return found
 
 

@@ -48,8 +48,8 @@ def collect(api: Api, place: Place) -> list[Row]:
     ]
     if not rows:
         raise WorkloadFailed(
-            f"namespace {place.namespace} has nothing of {place.instance}: seldon-up or make "
-            "deploy TARGET=kubernetes starts it"
+            f"namespace {place.namespace} has no workloads of {place.instance}; start the stack "
+            "with seldon-up or make deploy TARGET=kubernetes"
         )
     return rows
 
@@ -75,8 +75,7 @@ def log_lines(api: Api, place: Place, name: str | None, lines: int) -> Iterator[
     if not found:
         whom = f"of {name}" if name else f"of {place.instance}"
         raise WorkloadFailed(
-            f"namespace {place.namespace} has no pod {whom}: make status TARGET=kubernetes shows "
-            "what there is"
+            f"namespace {place.namespace} has no pod {whom}; see make status TARGET=kubernetes"
         )
     for pod in found:
         pod_name = str(pod["metadata"]["name"])

@@ -37,7 +37,7 @@ def ready_pod(
     which = Reference("apps/v1", "Deployment", deployment, place.namespace)
     if api.read(which) is None:
         raise WorkloadFailed(
-            f"namespace {place.namespace} has no {which}: {remedy}, or name another with "
+            f"namespace {place.namespace} has no {which}; {remedy}, or name another with "
             "K8S_NAMESPACE"
         )
     labels = {**place.labels, "app.kubernetes.io/name": deployment}
@@ -51,8 +51,8 @@ def ready_pod(
 
     if follow(look, patience_s, 1.0):
         raise WorkloadFailed(
-            f"no Pod of {which} in namespace {place.namespace} is ready{_why(pods)}: "
-            "make status TARGET=kubernetes shows its state, make logs TARGET=kubernetes why"
+            f"no Pod of {which} in namespace {place.namespace} is ready{_why(pods)}; "
+            "see make status TARGET=kubernetes and make logs TARGET=kubernetes"
         )
     return next(str(pod["metadata"]["name"]) for pod in pods if readiness.is_ready(pod))
 

@@ -84,7 +84,7 @@ def deployment(item: Object, pods: Sequence[Object]) -> State:
     if not _is_seen(item) or updated < wanted or available < updated:
         return State(Phase.WAITING, text)
     if old > 0:
-        return State(Phase.WAITING, f"{text}, {old} old ones end")
+        return State(Phase.WAITING, f"{text}, {old} old pods terminating")
     return State(Phase.READY, text)
 
 
@@ -129,7 +129,7 @@ def claim(item: Object) -> State:
     if phase == "Lost":
         return State(Phase.TROUBLED, "has lost its volume")
     if phase == "Pending" and "storageClassName" not in item["spec"]:
-        text = "has no storage class, and the cluster has no default one: name one of its own"
+        text = "has no storage class, and the cluster has no default one: set K8S_STORAGE_CLASS"
         return State(Phase.TROUBLED, text, _NO_STORAGE_CLASS_S)
     return State(Phase.READY, phase.lower())
 
@@ -177,9 +177,9 @@ def _conditions(item: Object) -> dict[str, dict[str, Any]]:
 def _no_pods(message: str) -> State:
     _, quota, rest = message.partition("exceeded quota: ")
     if quota:
-        text = f"a quota leaves no room for its pods ({rest}): free some of it, or ask for less"
+        text = f"a quota leaves no room for its pods ({rest}): free some of it, or request less"
     else:
-        text = f"can make no pods: {message}"
+        text = f"cannot create pods: {message}"
     return State(Phase.TROUBLED, text, _QUOTA_S)
 
 
@@ -198,7 +198,7 @@ def _trouble(pod: Object) -> State | None:
     name = pod["metadata"]["name"]
     scheduled = _conditions(pod).get("PodScheduled", {})
     if scheduled.get("reason") == "Unschedulable" and scheduled.get("status") == "False":
-        text = f"no node takes Pod {name}: {scheduled.get('message', '')}"
+        text = f"no node can run Pod {name}: {scheduled.get('message', '')}"
         return State(Phase.TROUBLED, text, _UNSCHEDULABLE_S)
     for container in _containers(pod):
         waiting = container.get("state", {}).get("waiting", {})
@@ -232,7 +232,7 @@ def _containers(pod: Object) -> list[dict[str, Any]]:
 
 def _exit(ended: dict[str, Any]) -> str:
     if ended.get("reason") == "OOMKilled":
-        return "killed for want of memory: raise its limit"
+        return "OOMKilled: raise its memory limit"
     return f"exit status {ended.get('exitCode', 'unknown')}"
 
 

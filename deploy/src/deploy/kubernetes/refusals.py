@@ -65,45 +65,44 @@ def from_answer(request: Request, code: int, body: str | bytes | None) -> Cluste
     if code == 401:
         return ClusterRefused(
             f"{request.server} does not accept the login of {request.login} (401 Unauthorized): "
-            "its token or certificate is wrong or has expired; log in again"
+            "its token or certificate is invalid or expired; log in again"
         )
     if found := _WEBHOOK_DENIES.search(message):
         return ClusterRefused(
-            f"the cluster's webhook {found['name']} refuses {where}: "
-            f"{_clause(found['why'] or 'it says no reason')}; do what it asks, or ask who runs it"
+            f"the cluster's webhook {found['name']} denied {where}: "
+            f"{_clause(found['why'] or 'no reason given')}; change the object, or ask who runs it"
         )
     if found := _WEBHOOK_FAILS.search(message):
         return ClusterRefused(
-            f"the cluster's webhook {found['name']}, which has to agree to {where}, fails: "
+            f"the cluster's webhook {found['name']}, which checks {where}, failed: "
             f"{_clause(found['why'])}; ask who runs it"
         )
     if code == 403:
         return _forbidden(request, message, reasons)
     if code == 404 and status.get("details", {}).get("kind") == "namespaces":
         return ClusterRefused(
-            f"namespace {request.namespace} does not exist, so there is no place for "
-            f"{request.what}: create it first"
+            f"namespace {request.namespace} of {request.what} does not exist; create it first"
         )
     if "FieldManagerConflict" in reasons:
         return _conflict(request, causes)
     if code == 409:
         return ClusterRefused(
-            f"somebody else changed {where} at the same time ({_clause(message)}): try again"
+            f"{where} was changed by another client meanwhile ({_clause(message)}); try again"
         )
     if fields := _UNKNOWN_FIELD.findall(message):
         return ClusterRefused(
-            f"{where} is invalid: this cluster knows no field {', '.join(fields)}; "
+            f"{where} is invalid: this cluster has no field {', '.join(fields)}; "
             "correct the name, or use a newer cluster"
         )
     if code in (400, 413, 422):
         why = "; ".join(_invalid(cause) for cause in causes) or _clause(message)
-        return ClusterRefused(f"{where} is refused as invalid: {why}; correct it")
+        return ClusterRefused(f"{where} is rejected as invalid: {why}; correct it")
     if code == 429:
         return ClusterUnreachable(
-            f"{request.server} is too busy to {request.verb} {where}: try again in a minute"
+            f"{request.server} is too busy to {request.verb} {where}; try again in a minute"
         )
     return ClusterUnreachable(
-        f"{request.server} failed to {request.verb} {where} ({code}: {_clause(message)}): "
+        f"{request.server} failed to {request.verb} {where} ({code}: {_clause(message)}); "
         "try again in a minute"
     )
 
@@ -116,32 +115,32 @@ def from_transport(request: Request, error: Exception) -> ClusterError:
         text = str(reason)
         if "WRONG_VERSION_NUMBER" in text or "record layer" in text:
             return ClusterUnreachable(
-                f"{server} speaks no TLS: correct the server's address in {request.login}"
+                f"{server} does not use TLS; correct the server's address in {request.login}"
             )
         found = re.search(r"certificate verify failed: ([^(\"']+)", text)
         return ClusterUnreachable(
             f"the certificate of {server} is not trusted "
-            f"({(found[1] if found else text).strip().rstrip('.')}): correct the "
+            f"({(found[1] if found else text).strip().rstrip('.')}); correct the "
             f"certificate-authority of {request.login}"
         )
     if isinstance(reason, http.NameResolutionError):
         return ClusterUnreachable(
-            f"the host of {server} is unknown: correct the server's address in {request.login}, "
+            f"the host of {server} is unknown; correct the server's address in {request.login}, "
             "or connect to its network (VPN)"
         )
     if isinstance(reason, http.ReadTimeoutError):
         return ClusterUnreachable(
             f"{server} accepted the connection but did not answer in time "
-            f"({request.verb} {request.where}): try again in a minute"
+            f"({request.verb} {request.where}); try again in a minute"
         )
     if isinstance(reason, http.ConnectTimeoutError | http.NewConnectionError):
         return ClusterUnreachable(
-            f"nothing answers at {server}: start the cluster, connect to its network (VPN), or "
+            f"cannot connect to {server}; start the cluster, connect to its network (VPN), or "
             f"correct {request.login}"
         )
     return ClusterUnreachable(
-        f"{server} broke the connection off ({request.verb} {request.where}: "
-        f"{_clause(str(reason))}): try again in a minute"
+        f"{server} closed the connection ({request.verb} {request.where}: "
+        f"{_clause(str(reason))}); try again in a minute"
     )
 
 
@@ -149,25 +148,25 @@ def _forbidden(request: Request, message: str, reasons: set[Any]) -> ClusterErro
     where = request.where
     if found := _QUOTA.search(message):
         return ClusterRefused(
-            f"a quota leaves no room for {where} ({_clause(found[1])}): free some of it or have "
-            "it raised"
+            f"a quota leaves no room for {where} ({_clause(found[1])}); free some of it, or "
+            "have it raised"
         )
     if "NamespaceTerminating" in reasons:
         return ClusterRefused(
-            f"namespace {request.namespace} is being deleted, so there is no place for "
-            f"{request.what}: try again when it is gone"
+            f"namespace {request.namespace} of {request.what} is being deleted; try again when it "
+            "is gone"
         )
     if "system:anonymous" in message:
         return ClusterRefused(
-            f"{request.login} says {request.server} no user: log in, so that it has a token or a "
-            "certificate"
+            f"{request.login} has no credentials for {request.server}; log in, so that it has a "
+            "token or a certificate"
         )
     if found := _NOT_ALLOWED.search(message):
         group = f".{found['group']}" if found["group"] else ""
         scope = f"in namespace {request.namespace}" if request.namespace else "in the cluster"
         return ClusterForbidden(
             f"{found['user']} may not {found['verb']} {found['resource']}{group} {scope}, which "
-            f"{request.what} needs: have a role bound that allows it"
+            f"{request.what} needs; ask for a role that allows it"
         )
     return ClusterRefused(f"the cluster forbids {where}: {_clause(message)}; ask who runs it")
 
@@ -176,7 +175,7 @@ def _conflict(request: Request, causes: list[dict[str, Any]]) -> ClusterError:
     managers = sorted({name for cause in causes for name in _MANAGER.findall(cause["message"])})
     fields = ", ".join(sorted({str(cause.get("field")).lstrip(".") for cause in causes}))
     return FieldConflict(
-        f"{request.where}: {fields} was set by {', '.join(managers)}, not by {FIELD_MANAGER}: "
+        f"{request.where}: {fields} was set by {', '.join(managers)}, not by {FIELD_MANAGER}; "
         "undo that, or set FORCE=1 to take it over"
     )
 

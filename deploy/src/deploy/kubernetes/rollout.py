@@ -98,8 +98,8 @@ def plan(
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise MicroserviceRefused(
-            f"microservice name {name!r} names no Service in a cluster: a letter first, lower-case "
-            f"letters, digits and dashes after it, at most {_LONGEST_NAME} characters"
+            f"microservice name is {name!r}, expected a Service name: a letter, then lower-case "
+            f"letters, digits and dashes, at most {_LONGEST_NAME} characters"
         )
 
 
@@ -107,9 +107,9 @@ def _folder(entry: Entry) -> str:
     folder = entry.source.rstrip("/")
     if not folder.startswith(f"{DATA_FOLDER}/") or ".." in folder.split("/"):
         raise MicroserviceRefused(
-            f"microservice {entry.name}: folder {entry.source!r} is not on the cluster's volume, "
-            f"expected one below {DATA_FOLDER} such as {DATA_FOLDER}/seldon-models/deep_mnist/1; "
-            "the job model-download puts a model there (MODEL_SOURCE)"
+            f"microservice {entry.name}: folder is {entry.source!r}, expected one on the cluster's "
+            f"volume such as {DATA_FOLDER}/seldon-models/deep_mnist/1; set MODEL_SOURCE to "
+            "download a model to it"
         )
     return folder
 
@@ -117,7 +117,7 @@ def _folder(entry: Entry) -> str:
 def _image(entry: Entry) -> str:
     if not _IMAGE.fullmatch(entry.source):
         raise MicroserviceRefused(
-            f"microservice {entry.name}: {entry.source!r} is no image's name, expected one such as "
+            f"microservice {entry.name}: image is {entry.source!r}, expected a reference such as "
             "registry.example/team/my-model:1"
         )
     return entry.source
@@ -157,7 +157,7 @@ class Rollout:
         before = self._control.assignments()
         if not any(name == client for name, _ in before):
             raise MicroserviceRefused(
-                f"there is no client {client}: set it up with seldon-cli client --action setup "
+                f"client {client} does not exist; set it up with seldon-cli client --action setup "
                 f"--db-name ClientDB --client-name {client}"
             )
         after = before | assignments.of_client(
@@ -198,8 +198,8 @@ class Rollout:
             found += self._at.cluster.labelled(own_labels(name, api))
         if not found:
             raise MicroserviceRefused(
-                f"no microservice {name} runs in namespace {self._at.place.namespace}: make status "
-                "TARGET=kubernetes shows what does"
+                f"no microservice {name} is running in namespace {self._at.place.namespace}; see "
+                "make status TARGET=kubernetes"
             )
         if before != after:
             self._control.move(before, after)
@@ -260,7 +260,7 @@ class _Undo:
                 new.append(now)
             elif item["kind"] == "Deployment" and _is_another(before, now):
                 self._at.api.apply(_restored(item, before), force=True)
-        with step("putting back what was changed"):
+        with step("rolling back"):
             self._at.cluster.remove(new, _REMOVED_S)
 
 

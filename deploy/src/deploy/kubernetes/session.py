@@ -53,7 +53,7 @@ def session(
     if quiet:
         api = connect(environ, context)
     else:
-        with step("reaching the cluster"):
+        with step("connecting to the cluster"):
             api = connect(environ, context)
     with api:
         yield Session(settings, Cluster(api, place_of(settings)))

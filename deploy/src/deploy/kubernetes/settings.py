@@ -203,11 +203,11 @@ class KubernetesSettings:
         if self.control_plane.replicas > 1 and self.database_url is None:
             raise SettingInvalid(
                 f"K8S_CONTROL_PLANE_REPLICAS is {self.control_plane.replicas}, expected 1 without "
-                "SELDON_DATABASE_URL: SQLite is one pod's"
+                "SELDON_DATABASE_URL, since pods cannot share a SQLite file"
             )
         if self.envoy_heap_mib < _LEAST_HEAP_MIB:
             raise SettingInvalid(
-                "K8S_ENVOY_RESOURCES has a limit of memory of "
+                "K8S_ENVOY_RESOURCES has a memory limit of "
                 f"{self.envoy.resources.memory_limit}, expected at least 160Mi: Envoy's heap is "
                 f"four fifths of it, and at least {_LEAST_HEAP_MIB} MiB"
             )
@@ -253,7 +253,7 @@ class _Reader:
         return text
 
     def name(self, name: str, default: str = "") -> str:
-        expected = "at most 63 lower-case letters, digits and dashes inside"
+        expected = "at most 63 lower-case letters, digits and inner dashes"
         return self.matching(name, _DNS_LABEL, expected, default)
 
     def storage_class(self) -> str:
@@ -284,7 +284,9 @@ class _Reader:
     def node_port(self, name: str, default: int) -> int:
         port = self.integer(name, default, 0, 32767)
         if 0 < port < 30000:
-            raise SettingInvalid(f"{name} is '{port}', expected 30000 to 32767, or 0 for any")
+            raise SettingInvalid(
+                f"{name} is '{port}', expected 30000 to 32767, or 0 to let the cluster choose"
+            )
         return port
 
     def flag(self, name: str, *, default: bool) -> bool:
@@ -304,7 +306,7 @@ class _Reader:
         for overlay in filter(None, asked):
             if overlay not in OVERLAYS:
                 raise SettingInvalid(
-                    f"K8S_OVERLAYS has {overlay!r}, expected {' and '.join(OVERLAYS)}, or nothing"
+                    f"K8S_OVERLAYS has {overlay!r}, expected {' or '.join(OVERLAYS)}"
                 )
         return tuple(overlay for overlay in OVERLAYS if overlay in asked)
 
@@ -363,7 +365,8 @@ class _Reader:
             # Not the URL itself: it may hold a password.
             raise SettingInvalid(
                 f"SELDON_DATABASE_URL begins with {scheme!r}, expected postgresql+psycopg://…: "
-                "pods share no file; without it the control plane has SQLite on its own volume"
+                "pods cannot share a SQLite file; unset it to use SQLite on the control "
+                "plane's volume"
             )
         return url
 
@@ -385,7 +388,7 @@ class _Reader:
         )
         if "glusterfs" in given:
             raise SettingInvalid(
-                "DATA_VOLUME is glusterfs, which Kubernetes has not had since 1.26: " + expected
+                "DATA_VOLUME is glusterfs, which Kubernetes removed in 1.26, " + expected
             )
         wanted = {
             "hostPath": {"path"},

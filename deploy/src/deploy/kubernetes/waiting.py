@@ -48,7 +48,9 @@ def replace_failing(api: Api, objects: Sequence[Object]) -> list[Outcome]:
                 api.delete(pod)
             except ClusterForbidden:
                 return replaced  # then they are waited for
-            replaced.append(Outcome(Reference.of(pod), Change.REPLACED, "it had failed before"))
+            replaced.append(
+                Outcome(Reference.of(pod), Change.REPLACED, "it had failed before this deploy")
+            )
     return replaced
 
 
@@ -90,7 +92,7 @@ class Patience:
 class _Wait:
     def __init__(self, api: Api, pending: list[Reference]) -> None:
         self._api = api
-        self._states = {which: State(Phase.WAITING, "not looked at yet") for which in pending}
+        self._states = {which: State(Phase.WAITING, "not checked yet") for which in pending}
         self._patience = Patience()
 
     def run(self, timeout_s: float, every_s: float) -> None:
@@ -100,8 +102,8 @@ class _Wait:
 
         if follow(look, timeout_s, every_s):
             raise ClusterTimeout(
-                f"not ready within {timeout_s:.0f} s: {self._text()}; run it again to wait on, or "
-                "see kubectl get events"
+                f"not ready within {timeout_s:.0f} s: {self._text()}; run the command again to "
+                "keep waiting, or see kubectl get events"
             )
 
     def _text(self) -> str:
@@ -134,7 +136,7 @@ class _Wait:
         if item is None:
             if which.kind == "Job":  # ttlSecondsAfterFinished removes one that is done
                 return State(Phase.READY, "gone")
-            return State(Phase.TROUBLED, "somebody removed it: run it again")
+            return State(Phase.TROUBLED, "it was removed meanwhile: run the command again")
         if which.kind == "PersistentVolumeClaim":
             return readiness.claim(item)
         if which.kind == "Deployment":
