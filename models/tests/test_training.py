@@ -28,6 +28,8 @@ from model_training.export import saved_model_scores
 np.save(sys.argv[2], saved_model_scores(Path(sys.argv[1]), held_out().images))
 """
 
+pytestmark = pytest.mark.tensorflow
+
 
 def python(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
