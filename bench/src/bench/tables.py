@@ -114,7 +114,7 @@ def show(shown: Sequence[Table]) -> None:
 
 
 def markdown(shown: Sequence[Table]) -> str:
-    """For docs/performance.md."""
+    """For docs/performance-log.md."""
     parts = []
     for table in shown:
         rules = ("---" if index < table.left else "---:" for index in range(len(table.columns)))

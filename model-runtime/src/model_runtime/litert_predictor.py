@@ -16,7 +16,7 @@ from model_runtime.predictor import MAX_BATCH, ModelInfo, check_batch
 log = logging.getLogger(__name__)
 
 # Each takes a copy of the weights. By two an image costs hardly less than alone, by eight little
-# less than by four (docs/performance.md).
+# less than by four (docs/performance-log.md).
 PREPARED = (MAX_BATCH, 4, 1)
 
 
