@@ -107,7 +107,7 @@ def _predictions_form(classes: tuple[str, ...]) -> Callable[[list[float]], bytes
     """Encodes the predictions of one instance.
 
     Of every answer of a model only the numbers differ, and each has its eight bytes at the same
-    place: protobuf writes the text between them once, here (docs/performance-log.md has what it saves).
+    place: protobuf writes the text between them once, here (see docs/performance-log.md).
     """
     text: list[bytes | float] = []
     for label in classes:
