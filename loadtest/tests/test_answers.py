@@ -30,7 +30,7 @@ def test_every_image_has_its_own_ten() -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (replace(RIGHT, puid="p2"), "the answer has another puid"),
+        (replace(RIGHT, puid="p2"), "the puid does not match the request"),
         (replace(RIGHT, scores=RIGHT.scores[:9]), "9 predictions, expected 10"),
         (replace(RIGHT, scores=()), "0 predictions, expected 10"),
         (replace(RIGHT, classes=tuple("1023456789")), "the classes are not 0 to 9 in order"),
@@ -51,9 +51,13 @@ def test_a_wrong_answer_is_named(answer: Answer, reason: str) -> None:
         (200, b'j({"error_id":3,"error_msg":"Consumer not Authorized"})', "error 3: Consumer"),
         (500, b"<html>no</html>", "HTTP status 500"),
         (502, b"j({})", "HTTP status 502"),
-        (200, b"<html>no</html>", "the answer is not JSON"),
-        (200, b'j({"meta":null,"predictions":[],"custom":null})', "the answer has another shape"),
-        (200, b"j([])", "the answer has another shape"),
+        (200, b"<html>no</html>", "the response is not JSON"),
+        (
+            200,
+            b'j({"meta":null,"predictions":[],"custom":null})',
+            "the response has an unexpected shape",
+        ),
+        (200, b"j([])", "the response has an unexpected shape"),
     ],
 )
 def test_a_wrong_document_is_named(status: int, body: bytes, reason: str) -> None:

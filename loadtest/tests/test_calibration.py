@@ -54,5 +54,5 @@ def test_a_calibration_measures_both_protocols(tmp_path: Path) -> None:
         floor = document[protocol]["floor"]
         assert 0 < floor["p50"] <= floor["p99"]
         assert document[protocol]["cpu_ms_per_request"] > 0
-    assert told == ["rest: 200 arrivals per second", "grpc: 200 arrivals per second"]
+    assert told == ["rest: 200 arrivals/s", "grpc: 200 arrivals/s"]
     assert len(tables.of_calibration(document).rows) == 5

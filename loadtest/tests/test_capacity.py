@@ -163,14 +163,14 @@ def test_it_doubles_then_halves_then_looks_again() -> None:
     assert broken / kept <= NARROW
     assert rates.count(kept) == rates.count(broken) == 2
     assert found.sentence == (
-        f"p99<50ms is kept up to about {found.rate_per_s:.0f} requests per second, "
-        f"likely between {kept:.0f} and {broken:.0f}"
+        f"p99<50ms is met up to {found.rate_per_s:.0f} requests/s "
+        f"(likely range {kept:.0f} to {broken:.0f})"
     )
     assert found.confidence == (
-        f"kept by every probe up to {kept:.0f}/s (twice there), "
-        f"by none from {broken:.0f}/s on (twice there)"
+        f"met by all probes up to {kept:.0f}/s (2 probes at that rate), "
+        f"by none from {broken:.0f}/s (2 probes at that rate)"
     )
-    assert found.because == "the range is narrow enough"
+    assert found.because == "the search converged"
 
 
 def test_a_rate_that_was_kept_by_luck_is_given_up() -> None:
@@ -184,7 +184,7 @@ def test_a_rate_that_was_kept_by_luck_is_given_up() -> None:
     found = find_capacity(probe, SLO, 50)
     assert found.rate_per_s is not None
     assert found.rate_per_s < 100
-    assert "of the" in found.confidence
+    assert "in between" in found.confidence
 
 
 def test_it_goes_down_when_the_first_rate_is_too_high() -> None:
@@ -198,9 +198,9 @@ def test_never_kept_is_said() -> None:
     assert found.stop is Stop.NEVER_KEPT
     assert (found.rate_per_s, found.low_per_s, found.high_per_s) == (None, None, None)
     assert [probe.rate_per_s for probe in found.probes] == [160, 80, 40, 20, 10, 10]
-    assert found.sentence == "p99<50ms is not kept even at 10 requests per second"
-    assert found.because == "the lowest rate tried breaks the objective as well"
-    assert found.confidence == "kept by none from 10/s on (twice there)"
+    assert found.sentence == "p99<50ms is not met at 10 requests/s, the lowest rate tried"
+    assert found.because == "the search ended at its lowest rate"
+    assert found.confidence == "met by none from 10/s (2 probes at that rate)"
 
 
 def test_running_out_of_probes_is_said() -> None:
@@ -210,14 +210,14 @@ def test_running_out_of_probes_is_said() -> None:
     assert found.low_per_s is not None
     assert found.high_per_s is not None
     assert found.low_per_s <= MM1_CAPACITY <= found.high_per_s
-    assert found.because == "all 9 probes have been made"
+    assert found.because == "the search used all 9 probes"
 
 
 def test_a_server_that_keeps_everything_has_a_lower_bound() -> None:
     found = find_capacity(lambda rate: probe_of(rate, 1), SLO, 10, max_probes=4)
     assert found.stop is Stop.OUT_OF_PROBES
     assert (found.rate_per_s, found.high_per_s) == (80, None)
-    assert found.sentence == "p99<50ms is kept at 80 requests per second and perhaps beyond"
+    assert found.sentence == "p99<50ms is met at 80 requests/s, the upper limit is unknown"
 
 
 def test_out_of_probes_without_one_that_kept() -> None:
@@ -225,7 +225,7 @@ def test_out_of_probes_without_one_that_kept() -> None:
     assert found.stop is Stop.NEVER_KEPT
 
 
-BUSY = "a load generator was busy 93 % of the time"
+BUSY = "generator CPU utilization is 93 %"
 
 
 def limited(rate: float) -> Probe:
@@ -239,10 +239,10 @@ def test_the_generators_own_limit_is_not_the_servers() -> None:
     assert found.rate_per_s is not None
     assert 1000 / 1.2 <= found.rate_per_s <= 1000
     assert found.high_per_s is None
-    assert "perhaps beyond" in found.sentence
+    assert "the upper limit is unknown" in found.sentence
     assert BUSY in found.because
-    assert "the load generator itself was the limit" in found.because
-    assert "tell nothing" in found.confidence
+    assert "the load generator is the limit" in found.because
+    assert "inconclusive" in found.confidence
 
 
 def test_a_generator_that_cannot_do_anything() -> None:
@@ -250,7 +250,7 @@ def test_a_generator_that_cannot_do_anything() -> None:
     assert found.stop is Stop.GENERATOR
     assert found.rate_per_s is None
     assert found.sentence == (
-        "Nothing is known of p99<50ms: the load generator fails at 10 already"
+        "p99<50ms is untested: the load generator is saturated at 10 requests/s"
     )
 
 
@@ -264,7 +264,7 @@ def test_a_run_that_is_not_valid_by_accident_is_made_again() -> None:
     found = find_capacity(probe, SLO, 50)
     assert found.rate_per_s == pytest.approx(171, rel=0.05)
     assert found.high_per_s is not None
-    assert "tell nothing" in found.confidence
+    assert "inconclusive" in found.confidence
 
 
 def test_a_generator_out_of_probes_says_so() -> None:

@@ -30,7 +30,8 @@ def fails_at_once(launch: Any, *options: str, **more: Any) -> str:
 @pytest.mark.parametrize("test_type", ["js-predict", "grpc-predict"])
 def test_nothing_there(test_type: str, launch: Any) -> None:
     said = fails_at_once(launch, "--test-type", test_type)
-    assert said.startswith("error: http://127.0.0.1:1 is not reachable; ")
+    assert said.startswith("error: http://127.0.0.1:1")
+    assert " is not reachable; " in said
     assert "make deploy" in said
 
 
@@ -73,8 +74,8 @@ def test_no_model(test_type: str, kind: str, start_stub: Any, launch: Any) -> No
     [
         (("--locust-clients", "0"), "--locust-clients is 0, expected 1 to 2,000"),
         (("--wait", "x"), '--wait is "x"'),
-        (("--wait-ms", "1", "2"), "--wait and --wait-ms say the same"),  # the fixture gives --wait
-        (("--model-folder", "nowhere"), "--model-folder nowhere holds no readable model.json"),
+        (("--wait-ms", "1", "2"), "--wait and --wait-ms are both set"),  # the fixture gives --wait
+        (("--model-folder", "nowhere"), "--model-folder nowhere has no readable model.json"),
     ],
 )
 def test_a_setting_outside_its_limits(

@@ -47,7 +47,7 @@ def test_report_shows_the_figures_and_loads_nothing(compared: Path) -> None:
             for key, value in run["latency_ms"][name].items():
                 assert (f"{value:,}" if key == "count" else f"{value:,.3f}") in html
     assert figures["runs"]["rest"]["machine"]["cpu"] in html
-    assert "no confidence interval" in html
+    assert "No confidence interval" in html
     assert "&lt;b&gt;HTTP&lt;/b&gt;" in html
     assert "<b>HTTP" not in html
     # Within itself only: what the SVG refers to by id.
@@ -96,7 +96,7 @@ def test_two_runs_of_one_protocol_are_a_and_b_or_as_they_are_called(
     assert "<h1>mean: asyncio is 100 % slower than Threads (8) (no CI)</h1>" in html
     assert "REST 2017" not in html
     for names in (["one"], ["same", "Same"]):
-        with pytest.raises(RunsUnlike, match="expected 2 different names"):
+        with pytest.raises(RunsUnlike, match="expected 2 distinct names"):
             comparison.sources(runs, names)
 
 
@@ -110,7 +110,7 @@ def test_of_several_each_is_compared_with_the_first(make_run: MakeRun, tmp_path:
     ]
     ((*_, y, z),) = (table.rows for table in tables.of_comparison(document))
     assert (y[0], y[-1], z[-1]) == ("y", "2.00", "4.00")
-    assert "3 ways to ask" in (folder / "report.html").read_text()
+    assert "3 request variants" in (folder / "report.html").read_text()
 
 
 def test_run_without_a_request_still_has_a_report(make_run: MakeRun, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_run_without_a_request_still_has_a_report(make_run: MakeRun, tmp_path: P
     folder = compare(rest, grpc, tmp_path / "out")
     html = (folder / "report.html").read_text(encoding="utf-8")
     assert "are not comparable" in html
-    assert "REST: no request was measured" in html
+    assert "REST: the number of measured requests is 0" in html
     summary.write_report(rest)
     assert "REST: no request succeeded" in (rest / "report.html").read_text(encoding="utf-8")
 
@@ -143,9 +143,9 @@ def test_commands_fail_on_what_is_not_valid(make_run: MakeRun, tmp_path: Path) -
     empty.mkdir()
     result = CliRunner().invoke(main, ["report", str(empty)])
     assert result.exit_code == 1
-    assert "error: empty has no settings.json: it is no load test" in result.output
+    assert "error: empty has no settings.json, expected a load-test result" in result.output
     alone = CliRunner().invoke(main, ["compare", str(make_run("grpc"))])
-    assert "error: compare is given one folder, expected two or more" in alone.output
+    assert "error: the number of folders is 1, expected 2 or more" in alone.output
     unlike = ["compare", str(make_run("grpc")), str(make_run("rest", settings={"seed": 2}))]
     assert "seed: gRPC 1, REST 2" in CliRunner().invoke(main, unlike).output
 
@@ -175,14 +175,14 @@ def test_turns_give_an_interval_and_without_them_there_is_none(
     plain = compare(make_run("rest"), make_run("grpc"), tmp_path / "out")
     verdict = json.loads((plain / "summary.json").read_text())["verdicts"][0]
     assert verdict["intervals"] is None
-    assert "no confidence interval" in verdict["caveats"][0]
+    assert "No confidence interval" in verdict["caveats"][0]
     group = None
     # Of one piece each: from how much the stretches of each vary.
     rest, grpc = in_turns("rest", range(10), 1.1), in_turns("grpc", range(10), 1.0)
     whole = compare(rest, grpc, tmp_path / "out")
     verdict = json.loads((whole / "summary.json").read_text())["verdicts"][0]
     assert verdict["slower"] == "rest"
-    assert "did not take turns" in verdict["caveats"][0]
+    assert "were not interleaved" in verdict["caveats"][0]
     # Turns of two benchmarks are no turns.
     group = "another"
     rest = in_turns("rest", range(0, 20, 2), 1.1)
@@ -190,4 +190,4 @@ def test_turns_give_an_interval_and_without_them_there_is_none(
     grpc = in_turns("grpc", range(1, 20, 2), 1.0)
     apart = compare(rest, grpc, tmp_path / "out")
     verdict = json.loads((apart / "summary.json").read_text())["verdicts"][0]
-    assert "did not take turns" in verdict["caveats"][0]
+    assert "were not interleaved" in verdict["caveats"][0]

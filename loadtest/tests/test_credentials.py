@@ -53,8 +53,11 @@ def test_a_protocol_wants_its_own_key_only(environ: dict[str, str]) -> None:
     ("client", "sentence"),
     [
         ("unknown", "client unknown is not there; .*--action setup .* --client-name unknown"),
-        ("empty", 'client "empty" has no key of scope js: set it up with seldon-cli client'),
-        ("broken", "seldon-cli keys printed no JSON"),
+        (
+            "empty",
+            'client "empty" has no active key of scope js; create one with seldon-cli client',
+        ),
+        ("broken", "output of seldon-cli keys is not a JSON array"),
     ],
 )
 def test_a_client_without_keys_is_told_what_to_do(

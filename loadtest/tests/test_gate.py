@@ -72,12 +72,14 @@ def test_invalid_runs_and_more_failures_break_it(build: Build) -> None:
     failing = build("rest", 1.0, requests=2001, failures={"timed out": 1})
     status, found = run(sound, failing)
     assert status == 1
-    assert found["broken"] == ["REST: 0.05 % of the requests fail, 0.00 % did before"]
+    assert found["broken"] == [
+        "REST: the failure rate is 0.05 %, expected at most 0.00 %, as before"
+    ]
     assert run(failing, sound)[0] == 0
     busy = build("rest", 1.0, cpu_s=9.9)
     status, found = run(sound, busy)
     assert status == 1
-    assert found["broken"][0].startswith("REST, after: a load generator was busy 99 %")
+    assert found["broken"][0].startswith("REST, after: generator CPU utilization is 99 %")
 
 
 def test_comparisons_are_judged_run_by_run(build: Build, tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_comparisons_are_judged_run_by_run(build: Build, tmp_path: Path) -> None
         main, ["gate", str(before), str(build("rest", 1)), "--max-regression", "0.1"]
     )
     assert result.exit_code == 1
-    assert "the earlier folder holds REST, gRPC, the later REST" in result.output
+    assert "the runs of AFTER are REST, expected REST, gRPC as in BEFORE" in result.output
 
 
 def test_unlike_runs_are_not_judged(make_run: Build) -> None:
@@ -106,7 +108,7 @@ def test_unlike_runs_are_not_judged(make_run: Build) -> None:
     assert "users: before 50, after 51" in result.output
     allowed = CliRunner().invoke(main, [*words, "--allow-differences"])
     assert allowed.exit_code == 0, allowed.output
-    assert "The gate is passed." in allowed.output
+    assert "Gate: passed" in allowed.output
 
 
 def test_the_table_fits_eighty_columns(build: Build) -> None:
@@ -114,7 +116,7 @@ def test_the_table_fits_eighty_columns(build: Build) -> None:
     result = CliRunner().invoke(main, ["gate", *runs, "--max-regression", "10%"])
     lines = result.output.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[-1] == "The gate is not passed."
+    assert lines[-1] == "Gate: failed"
     (p99,) = (line.split() for line in lines if line.startswith("  gRPC p99"))
     assert p99[-1] == "regressed"
 

@@ -40,8 +40,8 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ResultUnreadable, match=r"no settings\.json"):
         folder.settings()
     (tmp_path / "settings.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ResultUnreadable, match=r"settings\.json is no JSON"):
+    with pytest.raises(ResultUnreadable, match=r"settings\.json is not valid JSON"):
         folder.settings()
     (tmp_path / "settings.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(ResultUnreadable, match="holds no object"):
+    with pytest.raises(ResultUnreadable, match="is not a JSON object"):
         folder.settings()

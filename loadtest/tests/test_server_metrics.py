@@ -112,14 +112,14 @@ def test_disagreement_is_told() -> None:
     )
     assert found["cpu_ms"] == 2
     count, p99 = server_metrics.disagreements(found)
-    assert count.startswith("the servers count 9 predictions, the load test has 10 answers")
-    assert p99.startswith("the servers' p99 is 2.995 ms by their histograms and 2.000 ms by")
+    assert count.startswith("predictions are 9 by server metrics, expected the 10 of the responses")
+    assert p99.startswith("server latency p99 is 2.995 ms by server metrics, expected the 2.000 ms")
     for cpu in (0.9, 1.0):
         again = Reading(Scrape(0, none, 50.0), Scrape(9, three_ms, cpu))
         assert server_metrics.figures(again, answers)["missing_because"] is not None
     restarted = server_metrics.figures(Reading(Scrape(9, three_ms), Scrape(0, none)), answers)
     assert server_metrics.disagreements(restarted) == [
-        "server metrics missing: a server was started anew during the run"
+        "server metrics are missing: a server restarted during the run"
     ]
 
 
@@ -127,7 +127,7 @@ def test_a_page_that_cannot_be_read_is_in_the_report(make_run: Callable[..., Pat
     folder = make_run()
     RunFolder(folder).write_server_metrics(Reading(missing_because="nothing listens"))
     summary.write_report(folder)
-    told = "server metrics missing: nothing listens"
+    told = "server metrics are missing: nothing listens"
     assert summary.summarise(folder)["warnings"] == [told]
     assert told in (folder / "report.html").read_text(encoding="utf-8")
 

@@ -107,11 +107,11 @@ def test_what_is_varied_on_purpose_is_not_unfair_and_another_host_is() -> None:
 
 def test_caveats_follow_the_runs() -> None:
     text = " ".join(rest_vs_grpc(a_summary(1.0), a_summary(1.0))["caveats"])
-    assert "no confidence interval" in text
+    assert "No confidence interval" in text
     assert "share this machine" in text
     assert "JSONP GET" in text
     assert "closed loop" in text
-    assert "per call" not in text
+    assert "opens a connection" not in text
     assert "A few slow requests" not in text
     slow = rest_vs_grpc(a_summary(1.3), a_summary(1.0))
     assert "A few slow requests" in " ".join(slow["caveats"])
@@ -123,7 +123,7 @@ def test_caveats_follow_the_runs() -> None:
     }
     text = " ".join(rest_vs_grpc(far, far)["caveats"])
     assert "share this machine" not in text
-    assert "per call" in text
+    assert "opens a connection" in text
     assert "closed loop" not in text
     assert "JSONP" not in text  # both are REST, or both gRPC
 

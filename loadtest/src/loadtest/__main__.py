@@ -1,4 +1,4 @@
-"""`python -m loadtest`: benchmark, capacity, calibrate; compare, gate, report from folders."""
+"""`python -m loadtest`: run, compare and report load tests."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from loadtest.runner import run_load_test
 from loadtest.settings import TEST_TYPES, LoadTestSettings
 from loadtest.slo import Slo
 
-# Of one probe, unless the user says otherwise.
+# Defaults of a capacity probe.
 PROBES = {"LOADTEST_DURATION": "15", "LOADTEST_WARMUP": "2"}
 
-# Of each way.
+# Defaults of a request variant.
 MATRIX = {"LOADTEST_DURATION": "30"}
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -36,43 +36,58 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.group()
 def main() -> None:
-    """Load tests of REST and gRPC, compared and reported."""
+    """Load-test a deployed stack over REST and gRPC, compare results and write reports."""
 
 
 @main.command("benchmark")
 @click.option(
-    "--client", "--seldon-client", "client", required=True, help="Whose keys and servers to use."
+    "--client",
+    "--seldon-client",
+    "client",
+    required=True,
+    help="Client whose keys and servers are used.",
 )
 @click.option(
     "--blocks",
     type=int,
     default=BLOCKS,
     show_default=True,
-    help="Turns of each protocol; --duration is measured over all of them.",
+    help="Interleaved blocks per protocol, even; they share --duration.",
 )
 @load_options
 def run_benchmark(client: str, blocks: int, **flags: Any) -> None:
-    """Load-test both protocols on a running stack, in turns, and compare."""
+    """Compare REST and gRPC on a running stack, interleaved."""
     with in_one_sentence():
         sys.exit(show(benchmark(client, given(flags), blocks=blocks)))
 
 
 @main.command("matrix")
 @click.option(
-    "--client", "--seldon-client", "client", required=True, help="Whose keys and servers to use."
+    "--client",
+    "--seldon-client",
+    "client",
+    required=True,
+    help="Client whose keys and servers are used.",
 )
 @click.option(
     "--ways",
     default=",".join(WAYS),
     show_default=True,
-    help="Ways to ask; each is compared with the first.",
+    help="Request variants, comma-separated; the first is the baseline.",
 )
 @click.option(
-    "--blocks", type=int, default=MATRIX_BLOCKS, show_default=True, help="Turns of each way."
+    "--blocks",
+    type=int,
+    default=MATRIX_BLOCKS,
+    show_default=True,
+    help="Interleaved blocks per variant, even; they share --duration.",
 )
 @load_options
 def run_matrix(client: str, ways: str, blocks: int, **flags: Any) -> None:
-    """Load-test a running stack in several ways, in turns: what people argue about."""
+    """Compare request variants on a running stack, interleaved.
+
+    Each variant measures for 30 s, unless --duration says otherwise.
+    """
     with in_one_sentence():
         keys = [key.strip() for key in ways.split(",") if key.strip()]
         environ = {**MATRIX, **os.environ}
@@ -81,7 +96,11 @@ def run_matrix(client: str, ways: str, blocks: int, **flags: Any) -> None:
 
 @main.command("capacity")
 @click.option(
-    "--client", "--seldon-client", "client", required=True, help="Whose keys and servers to use."
+    "--client",
+    "--seldon-client",
+    "client",
+    required=True,
+    help="Client whose keys and servers are used.",
 )
 @click.option(
     "--test-type",
@@ -89,11 +108,23 @@ def run_matrix(client: str, ways: str, blocks: int, **flags: Any) -> None:
     multiple=True,
     type=click.Choice(list(TEST_TYPES)),
     default=list(TEST_TYPES),
-    help="One of them only; both if not given.",
+    help="Protocol to test; repeatable.",
 )
-@click.option("--slo", required=True, help="What to keep, such as 'p99<20ms' or 'p50<5ms'.")
-@click.option("--start-rate", type=float, default=START_RATE, show_default=True)
-@click.option("--probes", type=int, default=MAX_PROBES, show_default=True, help="Most load tests.")
+@click.option("--slo", required=True, help="SLO, such as 'p99<20ms' or 'p50<5ms,failures<0.1%'.")
+@click.option(
+    "--start-rate",
+    type=float,
+    default=START_RATE,
+    show_default=True,
+    help="Arrival rate of the first probe, requests per second.",
+)
+@click.option(
+    "--probes",
+    type=int,
+    default=MAX_PROBES,
+    show_default=True,
+    help="Maximum number of probes (load tests) per protocol.",
+)
 @load_options
 def run_capacity(
     client: str,
@@ -103,7 +134,7 @@ def run_capacity(
     probes: int,
     **flags: Any,
 ) -> None:
-    """Search the highest arrival rate at which a running stack keeps an objective.
+    """Find the highest arrival rate that meets an SLO.
 
     Each probe measures for 15 s after a warm-up of 2 s, unless --duration and --warmup say
     otherwise.
@@ -111,7 +142,7 @@ def run_capacity(
     with in_one_sentence():
         objective = Slo.parse(slo)
         if flags["rate"] is not None:
-            raise SettingInvalid("--rate is what is searched: --start-rate is the first")
+            raise SettingInvalid("--rate is set, expected none; use --start-rate")
         options = {**given(flags), "rate": start_rate}
         wanted = [
             LoadTestSettings.from_env(
@@ -137,11 +168,20 @@ def run_capacity(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("results"),
     show_default=True,
-    help="Where the calibration's folder is made.",
+    help="Parent folder of the result folder.",
 )
-@click.option("--seconds", type=float, default=SECONDS, show_default=True, help="Of each rate.")
+@click.option(
+    "--seconds",
+    type=float,
+    default=SECONDS,
+    show_default=True,
+    help="Duration of each arrival rate, seconds.",
+)
 def run_calibration(output: Path, seconds: float) -> None:
-    """Measure what the load test itself costs, on a server that answers at once."""
+    """Measure the overhead of the load test itself.
+
+    The load goes to a server that responds immediately.
+    """
     with in_one_sentence():
         folder = calibrate(
             output, run_load_test, seconds=seconds, told=lambda text: click.echo(text, err=True)
@@ -152,26 +192,29 @@ def run_calibration(output: Path, seconds: float) -> None:
 
 @main.command()
 @click.argument("folders", metavar="A B", type=FOLDER, nargs=-1, required=True)
-@click.option("--names", help="What to call them, such as before,after.")
+@click.option("--names", help="Names of the runs, comma-separated, such as before,after.")
 @click.option(
     "--allow-differences",
     is_flag=True,
-    help="Compare runs that differ in more than the protocol; the report says in what.",
+    help="Compare runs with unequal settings; the report lists them.",
 )
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("results"),
     show_default=True,
-    help="Where the comparison's folder is made.",
+    help="Parent folder of the result folder.",
 )
 def compare(
     folders: tuple[Path, ...], names: str | None, allow_differences: bool, output: Path
 ) -> None:
-    """Compare the run in folder A with the run in folder B."""
+    """Compare runs with the first.
+
+    Each folder holds the result of one load test.
+    """
     with in_one_sentence():
         if len(folders) < 2:
-            raise SettingInvalid("compare is given one folder, expected two or more")
+            raise SettingInvalid("the number of folders is 1, expected 2 or more; add another run")
         called = [name.strip() for name in (names or "").split(",") if name.strip()]
         runs = comparison.sources([folder.resolve() for folder in folders], called)
         compared = comparison.compare(runs, output, allow_differences=allow_differences)
@@ -181,9 +224,9 @@ def compare(
 @main.command("gate")
 @click.argument("before", type=FOLDER)
 @click.argument("after", type=FOLDER)
-@click.option("--max-regression", required=True, help="How much slower is allowed, such as 10%.")
-@click.option("--strict", is_flag=True, help="Fail where it cannot be told as well.")
-@click.option("--allow-differences", is_flag=True, help="Judge runs that were made differently.")
+@click.option("--max-regression", required=True, help="Allowed latency increase, such as 10%.")
+@click.option("--strict", is_flag=True, help="Also fail on inconclusive statistics.")
+@click.option("--allow-differences", is_flag=True, help="Judge runs with unequal settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def run_gate(
     before: Path,
@@ -193,7 +236,10 @@ def run_gate(
     allow_differences: bool,
     as_json: bool,
 ) -> None:
-    """Fail if the run in AFTER is slower than that in BEFORE by more than is allowed."""
+    """Fail on a latency regression.
+
+    Exit status 1: a statistic of AFTER exceeds that of BEFORE by more than the limit.
+    """
     with in_one_sentence():
         limit = gate.max_ratio(max_regression)
         found = gate_folders.judge(
@@ -210,8 +256,8 @@ def run_gate(
 @main.command()
 @click.argument("folder", type=FOLDER)
 def report(folder: Path) -> None:
-    """Write the figures, the pictures and the report of FOLDER anew, whatever it is a result of."""
-    folder = folder.resolve()  # `latest` is a link
+    """Rebuild the report of a result folder."""
+    folder = folder.resolve()  # `latest` is a symbolic link
     with in_one_sentence():
         if capacity_report.is_capacity(folder):
             capacity_report.write(folder)

@@ -71,7 +71,7 @@ def from_jsonp(status: int, body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
-        reason = f"HTTP status {status}" if status != 200 else "the answer is not JSON"
+        reason = f"HTTP status {status}" if status != 200 else "the response is not JSON"
         raise WrongAnswer(reason) from None
 
 
@@ -93,7 +93,7 @@ def of_document(status: int, document: Any) -> Answer:
             tuple(float(prediction["prediction"]) for prediction in predictions),
         )
     except (KeyError, TypeError, ValueError):
-        raise WrongAnswer("the answer has another shape") from None
+        raise WrongAnswer("the response has an unexpected shape") from None
 
 
 def of_reply(reply: ClassificationReply) -> Answer:
@@ -126,7 +126,7 @@ def judge(answer: Answer, puid: str, images: int = 1) -> tuple[int, ...]:
             raise WrongAnswer("the predictions do not sum to 1")
         told.append(max(range(width), key=scores.__getitem__))
     if answer.puid != puid:
-        raise WrongAnswer("the answer has another puid")
+        raise WrongAnswer("the puid does not match the request")
     return tuple(told)
 
 

@@ -42,7 +42,7 @@ def schedule(arrivals: str, rate: float | None, duration_s: float, seed: int) ->
     if arrivals.startswith(TRACE):
         return _repeated(read_trace(Path(arrivals.removeprefix(TRACE))), rate, duration_s)
     if rate is None:
-        raise SettingInvalid(f"--arrivals is {arrivals}, which needs --rate")
+        raise SettingInvalid(f"--rate is missing, expected a number with --arrivals {arrivals}")
     _limit(rate * duration_s)
     if arrivals == CONSTANT:
         times = np.arange(math.ceil(rate * duration_s)) / rate
@@ -64,7 +64,7 @@ def read_trace(path: Path) -> Times:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingInvalid(f"--arrivals {TRACE}{path} cannot be read: {error}") from None
+        raise SettingInvalid(f"--arrivals {TRACE}{path} is not readable: {error}") from None
     times = []
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
@@ -86,7 +86,7 @@ def read_trace(path: Path) -> Times:
         )
     found = np.sort(np.array(times))
     if found[-1] == found[0]:
-        raise SettingInvalid(f"--arrivals {TRACE}{path} has all its arrivals at one time")
+        raise SettingInvalid(f"--arrivals {TRACE}{path} has one distinct time, expected at least 2")
     result: Times = found - found[0]
     return result
 
@@ -118,5 +118,6 @@ def _repeated(trace: Times, rate: float | None, duration_s: float) -> Times:
 def _limit(count: float) -> None:
     if count > MAX_ARRIVALS:
         raise SettingInvalid(
-            f"--rate and --duration make {count:,.0f} arrivals, the limit is {MAX_ARRIVALS:,}"
+            f"the number of arrivals is {count:,.0f}, expected at most {MAX_ARRIVALS:,}; reduce "
+            "--rate or --duration"
         )

@@ -44,15 +44,17 @@ GATEWAY_TO_SERVER = "gateway to server and back"
 QUEUE = "waiting for the model"
 MODEL = "the model computes"
 REST_OF_SERVER = "the rest of the server"
-PARTS = (
-    MODEL,
-    QUEUE,
-    REST_OF_SERVER,
-    GATEWAY_TO_SERVER,
-    GATEWAY,
-    CLIENT_AND_NETWORK,
-    SENT_LATE,
-)
+# The parts by their key in summary.json, with the label that people read.
+LABELS = {
+    MODEL: "inference (compute) time",
+    QUEUE: "queue time",
+    REST_OF_SERVER: "other server time",
+    GATEWAY_TO_SERVER: "upstream network and scheduling",
+    GATEWAY: "gateway",
+    CLIENT_AND_NETWORK: "client and network",
+    SENT_LATE: "dispatch lag",
+}
+PARTS = tuple(LABELS)
 
 PERCENTILES = (50.0, 90.0, 99.0)
 AT_MEAN = "mean"

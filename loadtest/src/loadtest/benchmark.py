@@ -67,7 +67,7 @@ def benchmark(
 def check_blocks(blocks: int) -> None:
     """Refuse a number of turns that gives no balanced order."""
     if blocks < 2 or blocks % 2:
-        raise SettingInvalid(f"--blocks is {blocks}, expected an even number from 2")
+        raise SettingInvalid(f"--blocks is {blocks}, expected an even number, 2 or more")
 
 
 def interleaved(

@@ -67,7 +67,7 @@ def calibrate(
 
             def at(rate: float, test_type: str = test_type) -> Mapping[str, Any]:
                 settings = _settings(instant, test_type, rate, seconds, folder)
-                told(f"{settings.protocol}: {rate:,.0f} arrivals per second")
+                told(f"{settings.protocol}: {rate:,.0f} arrivals/s")
                 return read_json(run(settings, KEYS) / SUMMARY)
 
             protocol = "rest" if test_type == JS_PREDICT else "grpc"
@@ -124,7 +124,7 @@ def instant_server() -> Iterator[Instant]:
         assert process.stdout is not None  # noqa: S101
         ports = process.stdout.readline().split()
         if len(ports) != 2:
-            raise LoadGeneratorFailed("the instant server has not started")
+            raise LoadGeneratorFailed("the instant server did not start")
         yield Instant(*map(int, ports))
     finally:
         process.terminate()

@@ -152,14 +152,14 @@ class Capacity:
         if self.rate_per_s is None:
             lowest = said(min(probe.rate_per_s for probe in self.probes))
             if self.stop is Stop.GENERATOR:
-                return f"Nothing is known of {slo}: the load generator fails at {lowest} already"
-            return f"{slo} is not kept even at {lowest} requests per second"
+                return f"{slo} is untested: the load generator is saturated at {lowest} requests/s"
+            return f"{slo} is not met at {lowest} requests/s, the lowest rate tried"
         rate = said(self.rate_per_s)
         if self.low_per_s is None or self.high_per_s is None:
-            return f"{slo} is kept at {rate} requests per second and perhaps beyond"
+            return f"{slo} is met at {rate} requests/s, the upper limit is unknown"
         return (
-            f"{slo} is kept up to about {rate} requests per second, "
-            f"likely between {said(self.low_per_s)} and {said(self.high_per_s)}"
+            f"{slo} is met up to {rate} requests/s "
+            f"(likely range {said(self.low_per_s)} to {said(self.high_per_s)})"
         )
 
     @property
@@ -175,19 +175,19 @@ class Capacity:
         parts = []
         if surely:
             parts.append(
-                f"kept by every probe up to {said(surely[-1])}/s "
-                f"({_times(surely.count(surely[-1]))} there)"
+                f"met by all probes up to {said(surely[-1])}/s "
+                f"({_probes(surely.count(surely[-1]))} at that rate)"
             )
         if between:
-            parts.append(f"by {len(kept) - len(surely)} of the {between} next")
+            parts.append(f"by {len(kept) - len(surely)} of {_probes(between)} in between")
         if surely_not:
             parts.append(
-                f"{'kept ' if not kept else ''}by none from {said(surely_not[0])}/s on "
-                f"({_times(surely_not.count(surely_not[0]))} there)"
+                f"{'met ' if not kept else ''}by none from {said(surely_not[0])}/s "
+                f"({_probes(surely_not.count(surely_not[0]))} at that rate)"
             )
         untold = len(margins) - len(kept) - len(broken)
         if untold:
-            parts.append(f"{untold} of {len(margins)} probes tell nothing")
+            parts.append(f"{untold} of {_probes(len(margins))} inconclusive")
         return ", ".join(parts)
 
     @property
@@ -195,19 +195,18 @@ class Capacity:
         """Why the search ended, in words."""
         match self.stop:
             case Stop.FOUND:
-                return "the range is narrow enough"
+                return "the search converged"
             case Stop.OUT_OF_PROBES:
-                return f"all {len(self.probes)} probes have been made"
+                return f"the search used all {_probes(len(self.probes))}"
             case Stop.CUT_SHORT:
-                return f"it was cut short after {_probes(len(self.probes))}"
+                return f"the search was interrupted after {_probes(len(self.probes))}"
             case Stop.NEVER_KEPT:
-                return "the lowest rate tried breaks the objective as well"
+                return "the search ended at its lowest rate"
             case Stop.GENERATOR:
                 untold = [probe for probe in self.probes if probe.margin(self.slo) is None]
                 lowest = min(untold, key=lambda probe: probe.rate_per_s)
                 return (
-                    f"at {said(lowest.rate_per_s)} requests per second the load generator itself "
-                    f"was the limit, so nothing is known of the server: "
+                    f"the load generator is the limit at {said(lowest.rate_per_s)} requests/s: "
                     f"{'; '.join(lowest.invalid_because)}"
                 )
 
@@ -432,8 +431,4 @@ def _rounded(rate: float) -> float:
 
 
 def _probes(number: int) -> str:
-    return "one probe" if number == 1 else f"{number} probes"
-
-
-def _times(number: int) -> str:
-    return "once" if number == 1 else "twice" if number == 2 else f"{number} times"
+    return f"{number} probe{'' if number == 1 else 's'}"

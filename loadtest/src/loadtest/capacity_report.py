@@ -40,7 +40,9 @@ def read(folder: Path) -> dict[str, Capacity]:
             if protocol in document
         }
     except (KeyError, TypeError, ValueError) as error:
-        raise ResultUnreadable(f"{folder.name}/{CAPACITY} is not a capacity: {error!r}") from error
+        raise ResultUnreadable(
+            f"{folder.name}/{CAPACITY} is not a valid capacity: {error!r}"
+        ) from error
 
 
 def write(folder: Path) -> None:
@@ -72,8 +74,8 @@ def page(found: Mapping[str, Capacity], machine: Mapping[str, Any]) -> str:
 def headline(found: Mapping[str, Capacity]) -> str:
     """Both capacities in a line."""
     slo = next(iter(found.values())).slo.text
-    said = [f"{PROTOCOLS[protocol]} {tables.rate_of(one)}" for protocol, one in found.items()]
-    return f"{slo} is kept at: {', '.join(said)}"
+    rates = [f"{PROTOCOLS[protocol]} {tables.rate_of(one)}" for protocol, one in found.items()]
+    return f"Capacity at {slo}: {', '.join(rates)}"
 
 
 def draw(axes: Axes, found: Mapping[str, Capacity]) -> None:
@@ -110,7 +112,7 @@ def draw(axes: Axes, found: Mapping[str, Capacity]) -> None:
         axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
         axis.set_minor_formatter(NullFormatter())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("offered rate, arrivals per second")
+    axes.set_xlabel("arrival rate, requests/s")
     axes.set_ylabel("latency, ms")
     axes.grid(visible=True, which="major", color=plots.GRID, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -91,7 +91,7 @@ def _probe(
     """A load test at a rate, as the search wants it."""
 
     def probe(rate: float) -> Probe:
-        told(f"{settings.protocol}: {rate:,.0f} arrivals per second")
+        told(f"{settings.protocol}: {rate:,.0f} arrivals/s")
         at_rate = replace(settings, loop=OPEN, rate=rate, output=output)
         figures = read_json(run(at_rate, credentials) / SUMMARY)
         cpu_ms = (figures["server_metrics"] or {}).get("cpu_ms")

@@ -1,4 +1,4 @@
-"""`launch-locust-load-test`: the original's flags, on this machine."""
+"""`launch-locust-load-test`: one load test, with the original's options."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ from loadtest.run_folder import PROTOCOLS, read_json
 from loadtest.runner import run_load_test, run_worker
 from loadtest.settings import TEST_TYPES, LoadTestSettings, host_and_port
 
-INTERRUPTED = 130  # as a shell says of Ctrl-C
+INTERRUPTED = 130  # a shell's exit status for Ctrl-C
 
 
 @click.command("launch-locust-load-test")
-@click.option("--seldon-client", "client", required=True, help="Whose keys are used.")
-@click.option("--test-type", required=True, type=click.Choice(list(TEST_TYPES)))
+@click.option("--seldon-client", "client", required=True, help="Client whose keys are used.")
+@click.option(
+    "--test-type", required=True, type=click.Choice(list(TEST_TYPES)), help="Protocol to test."
+)
 @click.option(
     "--bind",
     metavar="HOST:PORT",
-    help="Start no load generator here: wait at this address for --locust-slaves of them.",
+    help="Run the master only and listen here for --locust-slaves remote load generators.",
 )
 @click.option(
     "--worker-of",
     metavar="HOST:PORT",
-    help="Be a load generator of the run that waits there, with the same flags.",
+    help="Run one load generator for the master at this address, with the same options.",
 )
 @load_options
 def launch(
     client: str, test_type: str, bind: str | None, worker_of: str | None, **flags: Any
 ) -> None:
-    """Load one protocol with Locust's users; print the figures, write the report.
+    """Load-test one protocol with Locust, print the results and write a report.
 
-    A flag wins over the environment, that over the default. Ends with 0 if every request of the
-    run was answered rightly.
+    Options override environment variables. Exit status 0: the run is valid and no request failed.
     """
     with in_one_sentence():
         settings = LoadTestSettings.from_env(
@@ -51,15 +52,17 @@ def launch(
         keys = credentials.load(settings.client, settings.protocol)
         if worker_of is not None:
             if bind is not None:
-                raise SettingInvalid("--bind and --worker-of are of two machines: give one of them")
+                raise SettingInvalid(
+                    "--bind and --worker-of are both set, expected one; remove the other"
+                )
             run_worker(settings, keys, host_and_port("--worker-of", worker_of))
-            click.echo("this load generator has done its part")
+            click.echo("load generator finished")
             return
         address = None if bind is None else host_and_port("--bind", bind)
         if address is not None:
             click.echo(
-                f"waiting for {settings.processes} load generators: start on each machine this "
-                f"command with --worker-of and this machine's address instead of --bind {bind}",
+                f"waiting for {settings.processes} load generators: on each machine run this "
+                f"command with --worker-of ADDRESS:PORT of this machine instead of --bind {bind}",
                 err=True,
             )
         sys.exit(show(run_load_test(settings, keys, address)))
@@ -67,7 +70,7 @@ def launch(
 
 @contextmanager
 def in_one_sentence() -> Iterator[None]:
-    """End the command with one sentence for what can go wrong: status 1, or 130 of Ctrl-C."""
+    """Exit with a one-line error: status 1, or 130 on Ctrl-C."""
     try:
         yield
     except LoadTestInterrupted as interrupted:
@@ -75,25 +78,25 @@ def in_one_sentence() -> Iterator[None]:
         show(interrupted.folder)
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
-        click.echo("error: stopped by hand", err=True)
+        click.echo("error: interrupted", err=True)
         sys.exit(INTERRUPTED)
     except LoadTestError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
     except OSError as error:
-        click.echo(f"error: the system refuses: {error}", err=True)
+        click.echo(f"error: {error}", err=True)
         sys.exit(1)
 
 
 def show(folder: Path, console: Console | None = None) -> int:
-    """Print the tables of a run or a comparison, what is wrong with it, and where its report is.
+    """Print the tables, problems and report path of a run or a comparison.
 
     Returns:
-        0 if what was measured is valid and no request failed, else 1.
+        The exit status: 0 if every run is valid and no request failed, else 1.
     """
     console = console or Console()
     status = 1
-    if (folder / summary.SUMMARY).exists():  # it is not where nothing was measured
+    if (folder / summary.SUMMARY).exists():  # absent if nothing was measured
         document = read_json(folder / summary.SUMMARY)
         if comparison.is_comparison(folder):
             tables.print_comparison(folder, console)
@@ -110,7 +113,7 @@ def show(folder: Path, console: Console | None = None) -> int:
 
 
 def show_capacities(folder: Path, console: Console | None = None) -> int:
-    """Print a capacity's tables and where its report is; 0 if one was found over each protocol."""
+    """Print a capacity's tables and report path; 0 if every protocol has a capacity."""
     console = console or Console()
     found = capacity_report.read(folder)
     tables.print_capacities(

@@ -69,7 +69,7 @@ def sources(folders: Sequence[Path], names: Sequence[str] = ()) -> list[Source]:
         ]
     names = names or [chr(ord("A") + index) for index in range(len(folders))]
     if len(names) != len(folders) or len({name.lower() for name in names}) != len(names):
-        raise RunsUnlike(f"--names has {', '.join(names)}, expected {len(folders)} different names")
+        raise RunsUnlike(f"--names is {','.join(names)}, expected {len(folders)} distinct names")
     return [Source(folder, _slug(name), name) for folder, name in zip(folders, names, strict=True)]
 
 
@@ -100,9 +100,9 @@ def compare(
     unlike = [text for side in others for text in verdict.differences(first, side, varied)]
     if unlike and not allow_differences:
         raise RunsUnlike(
-            "the runs differ in more than what is compared: "
+            "the runs have unequal settings: "
             + "; ".join(dict.fromkeys(unlike))
-            + ". --allow-differences compares them all the same"
+            + "; add --allow-differences to compare them"
         )
     name = what or "-vs-".join(one.key for one in runs)
     folder = RunFolder.create(output, name).path
@@ -178,7 +178,7 @@ def sides(folder: Path) -> list[tuple[str, str]]:
     try:
         return [(str(side["key"]), str(side["name"])) for side in described["sides"]]
     except (KeyError, TypeError) as error:
-        raise ResultUnreadable(f"{folder.name}/{SIDES} is not what a comparison writes") from error
+        raise ResultUnreadable(f"{folder.name}/{SIDES} is not a valid comparison") from error
 
 
 def between(a: Run, b: Run) -> Difference | None:

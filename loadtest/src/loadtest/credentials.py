@@ -72,8 +72,8 @@ def load(
         oauth_key, oauth_secret = row["key"], row.get("secret") or ""
         if not oauth_secret:
             raise CredentialsMissing(
-                f'the secret of client "{client}" is not on this machine: '
-                f"give {OAUTH_KEY} and {OAUTH_SECRET}, or a new secret with seldon-cli keys "
+                f'the secret of client "{client}" is not on this machine; '
+                f"set {OAUTH_KEY} and {OAUTH_SECRET}, or create a secret with seldon-cli keys "
                 f"--action update --client-name {client} --scope all --key KEY --secret SECRET"
             )
     return Credentials(js_key, oauth_key, oauth_secret)
@@ -84,7 +84,7 @@ def _key_of(client: str, scope: str, environ: Mapping[str, str]) -> dict[str, An
     usable = [row for row in rows if row.get("key") and row.get("active", True)]
     if not usable:
         raise CredentialsMissing(
-            f'client "{client}" has no key of scope {scope}: set it up with '
+            f'client "{client}" has no active key of scope {scope}; create one with '
             f"seldon-cli client --action setup --db-name ClientDB --client-name {client}"
         )
     return usable[0]
@@ -97,7 +97,7 @@ def _seldon_cli(client: str, scope: str, environ: Mapping[str, str]) -> list[dic
     )
     if program is None:
         raise CredentialsMissing(
-            f"seldon-cli is not installed here: give {', '.join(VARIABLES)} in the environment"
+            f"seldon-cli is not installed; set {', '.join(VARIABLES)} in the environment"
         )
     command = [program, "--quiet", "keys", "--client-name", client, "--scope", scope]
     try:
@@ -110,19 +110,21 @@ def _seldon_cli(client: str, scope: str, environ: Mapping[str, str]) -> list[dic
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise CredentialsMissing(f"seldon-cli keys did not answer: {error}") from error
+        raise CredentialsMissing(f"seldon-cli keys failed: {error}") from error
     if done.returncode != 0:
         said = " ".join(done.stderr.split()).removeprefix("error: ")
         raise CredentialsMissing(
-            f'the keys of client "{client}" cannot be read: {said or "seldon-cli failed"}; '
-            "seldon-cli client --action list shows the clients, "
-            f"seldon-cli client --action setup --db-name ClientDB --client-name {client} adds one"
+            f'the keys of client "{client}" are not readable: {said or "seldon-cli failed"}; '
+            "list the clients with seldon-cli client --action list, add one with "
+            f"seldon-cli client --action setup --db-name ClientDB --client-name {client}"
         )
     try:
         rows = json.loads(done.stdout)
         return [row for row in rows if isinstance(row, dict)]
     except (ValueError, TypeError) as error:
-        raise CredentialsMissing(f"seldon-cli keys printed no JSON array: {error}") from error
+        raise CredentialsMissing(
+            f"the output of seldon-cli keys is not a JSON array: {error}"
+        ) from error
 
 
 class TokenRefused(Exception):
@@ -153,7 +155,7 @@ def fetch_token(endpoint: str, credentials: Credentials) -> tuple[str, float]:
             )
         except requests.RequestException as error:
             # Its text holds the URL, and so the secret.
-            raise TokenUnreachable(f"nothing answers ({type(error).__name__})") from None
+            raise TokenUnreachable(f"not reachable ({type(error).__name__})") from None
     try:
         document = answer.json()
     except ValueError:

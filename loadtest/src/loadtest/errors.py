@@ -1,39 +1,41 @@
-"""What can go wrong with a load test, as one sentence that says what to do next.
+"""Errors of a load test. Each message is one sentence with the next step.
 
 LoadTestError
-├── SettingInvalid         a setting is outside its limits
-├── CredentialsMissing     the client, its key or its secret is not known here
-├── PreflightFailed        the first request, before any load, was not answered rightly
-├── LoadGeneratorFailed    a Locust process died or did not finish
-└── LoadTestInterrupted    stopped by hand; what was measured until then is kept
+├── SettingInvalid         a setting is out of range
+├── CredentialsMissing     the client, its key or its secret is unknown on this machine
+├── PreflightFailed        the preflight request failed
+├── LoadGeneratorFailed    a Locust process exited early or timed out
+├── LoadTestInterrupted    SIGINT or SIGTERM; partial results are kept
+├── RunsUnlike             the runs to compare have unequal settings (comparison.py)
+└── ResultUnreadable       a result folder is incomplete (run_folder.py)
 """
 
 from pathlib import Path
 
 
 class LoadTestError(Exception):
-    """`str(error)` is fit for the person who runs the load test."""
+    """Base class; `str(error)` is the message for the user."""
 
 
 class SettingInvalid(LoadTestError):
-    """Names the option and its limit."""
+    """A setting is out of range; the message names the option."""
 
 
 class CredentialsMissing(LoadTestError):
-    """Set the client up, or give the key in the environment."""
+    """A key or secret is missing."""
 
 
 class PreflightFailed(LoadTestError):
-    """Nothing was measured: the target does not answer, or refuses."""
+    """The preflight request failed; nothing was measured."""
 
 
 class LoadGeneratorFailed(LoadTestError):
-    """The result, if any, is incomplete."""
+    """A Locust process failed; the result, if any, is incomplete."""
 
 
 class LoadTestInterrupted(LoadTestError):
-    """The folder holds what was measured until then."""
+    """The run was interrupted; `folder` holds its partial result."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__("stopped by hand; the result holds what was measured until then")
+        super().__init__("interrupted; the result is partial")
         self.folder = folder

@@ -102,9 +102,8 @@ def broken(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> li
     ]
     if shares[1] > shares[0]:
         found.append(
-            f"{name}: {shares[1]:.2%} of the requests fail, {shares[0]:.2%} did before".replace(
-                "%", " %"
-            )
+            f"{name}: the failure rate is {shares[1]:.2%}, expected at most {shares[0]:.2%}, as "
+            "before".replace("%", " %")
         )
     return found
 

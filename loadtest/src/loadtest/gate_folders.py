@@ -22,8 +22,7 @@ def judge(before: Path, after: Path, limit: float, *, allow_differences: bool = 
     earlier, later = _runs(before), _runs(after)
     if earlier.keys() != later.keys():
         raise RunsUnlike(
-            f"the earlier folder holds {', '.join(earlier)}, the later {', '.join(later)}: "
-            "a gate needs the same runs in both"
+            f"the runs of AFTER are {', '.join(later)}, expected {', '.join(earlier)} as in BEFORE"
         )
     judged: list[Judged] = []
     broken: list[str] = []
@@ -34,8 +33,8 @@ def judge(before: Path, after: Path, limit: float, *, allow_differences: bool = 
         )
         if unlike and not allow_differences:
             raise RunsUnlike(
-                f"{name}: the runs differ in more than their time: {'; '.join(unlike)}. "
-                "--allow-differences judges them all the same"
+                f"{name}: the runs have unequal settings: {'; '.join(unlike)}; "
+                "add --allow-differences to judge them"
             )
         broken += gate.broken(name, a.figures, b.figures)
         judged += gate.of_run(name, a.figures, b.figures, comparison.between(b, a), limit)

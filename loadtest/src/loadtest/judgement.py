@@ -22,8 +22,8 @@ def faults(figures: Mapping[str, Any]) -> list[str]:
     share = figures["client_cpu"]["busiest_share_of_a_core"]
     if share is not None and share > BUSY:
         found.append(
-            f"a load generator was busy {share * 100:.0f} % of the time, the limit is "
-            f"{BUSY * 100:.0f} %: use more of them (WORKERS=), or a lower rate"
+            f"generator CPU utilization is {share * 100:.0f} %, expected at most "
+            f"{BUSY * 100:.0f} %; use more load generators (WORKERS=) or a lower rate"
         )
     offered = figures.get("offered")
     if offered:
@@ -47,22 +47,21 @@ def _of_schedule(figures: Mapping[str, Any], offered: Mapping[str, Any]) -> list
     arrivals, ended = offered["arrivals"], figures["requests"]
     if ended < ACHIEVED * arrivals:
         found.append(
-            f"{ended:,} of {arrivals:,} arrivals were sent and have ended, "
-            f"{ended / arrivals * 100:.1f} %, expected at least {ACHIEVED * 100:.0f} %"
+            f"the completed share is {ended / arrivals * 100:.1f} % of {arrivals:,} arrivals, "
+            f"expected at least {ACHIEVED * 100:.0f} %; use a lower rate"
         )
     late = offered["late_for_want_of_a_thread"]
     if late:
         limit = figures["settings"]["max_in_flight"]
         found.append(
-            f"{late:,} arrivals were sent late because {limit:,} requests were without an answer, "
-            "the limit (--max-in-flight)"
+            f"the number of arrivals delayed by --max-in-flight is {late:,}, expected 0; "
+            f"raise the limit of {limit:,} or use a lower rate"
         )
     if is_late(figures):
         lag = figures["latency_ms"]["lag"]["p99"]
         share = figures["client_cpu"]["busiest_share_of_a_core"] or 0.0
         found.append(
-            f"one arrival in a hundred was sent over {lag:.2f} ms late, the limit is "
-            f"{_lag_limit_ms(share):g} ms: other work on this machine keeps the load generator "
-            "from its time"
+            f"dispatch lag p99 is {lag:.2f} ms, expected at most {_lag_limit_ms(share):g} ms; "
+            "stop other work on this machine or use a lower rate"
         )
     return found

@@ -50,18 +50,24 @@ class LiveMetrics(Collector):
         """Called for every scrape."""
         said = [one for one in self._said() if "live" in one]
         duration = HistogramMetricFamily(
-            LOADTEST_DURATION, "Client side, from when a request was due.", labels=LABELS
+            LOADTEST_DURATION, "Request latency from the scheduled send.", labels=LABELS
         )
         requests = CounterMetricFamily(
-            LOADTEST_REQUESTS, "Requests that have ended.", labels=(*LABELS, "outcome")
+            LOADTEST_REQUESTS, "Completed requests.", labels=(*LABELS, "outcome")
         )
         parts = CounterMetricFamily(
-            LOADTEST_PART, "Time of measured requests, as answers state.", labels=(*LABELS, "part")
+            LOADTEST_PART, "Latency of measured requests by part.", labels=(*LABELS, "part")
         )
-        lag = GaugeMetricFamily(LOADTEST_LAG, "Requests are sent so late.", labels=LABELS)
-        busy = GaugeMetricFamily(LOADTEST_BUSY, "The busiest generator's core.", labels=LABELS)
-        offered = GaugeMetricFamily(LOADTEST_OFFERED, "Of the schedule.", labels=LABELS)
-        running = GaugeMetricFamily(LOADTEST_RUNNING, "Load generators.", labels=(*LABELS, "phase"))
+        lag = GaugeMetricFamily(LOADTEST_LAG, "Dispatch lag, 99th percentile.", labels=LABELS)
+        busy = GaugeMetricFamily(
+            LOADTEST_BUSY, "CPU utilization of the busiest load generator.", labels=LABELS
+        )
+        offered = GaugeMetricFamily(
+            LOADTEST_OFFERED, "Arrival rate of the schedule.", labels=LABELS
+        )
+        running = GaugeMetricFamily(
+            LOADTEST_RUNNING, "Running load generators.", labels=(*LABELS, "phase")
+        )
         for protocol in dict.fromkeys(run.protocol for run in self._runs):
             mine = [one for one in said if one["protocol"] == protocol]
             live = [one["live"] for one in mine]
@@ -114,7 +120,7 @@ def served(
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
-        note(f"no live metrics of this run at {runs[0].metrics_bind} (--metrics-bind): {error}")
+        note(f"--metrics-bind {runs[0].metrics_bind} is not available, no live metrics: {error}")
         yield
         return
     try:

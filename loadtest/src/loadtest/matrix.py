@@ -86,7 +86,7 @@ def matrix(
     unknown = [key for key in keys if key not in WAYS]
     if unknown or len(set(keys)) != len(keys) or len(keys) < 2:
         raise SettingInvalid(
-            f"--ways is {','.join(keys)}, expected two or more of {', '.join(WAYS)}, each once"
+            f"--ways is {','.join(keys)}, expected two or more distinct of {', '.join(WAYS)}"
         )
     ways = [WAYS[key] for key in keys]
     plain = [

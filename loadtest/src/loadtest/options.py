@@ -1,4 +1,4 @@
-"""The flags that every command of ours that loads a server takes."""
+"""Command-line options shared by every command that generates load."""
 
 from __future__ import annotations
 
@@ -20,140 +20,163 @@ OPTIONS = (
         "--locust-slaves",
         "processes",
         type=int,
-        help="Locust processes that share the users; 1, or LOADTEST_WORKERS.",
+        help="Number of load-generator processes. [env: LOADTEST_WORKERS; default: 1]",
     ),
     click.option(
-        "--locust-hatch-rate", "hatch_rate", type=float, help="Users started per second; 5."
+        "--locust-hatch-rate",
+        "hatch_rate",
+        type=float,
+        help="Spawn rate, users per second. [default: 5]",
     ),
     click.option(
-        "--locust-clients", "users", type=int, help="Simulated users; 50, or LOADTEST_USERS."
+        "--locust-clients",
+        "users",
+        type=int,
+        help="Number of simulated users (closed loop). [env: LOADTEST_USERS; default: 50]",
     ),
     click.option(
         "--seldon-grpc-endpoint",
         "grpc_endpoint",
-        help="HOST:PORT of gRPC; the host of --host, and SELDON_GRPC_PORT or 5000.",
+        help="HOST:PORT of the gRPC API. [default: the host of --host, port SELDON_GRPC_PORT or "
+        "5000]",
     ),
     click.option(
         "--seldon-oauth-endpoint",
         "oauth_endpoint",
-        help="Where tokens are fetched; what --host says.",
+        help="Base URL of the token endpoint. [default: --host]",
     ),
     click.option(
         "--seldon-predict-default-data-size",
         "data_size",
         type=int,
-        help="Numbers per request; 784.",
+        help="Numbers per instance. [default: 784]",
     ),
     click.option(
         "--host",
-        help="Where REST is answered; LOADTEST_HOST, or http://SELDON_BIND:SELDON_REST_PORT "
-        "(127.0.0.1, 8080).",
+        help="Base URL of the REST API. [env: LOADTEST_HOST; default: "
+        "http://SELDON_BIND:SELDON_REST_PORT (127.0.0.1, 8080)]",
     ),
     click.option(
         "--duration",
         "duration_s",
         type=float,
-        help="Seconds measured; 60, or LOADTEST_DURATION.",
+        help="Measured duration, seconds. [env: LOADTEST_DURATION; default: 60]",
     ),
     click.option(
         "--warmup",
         "warmup_s",
         type=float,
-        help="Seconds with every user before measuring; 5, or LOADTEST_WARMUP.",
+        help="Warm-up before the measured duration, seconds. [env: LOADTEST_WARMUP; default: 5]",
     ),
     click.option(
         "--wait",
-        help="Milliseconds between an answer and the next request; 900-1100, or LOADTEST_WAIT.",
+        help="Wait time of a user after each response, milliseconds, uniform in MIN-MAX. [env: "
+        "LOADTEST_WAIT; default: 900-1100]",
     ),
-    click.option("--wait-ms", type=float, nargs=2, help="The same as two numbers: MIN MAX."),
+    click.option("--wait-ms", type=float, nargs=2, help="Same as --wait, as two numbers MIN MAX."),
     click.option(
         "--payload",
         type=click.Choice(PAYLOADS),
-        help="Real digits, or random numbers as the original; digits, or LOADTEST_PAYLOAD.",
+        help="Instances: held-out MNIST digits, or random numbers as in the original. [env: "
+        "LOADTEST_PAYLOAD; default: digits]",
     ),
     click.option(
         "--connections",
         type=click.Choice(CONNECTIONS),
-        help="kept: one per user; per-call: a new one each time, as the original's gRPC test; "
-        "kept, or LOADTEST_CONNECTIONS.",
+        help="kept: one connection per user; per-call: one per request. [env: "
+        "LOADTEST_CONNECTIONS; default: kept]",
     ),
     click.option(
         "--rest-form",
         type=click.Choice(REST_FORMS),
-        help="How REST asks: the original's JSONP GET, or a POST of JSON; jsonp-get, or "
-        "LOADTEST_REST_FORM.",
+        help="REST request variant: the original's JSONP GET, or a JSON POST. [env: "
+        "LOADTEST_REST_FORM; default: jsonp-get]",
     ),
     click.option(
         "--decimals",
         type=click.Choice(DECIMALS),
-        help="Of every number, over both protocols; full for digits, 2 for random numbers, or "
-        "LOADTEST_DECIMALS.",
+        help="Decimal places of every number, in both protocols. [env: LOADTEST_DECIMALS; default: "
+        "full for digits, 2 for random numbers]",
     ),
-    click.option("--images", type=int, help="In one request, at most 16; 1, or LOADTEST_IMAGES."),
+    click.option(
+        "--images",
+        type=int,
+        help="Images per request, 1 to 16. [env: LOADTEST_IMAGES; default: 1]",
+    ),
     click.option(
         "--loop",
         type=click.Choice(LOOPS),
-        help="closed: users wait for answers; open: a schedule of arrivals; open if there is "
-        "--rate, else closed, or LOADTEST_LOOP.",
+        help="closed: users wait for responses; open: requests follow an arrival schedule. [env: "
+        "LOADTEST_LOOP; default: open with --rate, else closed]",
     ),
-    click.option("--rate", type=float, help="Arrivals per second of the open loop; LOADTEST_RATE."),
+    click.option(
+        "--rate",
+        type=float,
+        help="Arrival rate of the open loop, requests per second. [env: LOADTEST_RATE]",
+    ),
     click.option(
         "--arrivals",
-        help="poisson, constant, or trace:FILE with a number of seconds on each line; "
-        "poisson, or LOADTEST_ARRIVALS.",
+        help="Arrival process: poisson, constant, or trace:FILE with one time in seconds per line. "
+        "[env: LOADTEST_ARRIVALS; default: poisson]",
     ),
     click.option(
         "--max-in-flight",
         type=int,
-        help="Most requests without an answer in the open loop; 2000, or LOADTEST_MAX_IN_FLIGHT.",
+        help="Maximum in-flight requests of the open loop. [env: LOADTEST_MAX_IN_FLIGHT; default: "
+        "2000]",
     ),
-    click.option("--seed", type=int, help="Of orders, waits and ids; 1, or LOADTEST_SEED."),
+    click.option(
+        "--seed",
+        type=int,
+        help="Seed of instance order, wait times and ids. [env: LOADTEST_SEED; default: 1]",
+    ),
     click.option(
         "--model-folder",
         type=click.Path(path_type=Path),
-        help="Its model.json knows which digits the model tells wrong; models/deep_mnist/1 if any",
+        help="Model folder; its model.json holds the expected accuracy. [env: "
+        "LOADTEST_MODEL_FOLDER; default: models/deep_mnist/1 if it exists]",
     ),
     click.option(
         "--web-port",
         type=int,
-        help="Serve Locust's own page here while the run goes on; none, or LOADTEST_WEB_PORT.",
+        help="Port of Locust's web UI during the run. [env: LOADTEST_WEB_PORT; default: none]",
     ),
     click.option(
         "--metrics-bind",
         metavar="HOST:PORT",
-        help="Serve this run's own metrics here while it goes on; 127.0.0.1:9646 with a stack "
-        "deployed here, else nowhere, or LOADTEST_METRICS_BIND.",
+        help="Address of this run's Prometheus metrics. [env: LOADTEST_METRICS_BIND; default: "
+        "127.0.0.1:9646 with a stack deployed here, else none]",
     ),
     click.option(
         "--server-metrics",
-        help="URLs of the servers' /metrics, with commas between, or a file of Prometheus targets; "
-        "those of the stack deployed here, or LOADTEST_SERVER_METRICS.",
+        help="Comma-separated /metrics URLs of the model servers, or a Prometheus file_sd file. "
+        "[env: LOADTEST_SERVER_METRICS; default: the stack deployed here]",
     ),
     click.option(
         "--output",
         type=click.Path(file_okay=False, path_type=Path),
-        help="Where the run's folder is made; results, or LOADTEST_OUTPUT.",
+        help="Parent folder of the result folder. [env: LOADTEST_OUTPUT; default: results]",
     ),
 )
 
 
 def load_options(command: Command) -> Command:
-    """Give a command the flags; `given` makes settings of them."""
+    """Add the options to a command; `given` turns their values into settings."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
 
 
 def given(flags: dict[str, Any]) -> dict[str, Any]:
-    """Settings, by the names of LoadTestSettings' fields; None where there is no such flag.
+    """Option values by LoadTestSettings field; None where an option is absent.
 
     Raises:
-        SettingInvalid: The wait is no two numbers, or given twice.
+        SettingInvalid: The wait is not two numbers, or was set twice.
     """
     settings = dict(flags)
     wait = settings.pop("wait")
     if wait is not None and settings["wait_ms"] is not None:
-        raise SettingInvalid("--wait and --wait-ms say the same: give one of them")
+        raise SettingInvalid("--wait and --wait-ms are both set, expected one; remove the other")
     if wait is not None:
         settings["wait_ms"] = wait_range(wait)
     return settings

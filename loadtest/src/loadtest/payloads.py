@@ -137,7 +137,7 @@ def model_wrong(model_folder: Path | None) -> frozenset[int] | None:
         return None  # a model of someone else's training
     except (OSError, ValueError, TypeError) as error:
         raise SettingInvalid(
-            f"--model-folder {model_folder} holds no readable model.json: {error}"
+            f"--model-folder {model_folder} has no readable model.json: {error}"
         ) from error
 
 

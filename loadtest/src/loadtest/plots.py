@@ -20,12 +20,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from loadtest.attribution import PARTS
+from loadtest.attribution import LABELS, PARTS
 from loadtest.series import Series
 
 POINTS = 300
 UNITS_PER_INCH = 72  # of an SVG
-SIDES = {"client": ("client", "-"), "server_total": ("server", "--")}
+SIDES = {"client": ("request latency", "-"), "server_total": ("server latency", "--")}
 
 BACKGROUND, INK, GRID = "#ffffff", "#1f2328", "#d8dee4"
 # Okabe and Ito's, which colour-blind readers tell apart; in a report --c0, --c1, …
@@ -52,7 +52,7 @@ class Curve:
 
     @property
     def label(self) -> str:
-        return f"{self.name}, {SIDES[self.side][0]}"
+        return f"{self.name} {SIDES[self.side][0]}"
 
 
 def curves_of(name: str, series: Mapping[str, Series], colour: int) -> list[Curve]:
@@ -144,12 +144,14 @@ def _draw_parts(axes: Axes, attributions: Mapping[str, Mapping[str, Mapping[str,
     for part in PARTS:
         values = np.array([max(parts[part], 0.0) for _, parts in bars])
         if values.any():
-            axes.barh(range(len(bars)), values, left=left, color=PART_COLOURS[part], label=part)
+            axes.barh(
+                range(len(bars)), values, left=left, color=PART_COLOURS[part], label=LABELS[part]
+            )
         left += values
     axes.set_yticks(range(len(bars)), [label for label, _ in bars])
     axes.invert_yaxis()
-    axes.set_xlabel("ms, mean of the requests near that percentile")
-    axes.set_title("Where the time goes", loc="left")
+    axes.set_xlabel("time, ms (mean of requests near the percentile)")
+    axes.set_title("Latency breakdown", loc="left")
     axes.grid(visible=True, axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.legend(
@@ -198,7 +200,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.set_xlabel("percentile of the requests")
+    axes.set_xlabel("percentile")
     axes.set_ylabel("latency, ms")
     axes.grid(visible=True, which="major", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

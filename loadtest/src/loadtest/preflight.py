@@ -15,7 +15,7 @@ from loadtest.settings import LoadTestSettings
 TIMEOUT_S = 2.0
 PUID = "preflight"
 
-_START = "make status shows the stack, make deploy starts it"
+_START = "check the stack with make status, start it with make deploy"
 _REFUSED = (3, 7, 8, 15, 16, 20)  # error ids about keys and tokens
 _NO_MODEL = (37, 41)
 
@@ -27,9 +27,9 @@ def check(settings: LoadTestSettings, credentials: Credentials) -> None:
         PreflightFailed: It is not answered rightly; one sentence that says what to do.
     """
     if settings.protocol == "rest" and not credentials.js_key:
-        raise PreflightFailed(f'there is no JS key for client "{settings.client}"')
+        raise PreflightFailed(f'the JS key of client "{settings.client}" is missing')
     if settings.protocol == "grpc" and not (credentials.oauth_key and credentials.oauth_secret):
-        raise PreflightFailed(f'there is no OAuth key and secret for client "{settings.client}"')
+        raise PreflightFailed(f'the OAuth key or secret of client "{settings.client}" is missing')
     sent = settings.build_payloads()
     try:
         if settings.protocol == "rest":
@@ -38,7 +38,7 @@ def check(settings: LoadTestSettings, credentials: Credentials) -> None:
             _check_grpc(settings, credentials, sent)
     except WrongAnswer as error:
         raise PreflightFailed(
-            f"the first answer from {settings.endpoint} is wrong: {error}"
+            f"the preflight response of {settings.endpoint} is invalid: {error}"
         ) from error
 
 
@@ -54,11 +54,11 @@ def _check_rest(settings: LoadTestSettings, credentials: Credentials, sent: Payl
             )
         except requests.Timeout:
             raise PreflightFailed(
-                f"{settings.host} does not answer within {TIMEOUT_S:g} s: {_START}"
+                f"{settings.host} did not respond within {TIMEOUT_S:g} s; {_START}"
             ) from None
         except requests.RequestException:
             raise PreflightFailed(
-                f"nothing answers at {settings.host}: {_START} (--host says where)"
+                f"{settings.host} is not reachable; {_START}, or set --host"
             ) from None
     document = answers.from_jsonp(answer.status_code, answer.content)
     if isinstance(document, dict) and "error_id" in document:
@@ -78,8 +78,8 @@ def _check_grpc(settings: LoadTestSettings, credentials: Credentials, sent: Payl
         token, _ = fetch_token(settings.oauth_endpoint, credentials)
     except TokenUnreachable:
         raise PreflightFailed(
-            f"nothing answers at {settings.oauth_endpoint}/token: {_START} "
-            "(--seldon-oauth-endpoint says where)"
+            f"{settings.oauth_endpoint}/token is not reachable; {_START}, or set "
+            "--seldon-oauth-endpoint"
         ) from None
     except TokenRefused as error:
         raise _refused(settings, str(error)) from None
@@ -101,17 +101,16 @@ def _explained(settings: LoadTestSettings, error: grpc.RpcError) -> PreflightFai
         return _refused(settings, details)
     if code == grpc.StatusCode.UNAVAILABLE and _not_reached(details):
         return PreflightFailed(
-            f"nothing answers at {settings.grpc_endpoint}: {_START} "
-            "(--seldon-grpc-endpoint says where)"
+            f"{settings.grpc_endpoint} is not reachable; {_START}, or set --seldon-grpc-endpoint"
         )
     if code == grpc.StatusCode.UNAVAILABLE:
         return _no_model(settings, details)
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return PreflightFailed(
-            f"{settings.grpc_endpoint} does not answer within {TIMEOUT_S:g} s: {_START}"
+            f"{settings.grpc_endpoint} did not respond within {TIMEOUT_S:g} s; {_START}"
         )
     return PreflightFailed(
-        f"the first call to {settings.grpc_endpoint} ended with {code.name}: {details}"
+        f"the preflight call to {settings.grpc_endpoint} failed with {code.name}: {details}"
     )
 
 
@@ -122,15 +121,15 @@ def _not_reached(details: str) -> bool:
 
 def _refused(settings: LoadTestSettings, message: str) -> PreflightFailed:
     return PreflightFailed(
-        f'the key of client "{settings.client}" is refused ({message}): '
-        f"seldon-cli keys --client-name {settings.client} shows the keys that are known"
+        f'the key of client "{settings.client}" was rejected ({message}); '
+        f"list the known keys with seldon-cli keys --client-name {settings.client}"
     )
 
 
 def _no_model(settings: LoadTestSettings, message: str) -> PreflightFailed:
     kind = "rest" if settings.protocol == "rest" else "rpc"
     return PreflightFailed(
-        f'no model answers {settings.test_type} for client "{settings.client}" ({message}): '
+        f'no model serves {settings.test_type} for client "{settings.client}" ({message}); '
         f"start one with start-microservice --type prediction --client {settings.client} "
         f"-p NAME FOLDER {kind} 1.0"
     )

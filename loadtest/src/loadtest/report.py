@@ -8,17 +8,26 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from loadtest import tables
-from loadtest.attribution import PARTS
+from loadtest.attribution import LABELS, PARTS
 from loadtest.plots import COLOURS, PART_COLOURS, Pictures
 from loadtest.run_folder import PROTOCOLS
 from loadtest.verdict import words
 
 SETTING_NAMES = {
     "test_type": "test type",
-    "hatch_rate": "users started per second",
-    "wait_ms": "wait between requests, ms",
-    "duration_s": "measured, s",
-    "warmup_s": "warm-up left out, s",
+    "hatch_rate": "spawn rate, users/s",
+    "wait_ms": "wait time, ms",
+    "rate": "arrival rate, requests/s",
+    "trace_sha256": "trace SHA-256",
+    "data_size": "numbers per instance",
+    "max_in_flight": "max in-flight requests",
+    "blocks": "interleaved blocks",
+    "group": "interleaved group",
+    "settle_s": "settling time per block, s",
+    "duration_s": "duration, s",
+    "warmup_s": "warm-up, s",
+    "rest_form": "REST request",
+    "images": "images per request",
     "processes": "load generators",
 }
 
@@ -28,7 +37,7 @@ def headline_of_run(run: Mapping[str, Any]) -> str:
     name = PROTOCOLS[run["protocol"]]
     if mean is None:
         return f"{name}: no request succeeded"
-    return f"{name} answers in {mean:.3f} ms on average"
+    return f"{name}: mean latency {mean:.3f} ms"
 
 
 def of_run(run: Mapping[str, Any], pictures: Pictures) -> str:
@@ -55,7 +64,7 @@ def of_comparison(document: Mapping[str, Any], pictures: Pictures) -> str:
         title = tables.headline(verdicts[0])
     else:
         said = [tables.headline(verdict) for verdict in verdicts]
-        title = f"{len(named)} ways to ask for the same prediction"
+        title = f"{len(named)} request variants compared"
     caveats = (text for verdict in verdicts for text in verdict["caveats"])
     return _render(
         headline=title,
@@ -102,7 +111,7 @@ def _render(
                 for name, run in named
                 if (table := tables.of_attribution(name, run))
             ],
-            parts=[(part, PART_COLOURS[part]) for part in PARTS],
+            parts=[(label, PART_COLOURS[part]) for part, label in LABELS.items()],
             colours=COLOURS,
             longest=_longest(runs),
             warnings=[f"{name}: {text}" for name, run in named for text in run["warnings"]],
@@ -124,7 +133,7 @@ def _render(
 def _bars(attribution: Mapping[str, Any]) -> list[tuple[str, float, list[tuple[str, float]]]]:
     """A bar for each statistic: its name, its length and its parts, in milliseconds."""
     return [
-        (name, one["total"], [(part, max(one["parts"][part], 0.0)) for part in PARTS])
+        (name, one["total"], [(LABELS[part], max(one["parts"][part], 0.0)) for part in PARTS])
         for name, one in attribution.items()
     ]
 
@@ -143,8 +152,8 @@ def _lead(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
         text = f"{name}: {run['requests']:,} requests, {run['failures']:,} failures"
         if client["mean"] is not None:
             text += (
-                f", mean {client['mean']:.3f} ms, p50 {client['p50']:.3f} ms, "
-                f"p99 {client['p99']:.3f} ms (client side)"
+                f", latency mean {client['mean']:.3f} ms, p50 {client['p50']:.3f} ms, "
+                f"p99 {client['p99']:.3f} ms"
             )
         found.append(text)
     return found
@@ -172,6 +181,6 @@ def _time(iso: str | None) -> str:
 
 
 def _flat(machine: Mapping[str, Any]) -> dict[str, Any]:
-    labels = {"cpu": "processor", "memory_gib": "memory, GiB", "os": "system", "python": "Python"}
+    labels = {"cpu": "CPU", "memory_gib": "memory, GiB", "os": "OS", "python": "Python"}
     facts = {labels.get(key, key): value for key, value in machine.items() if key != "packages"}
     return facts | dict(machine.get("packages", {}))

@@ -32,12 +32,14 @@ def read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultUnreadable(
-            f"{path.parent.name} has no {path.name}: it is no load test"
+            f"{path.parent.name} has no {path.name}, expected a load-test result folder"
         ) from None
     except ValueError as error:
-        raise ResultUnreadable(f"{path.parent.name}/{path.name} is no JSON: {error}") from error
+        raise ResultUnreadable(
+            f"{path.parent.name}/{path.name} is not valid JSON: {error}"
+        ) from error
     if not isinstance(document, dict):
-        raise ResultUnreadable(f"{path.parent.name}/{path.name} holds no object")
+        raise ResultUnreadable(f"{path.parent.name}/{path.name} is not a JSON object")
     return document
 
 

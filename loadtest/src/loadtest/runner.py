@@ -97,7 +97,7 @@ def run_worker(settings: LoadTestSettings, credentials: Credentials, master: Add
                     raise KeyboardInterrupt
             if status != 0:
                 raise LoadGeneratorFailed(
-                    f"Locust ended with status {status} before the test was over"
+                    f"Locust exited with status {status} before the end of the test"
                     f"{fleet.end_of_log()}"
                 )
         finally:
@@ -112,7 +112,7 @@ def run_together(
         check(settings)
         preflight.check(settings, credentials)
     if len(runs) > 1 and any(settings.web_port is not None for settings in runs):
-        raise SettingInvalid("--web-port shows one load test, and several are to run together")
+        raise SettingInvalid("--web-port is set, expected none for interleaved runs; remove it")
     protocols = [settings.protocol for settings in runs]
     # Of runs that share the servers nobody can tell whose requests these counted.
     pages = [
@@ -124,7 +124,7 @@ def run_together(
         folder = RunFolder.create(settings.output, settings.protocol)
         folder.write_settings(settings.document())
         fleets.append(Fleet(settings, credentials, folder))
-    before = [Scraped(failure="the run did not begin") for _ in runs]
+    before = [Scraped(failure="the run did not start") for _ in runs]
 
     def look() -> None:
         before[:] = [scraped(settings, urls) for settings, urls in zip(runs, pages, strict=True)]
@@ -197,11 +197,11 @@ class Scraped:
 def scraped(settings: LoadTestSettings, urls: list[str] | None) -> Scraped:
     """Read the servers' metrics; what goes wrong is for the report, not the end of the run."""
     if not urls:
-        return Scraped(failure=f"no target has the protocol {settings.protocol}")
+        return Scraped(failure=f"no target has the label protocol={settings.protocol}")
     try:
         return Scraped(server_metrics.scrape(urls, settings.protocol))
     except (OSError, ValueError) as error:
-        return Scraped(failure=f"a page of {', '.join(urls)} cannot be read: {error}")
+        return Scraped(failure=f"scraping {', '.join(urls)} failed: {error}")
 
 
 def check(settings: LoadTestSettings) -> None:
@@ -242,7 +242,7 @@ def _wait(
                 fleet.begin(start_ns)
         if time.monotonic() > deadline:
             raise LoadGeneratorFailed(
-                f"Locust has not finished within {limit_s:.0f} s{fleets[0].end_of_log()}"
+                f"Locust did not finish within {limit_s:.0f} s{fleets[0].end_of_log()}"
             )
         display.show([one for fleet in fleets for one in fleet.progress])
     return False
@@ -360,9 +360,9 @@ class Fleet:
         needed = self._unfinished()
         for name, status in ended.items():
             if status is not None and needed and name in {*needed, MASTER}:
-                how = f"by signal {-status}" if status < 0 else f"with status {status}"
+                how = f"on signal {-status}" if status < 0 else f"with status {status}"
                 raise LoadGeneratorFailed(
-                    f"the Locust process {name} ended {how} before the test was over"
+                    f"Locust process {name} exited {how} before the end of the test"
                     f"{self.end_of_log()}"
                 )
 
@@ -390,7 +390,7 @@ class Fleet:
         except OSError:
             return ""
         end = [line for line in lines if line.strip()][-LOG_LINES:]
-        return "; its log ends:\n  " + "\n  ".join(end) if end else "; its log is empty"
+        return f"; last lines of {LOG}:\n  " + "\n  ".join(end) if end else f"; {LOG} is empty"
 
     def _load_generators(self) -> list[str]:
         if not self._has_master:

@@ -83,8 +83,8 @@ def urls(source: str, protocol: str) -> list[str]:
         ]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SettingInvalid(
-            f'--server-metrics is "{source}", expected URLs with commas between, or a JSON file of '
-            f"Prometheus targets: {error!r}"
+            f'--server-metrics is "{source}", expected comma-separated URLs or a Prometheus '
+            f"file_sd JSON file: {error!r}"
         ) from None
 
 
@@ -149,12 +149,12 @@ def figures(reading: Reading, answers: Series) -> dict[str, Any]:
     count = after.count - before.count
     buckets = {le: n - before.buckets.get(le, 0.0) for le, n in after.buckets.items()}
     if count < 0 or min(buckets.values(), default=0) < 0:
-        return {**found, "missing_because": "a server was started anew during the run"}
+        return {**found, "missing_because": "a server restarted during the run"}
     cpu_s = None
     if after.cpu_s is not None and before.cpu_s is not None:
         cpu_s = after.cpu_s - before.cpu_s
         if cpu_s < 0:
-            return {**found, "missing_because": "a server was started anew during the run"}
+            return {**found, "missing_because": "a server restarted during the run"}
     p99 = quantile(buckets, 0.99)
     found["count"], found["answers"] = int(count), answers.count
     found["p99_ms"] = None if p99 is None else round(p99.s * 1000, 3)
@@ -167,21 +167,22 @@ def figures(reading: Reading, answers: Series) -> dict[str, Any]:
 def disagreements(found: Mapping[str, Any]) -> list[str]:
     """Where the servers' figures and those of their answers are apart; see `figures`."""
     if found["missing_because"]:
-        return [f"server metrics missing: {found['missing_because']}"]
+        return [f"server metrics are missing: {found['missing_because']}"]
     if found["count"] is None:
         return []
     texts = []
     if found["count"] != found["answers"]:
         texts.append(
-            f"the servers count {found['count']:,} predictions, the load test has "
-            f"{found['answers']:,} answers: others asked as well, or answers got lost"
+            f"predictions are {found['count']:,} by server metrics, expected the "
+            f"{found['answers']:,} of the responses; another client was active or responses "
+            "were lost"
         )
     ours, theirs = found["answers_p99_ms"], found["p99_ms"]
     # Within the bucket that holds it a histogram cannot tell where it is.
     low, high = found["p99_bucket_ms"] or (0, math.inf)
     if ours and theirs and abs(theirs / ours - 1) > P99_WITHIN and not low <= ours <= high:
         texts.append(
-            f"the servers' p99 is {theirs:.3f} ms by their histograms and {ours:.3f} ms by their "
-            f"answers: more than {P99_WITHIN * 100:g} % apart"
+            f"server latency p99 is {theirs:.3f} ms by server metrics, expected the {ours:.3f} ms "
+            f"of the responses within {P99_WITHIN * 100:g} %"
         )
     return texts

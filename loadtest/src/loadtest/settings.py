@@ -45,7 +45,7 @@ def wait_range(text: str) -> tuple[float, float]:
         return float(low), float(high or low)
     except ValueError:
         raise SettingInvalid(
-            f'--wait is "{text}", expected two numbers of milliseconds, such as 900-1100'
+            f'--wait is "{text}", expected MIN-MAX in milliseconds, such as 900-1100'
         ) from None
 
 
@@ -192,7 +192,8 @@ class LoadTestSettings:
         _within("--images", self.images, 1, MAX_IMAGES)
         if self.images > 1 and self.protocol == "rest" and self.rest_form == JSONP_GET:
             raise SettingInvalid(
-                f"--images is {self.images}, more than a URL holds: add --rest-form {JSON_POST}"
+                f"--images is {self.images}, expected 1 with {JSONP_GET}; add --rest-form "
+                f"{JSON_POST}"
             )
         _within("--locust-slaves", self.processes, 1, MAX_PROCESSES)
         _within("--seed", self.seed, 0, 2**63 - 1)
@@ -200,8 +201,8 @@ class LoadTestSettings:
             _within("--locust-clients", self.users, 1, self.processes * MAX_USERS_PER_PROCESS)
         if not self.open and self.users < self.processes:
             raise SettingInvalid(
-                f"--locust-slaves is {self.processes}, expected no more than the "
-                f"{self.users} users of --locust-clients"
+                f"--locust-slaves is {self.processes}, expected at most --locust-clients, "
+                f"{self.users}"
             )
         _one_of("--loop", self.loop, LOOPS)
         self._check_schedule()
@@ -215,14 +216,12 @@ class LoadTestSettings:
         for wait in self.wait_ms:
             _within("--wait", wait, 0, 3_600_000)
         if self.wait_ms[0] > self.wait_ms[1]:
-            raise SettingInvalid(
-                f"--wait is {self.wait_text}, expected the smaller number of milliseconds first"
-            )
+            raise SettingInvalid(f"--wait is {self.wait_text}, expected MIN-MAX with MIN <= MAX")
         _within("--seldon-predict-default-data-size", self.data_size, 1, 100_000)
         if self.payload == DIGITS and self.data_size != DIGIT_SIZE:
             raise SettingInvalid(
-                f"--seldon-predict-default-data-size is {self.data_size}, digits have "
-                f"{DIGIT_SIZE} numbers: add --payload random"
+                f"--seldon-predict-default-data-size is {self.data_size}, expected {DIGIT_SIZE} "
+                "for digits; add --payload random"
             )
         _base_url("--host", self.host)
         _base_url("--seldon-oauth-endpoint", self.oauth_endpoint)
@@ -235,12 +234,15 @@ class LoadTestSettings:
         if self.loop == CLOSED:
             if self.rate is not None or traced:
                 given = "--rate" if self.rate is not None else "--arrivals"
-                raise SettingInvalid(f"{given} is of the open loop, expected --loop open with it")
+                raise SettingInvalid(f"--loop is {CLOSED}, expected {OPEN} with {given}")
             return
         if self.rate is not None:
             _within("--rate", self.rate, 0.01, 1_000_000)
         elif not traced:
-            raise SettingInvalid("--loop is open, which needs --rate or --arrivals trace:FILE")
+            raise SettingInvalid(
+                f"--rate is missing, expected a number with --loop {OPEN}, or --arrivals "
+                f"{TRACE}FILE"
+            )
         _within("--max-in-flight", self.max_in_flight, self.processes, 100_000)
 
     @classmethod
@@ -427,7 +429,7 @@ def _base_url(option: str, url: str) -> None:
     if parts.scheme != "http" or not parts.hostname:
         raise SettingInvalid(f'{option} is "{url}", {expected}')
     if parts.path.strip("/") or parts.query or parts.fragment or parts.username:
-        raise SettingInvalid(f'{option} is "{url}", {expected} and nothing more')
+        raise SettingInvalid(f'{option} is "{url}", {expected} without a path')
 
 
 def host_and_port(option: str, endpoint: str) -> tuple[str, int]:

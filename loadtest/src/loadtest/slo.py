@@ -65,7 +65,7 @@ class Slo:
         statistics = [condition.statistic for condition in conditions]
         twice = next((name for name in statistics if statistics.count(name) > 1), None)
         if twice is not None:
-            raise SettingInvalid(f'--slo is "{text}", which limits {twice} twice: give it once')
+            raise SettingInvalid(f'--slo is "{text}", expected {twice} at most once')
         return cls(tuple(conditions), ",".join(condition.text for condition in conditions))
 
     def margin(self, latency_ms: Mapping[str, float | None], requests: int, failures: int) -> float:

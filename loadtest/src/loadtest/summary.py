@@ -65,7 +65,7 @@ def read_run(folder: Path) -> Run:
         figures = _figures(settings, raw, series, blocks, run_folder.server_metrics())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultUnreadable(
-            f"{folder.name} is not what a load test writes: {error!r}"
+            f"{folder.name} is not a valid load-test result: {error!r}"
         ) from error
     figures["machine"] = (
         read_json(folder / MACHINE) if (folder / MACHINE).exists() else machine.describe()
@@ -248,22 +248,24 @@ def _invalid_because(figures: dict[str, Any]) -> list[str]:
     expected = int(figures["settings"].get("processes", 1))
     if figures["processes"] < expected:
         reasons.append(
-            f"{figures['processes']} of {expected} load generators left a result: "
-            "the others' requests are missing"
+            f"the number of load-generator results is {figures['processes']}, expected {expected}; "
+            "see locust.log"
         )
     if not figures["requests"]:
-        reasons.append("no request was measured")
+        reasons.append("the number of measured requests is 0, expected 1 or more; measure longer")
     elif not figures["latency_ms"]["client"]["count"]:
-        reasons.append("no request succeeded")
+        reasons.append(
+            "the number of successful requests is 0, expected 1 or more; see the failures"
+        )
     reasons += judgement.faults(figures)
     digits = figures["digits"]
     if digits and digits["scored"] and digits["expected_correct"] is not None:
         points = abs(digits["correct"] - digits["expected_correct"]) / digits["scored"] * 100
         if round(points, 6) > ACCURACY_POINTS:
             reasons.append(
-                f"{digits['accuracy'] * 100:.2f} % of the digits were told right, "
-                f"the model itself gets {digits['expected_accuracy'] * 100:.2f} % of them: "
-                f"more than {ACCURACY_POINTS} points apart"
+                f"accuracy is {digits['accuracy'] * 100:.2f} %, expected "
+                f"{digits['expected_accuracy'] * 100:.2f} % within {ACCURACY_POINTS} points; "
+                "check that the server has the model of --model-folder"
             )
     return reasons
 
@@ -273,38 +275,37 @@ def _warnings(figures: dict[str, Any]) -> list[str]:
     if figures["failures"]:
         warnings.append(
             f"{figures['failures']:,} of {figures['requests']:,} requests failed; "
-            "the latencies are those of the others"
+            "latencies are of successful requests only"
         )
     if figures["warm_up_failures"]:
         worst, times = max(figures["warm_up_failures"].items(), key=lambda item: item[1])
         warnings.append(
             f"{sum(figures['warm_up_failures'].values()):,} of {figures['warm_up_requests']:,} "
-            f"requests of the warm-up failed, most of them with: {worst} ({times:,})"
+            f"warm-up requests failed; most frequent reason: {worst} ({times:,})"
         )
     if figures["settings"].get("interrupted"):
         warnings.append(
-            f"interrupted after {figures['measured_s']:.1f} s, "
-            f"{figures['settings'].get('duration_s')} s were asked for"
+            f"duration is {figures['measured_s']:.1f} s, expected "
+            f"{figures['settings'].get('duration_s')} s; the run was interrupted"
         )
     succeeded = figures["latency_ms"]["client"]["count"]
     timed = figures["latency_ms"]["server_total"]["count"]
     if succeeded and not timed:
         warnings.append(
-            "server metrics missing: no answer carried Server-Timing, so there is no server side "
-            "and no telling where the time goes"
+            "Server-Timing is missing in all responses; server latency and breakdown are unknown"
         )
     elif timed < succeeded:
         warnings.append(
-            f"{succeeded - timed:,} of {succeeded:,} answers carried no server timing; "
-            "the server side leaves them out"
+            f"Server-Timing is missing in {succeeded - timed:,} of {succeeded:,} responses; "
+            "server latency excludes them"
         )
     if timed and figures["latency_ms"]["gateway"]["count"] < succeeded:
         warnings.append(
-            "gateway times missing: not every answer carried x-gateway-timing; "
-            "what is not known of the gateway counts as client and network"
+            "x-gateway-timing is missing in some responses; "
+            "their gateway time counts as client and network"
         )
     if figures["server_metrics"]:
         warnings += server_metrics.disagreements(figures["server_metrics"])
     if figures["digits"] and figures["digits"]["expected_correct"] is None:
-        warnings.append("the model's own accuracy is not known: that of the run is not judged")
+        warnings.append("expected accuracy is unknown; accuracy was not checked")
     return warnings

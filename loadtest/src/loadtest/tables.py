@@ -11,17 +11,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from loadtest.attribution import PARTS
+from loadtest.attribution import LABELS
 from loadtest.capacity import Capacity, Stop, said
-from loadtest.gate import Gate
+from loadtest.gate import Gate, Outcome
 from loadtest.run_folder import PROTOCOLS, read_json
 
 STATISTICS = ("mean", "p50", "p66", "p75", "p80", "p90", "p95", "p98", "p99", "p99.9", "max")
 SERIES = {
-    "client": "client",
-    "server_total": "server",
-    "server_queue": "queue",
-    "server_compute": "compute",
+    "client": "request latency",
+    "server_total": "server latency",
+    "server_queue": "queue time",
+    "server_compute": "inference time",
 }
 
 # The original guide's result, 2017: whole milliseconds, three m3.large nodes of AWS, TensorFlow,
@@ -37,9 +37,9 @@ GUIDE: Mapping[str, Mapping[str, int]] = {
     },
 }  # fmt: skip
 GUIDE_NOTE = (
-    "2017: what the original guide published, on other hardware (three small AWS machines) and by "
-    "another method (whole milliseconds, client side only, gRPC connecting anew for each call); "
-    "for orientation, not for comparison."
+    "2017: published by the original guide, on other hardware (three small AWS machines) and with "
+    "another method (whole milliseconds, client side only, a gRPC connection per call). "
+    "Reference values only, not comparable."
 )
 
 
@@ -70,21 +70,22 @@ def of_run(run: Mapping[str, Any]) -> list[Table]:
     latencies = [run["latency_ms"][name] for name in SERIES]
     return [
         Table(
-            f"{PROTOCOLS[run['protocol']]}, milliseconds",
+            f"{PROTOCOLS[run['protocol']]} latency, ms",
             ("", *SERIES.values()),
             (
-                ("answers", *(count(one["count"]) for one in latencies)),
+                ("responses", *(count(one["count"]) for one in latencies)),
                 ("failures", count(run["failures"]), "", "", ""),
                 *((name, *(ms(one[name]) for one in latencies)) for name in STATISTICS),
             ),
-            f"Client: from {_counted_from(run)} to the parsed answer. Server, queue, compute: as "
-            "each answer states. Answers: those of requests that succeeded.",
+            f"Request latency: from the {_measured_from(run)} to the parsed response. Server "
+            "latency, queue time and inference (compute) time: from the Server-Timing of each "
+            "response. Successful requests only.",
         )
     ]
 
 
-def _counted_from(run: Mapping[str, Any]) -> str:
-    return "when it was due" if run["settings"].get("loop") == "open" else "sending"
+def _measured_from(run: Mapping[str, Any]) -> str:
+    return "scheduled send" if run["settings"].get("loop") == "open" else "send"
 
 
 def of_comparison(document: Mapping[str, Any]) -> list[Table]:
@@ -105,7 +106,7 @@ def of_comparison(document: Mapping[str, Any]) -> list[Table]:
     server = [run["latency_ms"]["server_total"] for run in runs]
     return [
         Table(
-            "Client side, milliseconds",
+            "Request latency (client side), ms",
             ("", *names, ratio, *(("REST 2017", "gRPC 2017") if guided else ())),
             (
                 (
@@ -128,10 +129,10 @@ def of_comparison(document: Mapping[str, Any]) -> list[Table]:
             GUIDE_NOTE if guided else "",
         ),
         Table(
-            "Server side, milliseconds",
+            "Server latency, ms",
             ("", *names, ratio),
             (
-                ("answers", *(count(one["count"]) for one in server), ""),
+                ("responses", *(count(one["count"]) for one in server), ""),
                 *(
                     (
                         name,
@@ -141,7 +142,7 @@ def of_comparison(document: Mapping[str, Any]) -> list[Table]:
                     for name in STATISTICS
                 ),
             ),
-            "From the server's reading of a request to its answer, as each answer states.",
+            "From reading the request to writing the response, from Server-Timing.",
         ),
     ]
 
@@ -153,26 +154,25 @@ def _of_many(document: Mapping[str, Any]) -> Table:
     for key, (name, run) in zip(document["runs"], named, strict=True):
         client = run["latency_ms"]["client"]
         times = (ms(client["mean"]), ms(client["p50"]), ms(client["p99"]))
-        rows.append((name, *times, _times_as_long(verdicts.get(key))))
+        rows.append((name, *times, _mean_ratio(verdicts.get(key))))
     return Table(
-        "Client side, milliseconds",
-        ("", "mean", "p50", "p99", "mean / the first"),
+        "Request latency (client side), ms",
+        ("", "mean", "p50", "p99", "mean ratio"),
         tuple(rows),
-        f"The ratio of each mean to that of {named[0][0]}, with its 95 % interval; * where that "
-        "does not hold 1.",
+        f"Mean ratio: to {named[0][0]}, with its 95 % CI; * significant difference.",
     )
 
 
-def _times_as_long(verdict: Mapping[str, Any] | None) -> str:
-    """How much longer than the first: the verdict has it the other way round."""
+def _mean_ratio(verdict: Mapping[str, Any] | None) -> str:
+    """The ratio to the first run; a verdict holds its inverse."""
     if verdict is None or verdict["ratios"]["mean"] is None:
         return "1" if verdict is None else "-"
     ratio = f"{1 / verdict['ratios']['mean']:.2f}"
     if verdict["intervals"] is None:
         return ratio
     low, high = verdict["intervals"]["mean"]
-    sure = "" if low <= 1 <= high else " *"
-    return f"{ratio} ({1 / high:.2f} to {1 / low:.2f}){sure}"
+    mark = "" if low <= 1 <= high else " *"
+    return f"{ratio} ({1 / high:.2f} to {1 / low:.2f}){mark}"
 
 
 def _named(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -185,20 +185,20 @@ def of_attribution(name: str, run: Mapping[str, Any]) -> Table | None:
     if not found:
         return None
     rows = [
-        (part, *(ms(one["parts"][part]) for one in found.values()))
-        for part in PARTS
+        (label, *(ms(one["parts"][part]) for one in found.values()))
+        for part, label in LABELS.items()
         if any(one["parts"][part] for one in found.values())
     ]
     return Table(
-        f"Where the time goes, {name}, milliseconds",
+        f"{name} latency breakdown, ms",
         ("", *found),
         (
             *rows,
             ("residual", *(ms(one["residual"]) for one in found.values())),
-            ("client side in all", *(ms(one["total"]) for one in found.values())),
+            ("request latency", *(ms(one["total"]) for one in found.values())),
         ),
-        "At a percentile: the mean of the requests that took about as long; residual: how far that "
-        "is from the percentile itself.",
+        "Percentile columns: mean of the requests near that percentile. Residual: their distance "
+        "from the percentile.",
     )
 
 
@@ -207,25 +207,25 @@ def of_conditions(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     runs = [run for _, run in named]
 
     def digits(run: Mapping[str, Any], key: str) -> str:
-        return share(run["digits"][key]) if run["digits"] else "random numbers"
+        return share(run["digits"][key]) if run["digits"] else "n/a (random input)"
 
     return Table(
-        "The runs",
+        "Runs",
         ("", *(name for name, _ in named)),
         (
-            ("measured requests", *(count(run["requests"]) for run in runs)),
-            ("warm-up requests, left out", *(count(run["warm_up_requests"]) for run in runs)),
-            ("measured seconds", *(f"{run['measured_s']:.1f}" for run in runs)),
+            ("requests", *(count(run["requests"]) for run in runs)),
+            ("warm-up requests (excluded)", *(count(run["warm_up_requests"]) for run in runs)),
+            ("duration, s", *(f"{run['measured_s']:.1f}" for run in runs)),
             (
-                "requests per second",
+                "throughput, requests/s",
                 *("-" if (r := run["requests_per_s"]) is None else f"{r:,.2f}" for run in runs),
             ),
-            ("digits told right", *(digits(run, "accuracy") for run in runs)),
-            ("… by the model itself", *(digits(run, "expected_accuracy") for run in runs)),
+            ("accuracy", *(digits(run, "accuracy") for run in runs)),
+            ("expected accuracy", *(digits(run, "expected_accuracy") for run in runs)),
             *_of_schedules(runs),
             *_of_server_metrics(runs),
             (
-                "load generator, of one core",
+                "generator CPU utilization",
                 *(share(run["client_cpu"]["busiest_share_of_a_core"]) for run in runs),
             ),
         ),
@@ -238,9 +238,9 @@ def _of_schedules(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         return []
     offered = [run["offered"] or {} for run in runs]
     return [
-        ("arrivals of the schedule", *(count(one.get("arrivals")) for one in offered)),
-        ("… without an answer", *(count(one.get("unanswered")) for one in offered)),
-        ("sent late by, p99, ms", *(ms(run["latency_ms"]["lag"]["p99"]) for run in runs)),
+        ("scheduled arrivals", *(count(one.get("arrivals")) for one in offered)),
+        ("unanswered arrivals", *(count(one.get("unanswered")) for one in offered)),
+        ("dispatch lag p99, ms", *(ms(run["latency_ms"]["lag"]["p99"]) for run in runs)),
     ]
 
 
@@ -248,17 +248,17 @@ def _of_server_metrics(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...
     """What the servers say of themselves, beside what their answers say."""
     found = [run["server_metrics"] or {} for run in runs]
     if not any(found):
-        return [("server metrics", *("not read" for _ in runs))]
+        return [("server metrics", *("not scraped" for _ in runs))]
 
     def row(name: str, key: str, show: Callable[[Any], str]) -> tuple[str, ...]:
         return (name, *(show(one.get(key)) for one in found))
 
     return [
-        row("predictions, by the servers", "count", count),
-        row("… by their answers", "answers", count),
-        row("server p99 ms, by histograms", "p99_ms", ms),
-        row("… by answers, warm-up included", "answers_p99_ms", ms),
-        row("server CPU, ms a prediction", "cpu_ms", ms),
+        row("predictions (server metrics)", "count", count),
+        row("predictions (responses)", "answers", count),
+        row("server latency p99, ms (server metrics)", "p99_ms", ms),
+        row("server latency p99, ms (responses)", "answers_p99_ms", ms),
+        row("server CPU time, ms/prediction", "cpu_ms", ms),
     ]
 
 
@@ -266,21 +266,20 @@ def of_calibration(document: Mapping[str, Any]) -> Table:
     """What the harness costs over each protocol, from a calibration.json."""
     columns = [document[protocol] for protocol in PROTOCOLS]
     return Table(
-        "The harness itself, on a server that answers at once",
+        "Load-test overhead, against a server that responds immediately",
         ("", *PROTOCOLS.values()),
         (
             ("p50, ms", *(ms(one["floor"]["p50"]) for one in columns)),
             ("p99, ms", *(ms(one["floor"]["p99"]) for one in columns)),
-            ("sent late by, p99, ms", *(ms(one["floor"]["lag_p99"]) for one in columns)),
-            ("highest rate kept, per second", *(f"{one['highest_rate']:,.0f}" for one in columns)),
+            ("dispatch lag p99, ms", *(ms(one["floor"]["lag_p99"]) for one in columns)),
+            ("highest valid rate, requests/s", *(f"{one['highest_rate']:,.0f}" for one in columns)),
             (
-                "CPU ms per request at that rate",
+                "CPU time at that rate, ms/request",
                 *(ms(one["cpu_ms_per_request"]) for one in columns),
             ),
         ),
-        f"p50, p99 and lateness at {columns[0]['floor']['rate']:,.0f} arrivals per second, "
-        "Poisson, one load generator; the instant server runs on the same machine, and its share "
-        "of the time is included.",
+        f"p50, p99 and dispatch lag at {columns[0]['floor']['rate']:,.0f} arrivals/s, Poisson, one "
+        "load generator. The server runs on the same machine; its time is included.",
     )
 
 
@@ -290,8 +289,8 @@ def print_calibration(document: Mapping[str, Any], console: Console | None = Non
     _print(console, [of_calibration(document)])
     for protocol, name in PROTOCOLS.items():
         ended_by = document[protocol]["ended_by"]
-        why = "; ".join(ended_by) if ended_by else "nothing: it kept the highest rate tried"
-        console.print(f"{name}, what ended the search: {why}", markup=False, highlight=False)
+        why = "; ".join(ended_by) if ended_by else "none, the highest rate tried was valid"
+        console.print(f"{name}, limiting factor: {why}", markup=False, highlight=False)
 
 
 def of_probes(name: str, found: Capacity) -> Table:
@@ -299,16 +298,16 @@ def of_probes(name: str, found: Capacity) -> Table:
     rows = []
     for probe in sorted(found.probes, key=lambda one: one.rate_per_s):
         margin = probe.margin(found.slo)
-        kept = "cannot tell" if margin is None else "yes" if margin > 0 else "no"
+        met = "inconclusive" if margin is None else "yes" if margin > 0 else "no"
         times = (ms(probe.latency_ms["p50"]), ms(probe.latency_ms["p99"]))
         rates = (f"{probe.rate_per_s:,.1f}", f"{probe.achieved_per_s:,.1f}")
-        rows.append((*rates, *times, count(probe.failures), ms(probe.server_cpu_ms), kept))
-    columns = ("asked, /s", "ended, /s", "p50 ms", "p99 ms", "failures", "CPU ms", "kept")
+        rows.append((*rates, *times, count(probe.failures), ms(probe.server_cpu_ms), met))
+    columns = ("rate /s", "completed /s", "p50 ms", "p99 ms", "failures", "CPU ms", "SLO met")
     return Table(
         f"{name}, probes for {found.slo.text}",
         columns,
         tuple(rows),
-        "CPU: of all processes of the model's servers, for each prediction.",
+        "CPU: time of all model-server processes per prediction.",
     )
 
 
@@ -324,25 +323,31 @@ def of_capacities(named: Sequence[tuple[str, Capacity]]) -> Table:
         "Capacity",
         ("", *(name for name, _ in named)),
         (
-            ("kept up to", *(rate_of(one) for _, one in named)),
-            ("likely between", *ranges),
-            ("server CPU there, ms", *(ms(one.server_cpu_ms) for _, one in named)),
-            ("load tests made", *(count(len(one.probes)) for _, one in named)),
-            ("ended", *(ENDED.get(one.stop, str(one.stop)) for _, one in named)),
+            ("capacity", *(rate_of(one) for _, one in named)),
+            ("likely range, /s", *ranges),
+            ("server CPU time, ms/prediction", *(ms(one.server_cpu_ms) for _, one in named)),
+            ("probes", *(count(len(one.probes)) for _, one in named)),
+            ("search result", *(STOPS[one.stop] for _, one in named)),
         ),
-        "Server CPU: of the model's servers, for each prediction.",
+        "Server CPU time: of all model-server processes, at the highest rate that met the SLO.",
     )
 
 
-ENDED = {Stop.GENERATOR: "by the generator"}
+STOPS = {
+    Stop.FOUND: "converged",
+    Stop.OUT_OF_PROBES: "probe limit reached",
+    Stop.GENERATOR: "load generator limit",
+    Stop.NEVER_KEPT: "SLO never met",
+    Stop.CUT_SHORT: "interrupted",
+}
 
 
 def rate_of(found: Capacity) -> str:
     """The capacity in a cell."""
     if found.rate_per_s is None:
-        return "none found"
-    sure = found.low_per_s is not None and found.high_per_s is not None
-    return f"{said(found.rate_per_s)}/s" if sure else f"{said(found.rate_per_s)}/s or more"
+        return "none"
+    bounded = found.low_per_s is not None and found.high_per_s is not None
+    return f"{said(found.rate_per_s)}/s" if bounded else f"at least {said(found.rate_per_s)}/s"
 
 
 def print_capacities(named: Sequence[tuple[str, Capacity]], console: Console | None = None) -> None:
@@ -355,34 +360,38 @@ def print_capacities(named: Sequence[tuple[str, Capacity]], console: Console | N
         console.print(f"{found.confidence}; {found.because}.", markup=False, highlight=False)
 
 
+OUTCOMES = {
+    Outcome.REGRESSED: "regressed",
+    Outcome.KEPT: "within limit",
+    Outcome.CANNOT_TELL: "inconclusive",
+}
+
+
 def print_gate(found: Gate, passes: bool, console: Console | None = None) -> None:
-    """Print every statistic that was judged, and the end of it."""
+    """Print every judged statistic and the result."""
     console = console or Console()
     rows = []
     for one in found.judged:
         interval = "-" if one.low is None else f"{one.low:.2f} to {one.high:.2f}"
         figures = (ms(one.before_ms), ms(one.after_ms), f"{one.ratio:.2f}", interval)
-        rows.append((f"{one.run} {one.statistic}", *figures, str(one.outcome)))
-    title = f"After against before, at most {found.limit - 1:.0%} slower".replace("%", " %")
+        rows.append((f"{one.run} {one.statistic}", *figures, OUTCOMES[one.outcome]))
+    title = f"Latency after vs before, limit +{found.limit - 1:.0%}".replace("%", " %")
     _print(
         console,
         [
             Table(
                 title,
-                ("", "before ms", "after ms", "ratio", "95 % interval", "outcome"),
+                ("", "before ms", "after ms", "ratio", "95 % CI", "outcome"),
                 tuple(rows),
-                "Regressed: the ratio is over the limit and its whole interval above 1. Within the "
-                "limit: the whole interval is. Cannot tell: neither, or there is no interval. The "
-                "interval is from what varied within the runs: what changed between them besides "
-                "is not in it.",
+                "Regressed: the ratio exceeds the limit and its CI lies above 1. Within the limit: "
+                "the whole CI does. Inconclusive: neither, or no CI. The CI covers variation "
+                "within the runs, not changes of the machine between them.",
             )
         ],
     )
     for text in found.broken:
-        console.print(f"BROKEN: {text}", style="bold red", markup=False, highlight=False)
-    console.print(
-        "The gate is passed." if passes else "The gate is not passed.", style="bold", markup=False
-    )
+        console.print(f"FAILED: {text}", style="bold red", markup=False, highlight=False)
+    console.print(f"Gate: {'passed' if passes else 'failed'}", style="bold", markup=False)
 
 
 def print_summary(folder: Path, console: Console | None = None) -> None:
@@ -406,7 +415,7 @@ def print_comparison(folder: Path, console: Console | None = None) -> None:
     _print_remarks(
         console,
         invalid_because(document),
-        [f"unfair: {what}" for what in unfair(document)]
+        [f"unequal settings: {what}" for what in unfair(document)]
         + [f"{name}: {what}" for name, run in named for what in run["warnings"]],
         [text for name, run in named for text in _reasons(name, run)],
     )
@@ -435,7 +444,7 @@ def headline(verdict: Mapping[str, Any]) -> str:
 
 
 def _reasons(name: str, run: Mapping[str, Any]) -> list[str]:
-    return [f"{name} failure, {n:,} times: {why}" for why, n in run["failures_by_reason"].items()]
+    return [f"{name} failures: {n:,}, {why}" for why, n in run["failures_by_reason"].items()]
 
 
 def _print(console: Console, tables: list[Table]) -> None:

@@ -175,64 +175,65 @@ def caveats(a: Side, b: Side, between: Difference | None = None) -> list[str]:
     mean, median = _ratio(a, b, "mean"), _ratio(a, b, "p50")
     if mean and median and max(mean / median, median / mean) > TAIL_DECIDES:
         found.append(
-            "A few slow requests weigh much in the means: the median tells what most requests see. "
-            "Other work on the machine shows up in the same way; run it again when idle."
+            "A few slow requests dominate the means; the median is that of most requests. Other "
+            "work on the machine has the same effect: repeat the run on an idle machine."
         )
     if all(_is_loopback(str(one.get("endpoint", ""))) for one in settings):
         found.append(
-            "The load generator and the servers share this machine: they take processor time from "
-            "each other, and there is no network between them."
+            "The load generator and the servers share this machine: they compete for its cores, "
+            "and requests cross no network."
         )
     else:
         found.append(
-            "The servers may run elsewhere: the machine and the versions named here are the "
-            "load generator's."
+            "The servers may run on other machines: the machine and versions listed here are "
+            "those of the load generator."
         )
     rest = [one for one in settings if one.get("protocol") == "rest"]
     if len(rest) == 1 and rest[0].get("rest_form") in (None, "jsonp-get"):
         found.append(
             "REST is the original guide's request: a JSONP GET with the 784 numbers of a digit as "
-            "text in its URL. gRPC sends them packed. Other REST requests cost otherwise."
+            "text in its URL. gRPC sends packed floats. Other REST requests have other costs."
         )
-    connections = "each with a connection of its own"
+    connections = "one connection per thread"
     if any(one.get("loop") == "open" for one in settings):
-        connections = "REST each with a connection of its own, gRPC over 50 that they share"
+        connections = "one connection per thread (REST) or 50 shared connections (gRPC)"
     found.append(
-        "What each client costs is part of its side. Both send and read in native threads, "
-        f"{connections}; `make calibrate` says how much that is."
+        "Request latency includes the client's own cost. Both protocols use native threads, with "
+        f"{connections}; `make calibrate` measures that cost."
     )
     if any(one.get("connections") == "per-call" for one in settings):
         found.append(
-            "Connections are made per call, as the original's gRPC test did: setting one up is "
-            "part of the latency."
+            "Each request opens a connection, as in the original's gRPC test: latency includes "
+            "the connection set-up."
         )
     if any(one.get("payload") == "random" for one in settings):
-        found.append("The payload is random numbers, as the original's.")
+        found.append("The payload is random numbers, as in the original.")
     if any(one.get("loop", "closed") == "closed" for one in settings):
         found.append(
-            "A user waits for an answer before the next request (closed loop): a server that "
-            "stalls gets fewer requests meanwhile, so the highest percentiles are rather too low."
+            "The load is a closed loop: each user waits for its response, so a stalled server "
+            "receives fewer requests and the highest percentiles are underestimated."
         )
     return found
 
 
 def _about_turns(a: Side, b: Side, between: Difference | None) -> str:
     if between is None:
-        return "The runs are too short, or too old, to be cut in blocks: no confidence interval."
+        return "No confidence interval (CI): the runs have too few blocks."
     effect = (
-        f"A random request of {a.name} took longer than a random one of {b.name} in "
-        f"{between.slower_probability * 100:.0f} of 100 pairs: a {between.effect} effect."
+        f"Effect size: a random {a.name} request is slower than a random {b.name} request with "
+        f"probability {between.slower_probability:.2f} ({between.effect})."
     )
-    together = "hold together for the mean, the median and the 99th percentile"
+    jointly = "jointly for mean, p50 and p99"
     if between.paired:
         return (
-            f"{a.name} and {b.name} took turns, {between.blocks[0]} each. The intervals are from a "
-            f"bootstrap over pairs of turns of one round, and {together}. {effect}"
+            f"{a.name} and {b.name} were interleaved in {between.blocks[0]} blocks each. The 95 % "
+            f"confidence intervals (CI) are from a paired bootstrap over the blocks, {jointly}. "
+            f"{effect}"
         )
     return (
-        f"{a.name} and {b.name} did not take turns: the intervals are from a bootstrap over "
-        f"stretches of each run, {between.blocks[0]} and {between.blocks[1]} of them, and "
-        f"{together}. They know nothing of what changed between the runs. {effect}"
+        f"{a.name} and {b.name} were not interleaved. The 95 % confidence intervals (CI) are from "
+        f"a bootstrap over the {between.blocks[0]} and {between.blocks[1]} blocks of the runs, "
+        f"{jointly}; they exclude changes between the runs. {effect}"
     )
 
 

@@ -128,7 +128,7 @@ class OverLocust:
         last_s = time.monotonic() + ANSWER_S
         while not self._received:
             if time.monotonic() > last_s:
-                give_up(f"the master has not taken the result within {ANSWER_S:g} s")
+                give_up(f"the master did not acknowledge the result within {ANSWER_S:g} s")
             gevent.sleep(WATCH_S)
 
 
@@ -158,9 +158,9 @@ class MasterOfRemotes:
         unlike = [key for key, value in self._settings.items() if theirs.get(key) != value]
         if unlike:
             told = ", ".join(
-                f"{key} {theirs.get(key)}, here {self._settings[key]}" for key in unlike
+                f"{key} is {theirs.get(key)}, expected {self._settings[key]}" for key in unlike
             )
-            give_up(f"{msg.node_id} was started with other settings: {told}")
+            give_up(f"{msg.node_id} has unequal settings: {told}")
         write_whole(self._folder / PROGRESS / f"{name}.json", msg.data["progress"])
 
     def _result(self, environment: Environment, msg: Any, **_: Any) -> None:
@@ -192,7 +192,7 @@ class MasterOfRemotes:
             alive = {one.id for one in runner.clients.values() if one.state != STATE_MISSING}
             lost = self._names.keys() - self._done - alive
             if lost:
-                give_up(f"{', '.join(sorted(lost))} is lost: it has quit or does not answer")
+                give_up(f"load generator {', '.join(sorted(lost))} quit or stopped responding")
 
 
 def compared(settings: LoadTestSettings) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class LoadProcess:
             gevent.sleep(WATCH_S)
             self.recorder.look()
         self.recorder.close()
-        self._phase = "waiting for the last answers"
+        self._phase = "draining"
         last_s = time.monotonic() + 2 * REQUEST_TIMEOUT_S  # a refused call is made again
         while not self.answered and time.monotonic() < last_s:
             gevent.sleep(WATCH_S)
@@ -281,7 +281,7 @@ class LoadProcess:
         """End with the process that started this one, even if that was killed."""
         while os.getppid() == self._parent:
             gevent.sleep(PROGRESS_S)
-        log.error("the process that started the load test is gone")
+        log.error("the parent process exited")
         if not self._is_master:
             self._write()
         os._exit(1)

@@ -132,6 +132,6 @@ def reason(error: Exception) -> str:
         case ConnectionClosed() | ConnectionError():
             return "connection closed"
         case HTTPParseError():
-            return "broken HTTP answer"
+            return "malformed HTTP response"
         case _:
             return type(error).__name__

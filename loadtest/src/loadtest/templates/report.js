@@ -1,5 +1,5 @@
 "use strict";
-// Reads values off the curves: pointing at a plot tells each curve's latency at that percentile.
+// Shows each curve's latency at the percentile under the pointer.
 const readout = document.getElementById("readout");
 const hidden = new Set();
 
@@ -23,7 +23,7 @@ function show(reading, inverse) {
   const digits = Math.max(0, Math.ceil(Math.log10(inverse)) - 1);
   readout.replaceChildren();
   const title = document.createElement("div");
-  title.textContent = inverse > 1 ? `p${percentile.toFixed(digits)}` : "all requests";
+  title.textContent = inverse > 1 ? `p${percentile.toFixed(digits)}` : "Hover over the plot to read values";
   readout.append(title);
   for (const curve of reading.curves) {
     const button = document.createElement("button");
