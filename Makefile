@@ -155,9 +155,11 @@ images: setup  ## Build the container images: REGISTRY= TAG= BASE_IMAGE= BUILD_I
 manifests: setup  ## Write the stack as YAML for Kubernetes: OVERLAYS='monitoring loadtest' OUTPUT=folder, or - for stdout
 	@$(BIN)/python -m deploy manifests $(foreach o,$(OVERLAYS),--overlay $(o)) $(if $(OUTPUT),--output $(OUTPUT))
 
-check: setup-dev  ## Lint, formatting, types, declared dependencies
+check: setup-dev  ## Lint, formatting, types, spelling, declared dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/pytest -q tests/docs
 	$(BIN)/mypy
 	$(BIN)/python tools/check_dependencies.py
 
