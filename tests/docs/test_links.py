@@ -1,0 +1,27 @@
+"""Every relative link of a page leads to a file, and to a heading where it names one."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import figures
+
+ROOT = Path(__file__).parents[2]
+LINK = re.compile(r"\]\((?![a-z]+:)([^)#\s]*)(?:#([\w-]+))?\)")
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", figures.pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_has_no_dead_link(page: Path) -> None:
+    dead = []
+    for path, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in headings(target)):
+            dead.append(f"{path}#{anchor}" if anchor else path)
+    assert not dead
