@@ -112,6 +112,7 @@ def test_only_healthy_processes_of_the_same_model_are_kept() -> None:
     assert kept_replicas(SERVICE, SERVICE, both, 1) == SERVICE.replicas[:1]
     assert kept_replicas(SERVICE, SERVICE, {"mnist-rpc-3"}, 2) == SERVICE.replicas[1:]
     assert kept_replicas(SERVICE, None, both, 2) == ()
-    for change in ({"model": "new"}, {"folder": "/other"}, {"environment": {}}):
-        changed = dataclasses.replace(SERVICE, **change)  # type: ignore[arg-type]
+    changes: list[dict[str, Any]] = [{"model": "new"}, {"folder": "/other"}, {"environment": {}}]
+    for change in changes:
+        changed = dataclasses.replace(SERVICE, **change)
         assert kept_replicas(changed, SERVICE, both, 2) == ()

@@ -10,7 +10,7 @@ PATIENCE_S = 30.0
 
 
 def eventually(
-    condition: Callable[[], T],
+    condition: Callable[[], T | None],
     what: str = "the condition",
     within_s: float = PATIENCE_S,
     every_s: float = 0.01,

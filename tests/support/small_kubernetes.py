@@ -403,7 +403,8 @@ def _groups() -> Object:
 
 
 def _status(code: int, reason: str, message: str, details: Object | None = None) -> Object:
-    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+    status: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {}}
+    status |= {"status": "Failure"}
     status |= {"message": message, "reason": reason, "code": code}
     return status | ({"details": details} if details else {})
 

@@ -32,7 +32,7 @@ class Servicer(SeldonServicer):
         self, request: ClassificationRequest, context: grpc.ServicerContext
     ) -> ClassificationReply:
         time.sleep(self.delay_s)
-        token = dict(context.invocation_metadata()).get("oauth_token", "")
+        token = str(dict(context.invocation_metadata()).get("oauth_token", ""))
         expired = self.mode == "expired" and token == "token-2"
         with counting:
             peers.add(context.peer())

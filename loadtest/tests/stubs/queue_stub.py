@@ -315,7 +315,7 @@ async def serve(options: argparse.Namespace) -> None:
     await asyncio.get_running_loop().create_server(
         lambda: HttpConnection(stub, departures), sock=listener, backlog=BACKLOG
     )
-    server = grpc.server(ThreadPoolExecutor(GRPC_THREADS), handlers=(GrpcSide(stub),))
+    server = grpc.server(ThreadPoolExecutor(GRPC_THREADS), handlers=[GrpcSide(stub)])
     grpc_port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(listener.getsockname()[1], grpc_port, flush=True)  # noqa: T201 - read by the test
