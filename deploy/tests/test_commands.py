@@ -154,7 +154,7 @@ def test_a_strategy_is_created_then_committed(cli: Cli, tmp_path: Path) -> None:
         (("client", "--action", "fly"), "", "'fly' is not one of"),
         (("client", "--action", "setup", "--client-name", "c"), "", "needs --db-name"),
         (("client", "--action", "setup", "--db-name", "ClientDB"), "", "needs --client-name"),
-        ((*SETUP, "a b"), "", "client name 'a b' is not made of"),
+        ((*SETUP, "a b"), "", "client name is 'a b', expected 1 to"),
         ((*SETUP, "a" * 26), "", "1 to 25 letters"),
         (("client", "--action", "remove", "--client-name", "no"), "", "no client 'no'"),
         (("client", "--action", "processevents"), "", "not part of this product"),

@@ -306,7 +306,7 @@ def test_a_running_stack_keeps_its_ports(serving: StackUnderTest) -> None:
         ({"SELDON_REST_PORT": "{free}"}, "SELDON_GRPC_PORT to a free port"),
         ({"SELDON_REST_PORT": "x"}, "SELDON_REST_PORT is 'x', expected a port"),
         ({"SELDON_MICROSERVICE_PORTS": "9"}, "SELDON_MICROSERVICE_PORTS is '9', expected a"),
-        ({"ENVOY_BIN": "/no/envoy"}, "ENVOY_BIN is '/no/envoy', which is no program"),
+        ({"ENVOY_BIN": "/no/envoy"}, "ENVOY_BIN is '/no/envoy', expected an executable"),
     ],
 )
 def test_what_cannot_start_is_said_and_leaves_nothing(

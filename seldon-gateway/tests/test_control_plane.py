@@ -161,7 +161,7 @@ def test_wrong_credentials_are_all_refused_alike(http: FlaskClient, key: str, se
     ):
         assert is_error(answer, 6, 401)
         assert answer.get_json()["error"] == "invalid_client"
-        assert answer.get_json()["error_msg"] == "the client is unknown or its secret wrong"
+        assert answer.get_json()["error_msg"] == "the client is unknown or its secret is wrong"
         assert answer.headers["WWW-Authenticate"] == 'Basic realm="seldon"'
         assert answer.headers["Cache-Control"] == "no-store"
 
@@ -249,7 +249,7 @@ def test_a_refusal_by_envoy_is_in_the_log(
     http: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     http.post("/v3/discovery:routes", json=question(error_detail={"message": "no such field"}))
-    assert "Envoy n refused its configuration" in caplog.text
+    assert "Envoy n rejected its configuration" in caplog.text
     assert "no such field" in caplog.text
 
 

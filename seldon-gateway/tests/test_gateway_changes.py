@@ -195,7 +195,7 @@ def test_a_server_that_is_too_slow_is_504(
     assert answer.status_code == 504
     assert answer.json() == {
         "error_id": 43,
-        "error_msg": "The prediction took longer than the limit",
+        "error_msg": "The prediction exceeded its time limit",
         "http_response": 504,
     }
     scripted = gateway.js(client, jsonpCallback="cb")
@@ -264,7 +264,7 @@ def test_a_new_signing_key_ends_the_tokens_of_the_old(gateway: GatewayUnderTest)
 
 
 def test_envoy_has_refused_none_of_its_configurations(gateway: GatewayUnderTest) -> None:
-    assert "refused its configuration" not in gateway.logs()
+    assert "rejected its configuration" not in gateway.logs()
     answer = requests.get(f"{gateway.admin_url}/stats?filter=update_rejected", timeout=5)
     assert answer.status_code == 200
     assert all(line.endswith(": 0") for line in answer.text.splitlines())

@@ -174,7 +174,7 @@ def test_more_routes_than_envoy_takes_by_default_arrive(
 
 
 def test_envoy_has_refused_nothing(gateway: GatewayUnderTest) -> None:
-    assert "refused its configuration" not in gateway.logs()
+    assert "rejected its configuration" not in gateway.logs()
     answer = requests.get(f"{gateway.admin_url}/stats?filter=update_rejected", timeout=5)
     assert answer.status_code == 200
     assert all(line.endswith(": 0") for line in answer.text.splitlines())

@@ -89,7 +89,7 @@ def test_a_wrong_key_is_refused(registry: Registry, key: str) -> None:
 def test_a_taken_key_is_refused_and_nothing_is_made(registry: Registry) -> None:
     registry.setup_client("one", "DB", js_key="taken")
     revision = registry.revision()
-    with pytest.raises(InvalidName, match="another client's already"):
+    with pytest.raises(InvalidName, match="in use by another client"):
         registry.setup_client("two", "DB", all_key="taken")
     assert [client.name for client in registry.list_clients()] == ["one"]
     assert registry.revision() == revision
@@ -135,7 +135,7 @@ def test_an_unknown_client_is_refused_with_the_way_to_make_it(
     registry: Registry, call: Callable[[Registry], object]
 ) -> None:
     revision = registry.revision()
-    with pytest.raises(UnknownClient, match="there is no client 'none': make it with seldon-cli"):
+    with pytest.raises(UnknownClient, match="there is no client 'none'; create it with seldon-cli"):
         call(registry)
     assert registry.revision() == revision
 
@@ -179,11 +179,11 @@ def test_a_secret_is_changed_under_the_same_key(registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("scope", "key", "secret", "message"),
     [
-        ("all", "key", None, "needs a secret"),
-        ("all", "key", "", "needs a secret"),
+        ("all", "key", None, "secret is missing"),
+        ("all", "key", "", "secret is missing"),
         ("root", "key", "secret", "scope is 'root', expected js or all"),
         ("js", "a b", None, "1 to 50 letters"),
-        ("js", "taken", None, "key taken is another consumer's already"),
+        ("js", "taken", None, "key taken is in use by another consumer"),
     ],
 )
 def test_a_wrong_update_of_a_key_changes_nothing(
@@ -520,7 +520,7 @@ def test_postgresql_serves_as_well(postgresql_url: str) -> None:
     write_from_eight_threads(postgresql_url)
     registry = Registry.open(postgresql_url)
     keys = registry.setup_client("one", "DB", all_secret="secret")
-    with pytest.raises(InvalidName, match="another client's already"):
+    with pytest.raises(InvalidName, match="in use by another client"):
         registry.setup_client("two", "DB", js_key=keys.js_key)
     registry.draft_strategy("one", DOCUMENT)
     registry.commit_strategy("one")

@@ -26,7 +26,7 @@ class FakeEnvoy:
 
     def ask(self, kind: str) -> bool:
         """Whether there was something new."""
-        resources = self.snapshots.answer(self.node, kind, self.versions.get(kind, ""))
+        resources = self.snapshots.discovery_response(self.node, kind, self.versions.get(kind, ""))
         if resources is None:
             return False
         self.versions[kind] = resources.version

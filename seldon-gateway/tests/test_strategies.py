@@ -110,7 +110,7 @@ def test_rest_and_grpc_are_counted_apart_and_the_refusal_says_so() -> None:
         strategies.parse(document)
     assert str(refused.value) == (
         "the ratios of the rest variations sum to 0.5, expected 1.0 "
-        "(REST and gRPC variations are counted apart)"
+        "(REST and gRPC variations are summed separately)"
     )
 
 
@@ -121,14 +121,14 @@ def test_rest_and_grpc_may_use_the_same_label() -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ([], "no JSON object"),
-        (None, "no JSON object"),
+        ([], "not a JSON object"),
+        (None, "not a JSON object"),
         ({}, "neither variations nor algorithms"),
-        ({"variations": {}}, "variations is no list"),
+        ({"variations": {}}, "variations is not a list"),
         (variations(*[variation("a", 1, REST)] * 101), "at most 100"),
-        (variations("a"), r"variations\[0\] is no object"),
+        (variations("a"), r"variations\[0\] is not an object"),
         (variations(variation(None, 1, REST)), r"variations\[0\]\.label"),
-        (variations(variation("a b", 1, REST)), "label 'a b'"),
+        (variations(variation("a b", 1, REST)), "label is 'a b'"),
         (variations(variation("x" * 64, 1, REST)), "1 to 63"),
         (variations(variation("a", None, REST)), r"variations\[0\]\.ratio is None"),
         (variations(variation("a", "half", REST)), r"variations\[0\]\.ratio is 'half'"),
@@ -137,11 +137,11 @@ def test_rest_and_grpc_may_use_the_same_label() -> None:
         (variations(variation("a", -1, REST)), "ratio of a is -1"),
         (variations(variation("a", 1.5, REST)), "ratio of a is 1.5"),
         (variations(variation("a", float("nan"), REST)), "ratio of a is nan"),
-        (variations(variation("a", 0.5, REST), variation("a", 0.5, REST)), "stands twice"),
+        (variations(variation("a", 0.5, REST), variation("a", 0.5, REST)), "expected each once"),
         (variations({"label": "a", "ratio": 1}), r"variations\[0\]\.config\.algorithms"),
         (variations(variation("a", 1)), "has 0 entries, expected 1"),
         (variations(variation("a", 1, REST, GRPC)), "has 2 entries, expected 1"),
-        ({"algorithms": "x"}, "algorithms is missing or no list"),
+        ({"algorithms": "x"}, "algorithms is missing or not a list"),
         ({"algorithms": [{"name": "recentItems"}]}, r"algorithms\[0\]\.name is 'recentItems'"),
         ({"algorithms": [7]}, r"algorithms\[0\]\.name is None"),
         ({"algorithms": [{**REST, "config": None}]}, r"algorithms\[0\]\.config is missing"),
@@ -153,21 +153,21 @@ def test_rest_and_grpc_may_use_the_same_label() -> None:
             {"algorithms": [{**GRPC, "config": GRPC["config"] + GRPC["config"][:1]}]},
             "2 hosts, 1 ports",
         ),
-        ({"algorithms": [rest_algorithm("predict")]}, "'predict' is no URL"),
-        ({"algorithms": [rest_algorithm("http://[x/predict")]}, "is no URL"),
-        ({"algorithms": [rest_algorithm("http://a:99999/")]}, "is no URL"),
+        ({"algorithms": [rest_algorithm("predict")]}, "'predict' is not a URL"),
+        ({"algorithms": [rest_algorithm("http://[x/predict")]}, "is not a URL"),
+        ({"algorithms": [rest_algorithm("http://a:99999/")]}, "is not a URL"),
         ({"algorithms": [rest_algorithm("http://a:0/")]}, "port is '0'"),
         # Parts that would be ignored.
-        ({"algorithms": [rest_algorithm("https://a/predict")]}, "is no URL"),
-        ({"algorithms": [rest_algorithm("ftp://a/predict")]}, "is no URL"),
-        ({"algorithms": [rest_algorithm("http://user:pw@a/predict")]}, "is no URL"),
-        ({"algorithms": [rest_algorithm("http://a/other")]}, "is no URL"),
-        ({"algorithms": [rest_algorithm("http://a/predict?x=1")]}, "is no URL"),
-        ({"algorithms": [rest_algorithm(f"http://a:{'9' * 5000}/")]}, "is no URL"),
-        ({"algorithms": [rest_algorithm("http://a_b c/")]}, "is no host name"),
+        ({"algorithms": [rest_algorithm("https://a/predict")]}, "is not a URL"),
+        ({"algorithms": [rest_algorithm("ftp://a/predict")]}, "is not a URL"),
+        ({"algorithms": [rest_algorithm("http://user:pw@a/predict")]}, "is not a URL"),
+        ({"algorithms": [rest_algorithm("http://a/other")]}, "is not a URL"),
+        ({"algorithms": [rest_algorithm("http://a/predict?x=1")]}, "is not a URL"),
+        ({"algorithms": [rest_algorithm(f"http://a:{'9' * 5000}/")]}, "is not a URL"),
+        ({"algorithms": [rest_algorithm("http://a_b c/")]}, "is not a host name"),
         ({"algorithms": [grpc_algorithm(("a", "0"))]}, "port is '0', expected 1 to 65535"),
         ({"algorithms": [grpc_algorithm(("a", "http"))]}, "port is 'http'"),
-        ({"algorithms": [grpc_algorithm(("", "1"))]}, "'' is no host name"),
+        ({"algorithms": [grpc_algorithm(("", "1"))]}, "'' is not a host name"),
     ],
 )
 def test_a_wrong_document_is_refused_by_field(document: Any, message: str) -> None:

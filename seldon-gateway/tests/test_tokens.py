@@ -79,7 +79,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
         serialization.NoEncryption(),
     )
     (tmp_path / tokens.KEY_FILE).write_bytes(pem)
-    with pytest.raises(TypeError, match="no elliptic curve key"):
+    with pytest.raises(TypeError, match="not hold an elliptic curve key"):
         TokenIssuer.load(tmp_path, 60)
 
 

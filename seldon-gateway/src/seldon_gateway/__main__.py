@@ -42,9 +42,9 @@ def _check(settings: GatewaySettings) -> None:
         writable = False
     if not writable:
         sys.exit(
-            f"seldon-gateway: user {os.geteuid()} cannot write to {settings.home}, where the "
-            "registry and the signing key are kept: give the folder to that user "
-            f"(chown -R {os.geteuid()}), or set SELDON_HOME to another"
+            f"seldon-gateway: SELDON_HOME is {settings.home}, expected a folder that user "
+            f"{os.geteuid()} can write the registry and the signing key to; run "
+            f"chown -R {os.geteuid()} on it, or set SELDON_HOME to another"
         )
     try:
         Registry.open(settings.database_url).close()

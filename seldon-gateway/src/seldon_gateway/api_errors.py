@@ -32,7 +32,7 @@ TOKEN_UNKNOWN = ApiError(7, "Token value not recognized", 401)
 TOKEN_EXPIRED = ApiError(8, "Token expired", 401)
 METHOD_NOT_ALLOWED = ApiError(11, "Used Http Method is not supported for the required action", 405)
 BAD_REQUEST = ApiError(13, "A generic error occurred: the request is malformed", 400)
-UPSTREAM_FAILED = ApiError(13, "A generic error occurred: no model server answers", 503, 503)
+UPSTREAM_FAILED = ApiError(13, "A generic error occurred: no model server responded", 503, 503)
 INTERNAL = ApiError(13, "A generic error occurred", 500, 500)
 DATABASE_FAILED = ApiError(14, "Internal Error : Database problem", 503, 503)
 TOKEN_MISSING = ApiError(
@@ -48,8 +48,8 @@ NO_STRATEGY = ApiError(
     503,
     500,
 )
-DEADLINE_PASSED = ApiError(43, "The prediction took longer than the limit", 504, 504)
-BODY_TOO_LARGE = ApiError(44, "The body is larger than the limit of 1048576 bytes", 413, 413)
+DEADLINE_PASSED = ApiError(43, "The prediction exceeded its time limit", 504, 504)
+BODY_TOO_LARGE = ApiError(44, "The request body exceeds the limit of 1048576 bytes", 413, 413)
 HEADERS_TOO_LARGE = ApiError(
-    44, "The request line and headers are larger than the limit of 96 KiB", 431, 431
+    44, "The request line and headers exceed the limit of 96 KiB", 431, 431
 )

@@ -31,11 +31,11 @@ VERSION = {
     "date": "31-10-2017",
     "version_number": "1.4.10",
 }
-# Envoy names all its extensions in every question: about 70 kB.
+# Envoy names all its extensions in every discovery_request: about 70 kB.
 MAX_BODY_BYTES = 1_048_576
 _CALLBACK = re.compile(envoy_headers.CALLBACK_FORM)
 _CALLBACK_WRONG = ApiError(
-    46, "jsonpCallback may hold 1 to 128 letters, digits, '_', '.' and '$'", 400
+    46, "jsonpCallback is invalid, expected 1 to 128 letters, digits, '_', '.' and '$'", 400
 )
 _GRANT = "client_credentials"
 
@@ -50,18 +50,22 @@ def create_app(registry: Registry, issuer: TokenIssuer, timeout_s: float) -> Fla
     @app.post("/v3/discovery:<kind>")
     def discover(kind: str) -> Response:
         try:
-            question = orjson.loads(request.get_data())
-            node = str(question["node"]["id"])
-            names = [CLUSTERS] if kind == CLUSTERS else question["resource_names"]
+            discovery_request = orjson.loads(request.get_data())
+            node = str(discovery_request["node"]["id"])
+            names = [CLUSTERS] if kind == CLUSTERS else discovery_request["resource_names"]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return _refuse(api_errors.BAD_REQUEST)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             return _refuse(api_errors.BAD_REQUEST)
-        if "error_detail" in question:
-            log.error("Envoy %s refused its configuration: %s", node, question["error_detail"])
+        if "error_detail" in discovery_request:
+            log.error(
+                "Envoy %s rejected its configuration: %s", node, discovery_request["error_detail"]
+            )
         if len(names) != 1 or names[0] not in snapshots.kinds:
             return _refuse(api_errors.NOT_FOUND)
-        resources = snapshots.answer(node, names[0], str(question.get("version_info", "")))
+        resources = snapshots.discovery_response(
+            node, names[0], str(discovery_request.get("version_info", ""))
+        )
         if resources is None:
             return Response(status=HTTPStatus.NOT_MODIFIED)
         return Response(resources.body, content_type="application/json")
@@ -107,7 +111,7 @@ def create_app(registry: Registry, issuer: TokenIssuer, timeout_s: float) -> Fla
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
-        log.exception("unexpected: %s", type(error).__name__)
+        log.exception("unexpected error: %s", type(error).__name__)
         return _refuse(api_errors.INTERNAL)
 
     return app
@@ -176,12 +180,14 @@ def _standard_token(registry: Registry, issuer: TokenIssuer) -> Response:
         return _oauth_refuse("invalid_request", "the token request must be a POST", 400)
     grant = request.form.get("grant_type")
     if not grant:
-        return _oauth_refuse("invalid_request", "grant_type is missing", 400)
+        return _oauth_refuse("invalid_request", f"grant_type is missing, expected {_GRANT}", 400)
     if grant != _GRANT:
-        return _oauth_refuse("unsupported_grant_type", f"grant_type must be {_GRANT}", 400)
+        return _oauth_refuse(
+            "unsupported_grant_type", f"grant_type is not supported, expected {_GRANT}", 400
+        )
     scope = request.form.get("scope", SCOPE_ALL)
     if scope != SCOPE_ALL:
-        return _oauth_refuse("invalid_scope", f"scope must be {SCOPE_ALL}", 400)
+        return _oauth_refuse("invalid_scope", f"scope is invalid, expected {SCOPE_ALL}", 400)
     if request.authorization is not None:
         key = request.authorization.get("username") or ""
         secret = request.authorization.get("password") or ""
@@ -191,7 +197,7 @@ def _standard_token(registry: Registry, issuer: TokenIssuer) -> Response:
     consumer = registry.find_consumer(key) if key else None
     # One text and one time for all that can be wrong: nobody learns here which keys there are.
     if _credentials_error(consumer, secret) is not None or consumer is None:
-        return _oauth_refuse("invalid_client", "the client is unknown or its secret wrong", 401)
+        return _oauth_refuse("invalid_client", "the client is unknown or its secret is wrong", 401)
     return _uncached(
         {
             "access_token": issuer.issue(consumer.consumer_key, consumer.client, scope),

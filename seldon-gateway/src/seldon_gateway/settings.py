@@ -98,7 +98,9 @@ def in_url(host: str) -> str:
 def _host(environ: Mapping[str, str], name: str, default: str) -> str:
     text = environ.get(name) or default
     if not _HOST.fullmatch(text):
-        raise SettingInvalid(f"{name} is {text!r}, expected a host name or an address, no port")
+        raise SettingInvalid(
+            f"{name} is {text!r}, expected a host name or an address without a port"
+        )
     return text
 
 

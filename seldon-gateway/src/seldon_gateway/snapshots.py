@@ -74,7 +74,7 @@ class Snapshots:
         self._newest_clusters: Resources | None = None
         self._envoys: dict[str, _Envoy] = {}
 
-    def answer(self, node: str, kind: str, version: str) -> Resources | None:
+    def discovery_response(self, node: str, kind: str, version: str) -> Resources | None:
         """What to tell an Envoy.
 
         Args:

@@ -79,11 +79,11 @@ def parse(document: Any) -> Strategy:
         InvalidStrategy: Names the field and what was expected.
     """
     if not isinstance(document, dict):
-        raise InvalidStrategy("the document is no JSON object")
+        raise InvalidStrategy("the document is not a JSON object")
     if "variations" in document:
         entries = document["variations"]
         if not isinstance(entries, list) or len(entries) > MAX_VARIATIONS:
-            raise InvalidStrategy(f"variations is no list of at most {MAX_VARIATIONS} variations")
+            raise InvalidStrategy(f"variations is not a list of at most {MAX_VARIATIONS} entries")
         variations = [_variation(entry, f"variations[{i}]") for i, entry in enumerate(entries)]
     elif "algorithms" in document:
         variations = _single(document["algorithms"])
@@ -106,7 +106,7 @@ def check_ratios(variations: Sequence[Variation], protocol: Protocol) -> None:
     for variation in variations:
         if not _LABEL.fullmatch(variation.label):
             raise InvalidStrategy(
-                f"label {variation.label!r} is not made of 1 to 63 letters, digits, '_', '.', '-'"
+                f"label is {variation.label!r}, expected 1 to 63 letters, digits, '_', '.' and '-'"
             )
         if not 0 < variation.ratio <= 1:
             raise InvalidStrategy(
@@ -115,12 +115,12 @@ def check_ratios(variations: Sequence[Variation], protocol: Protocol) -> None:
             )
     labels = [variation.label for variation in variations]
     if len(set(labels)) != len(labels):
-        raise InvalidStrategy(f"a label of the {protocol} variations stands twice: {labels}")
+        raise InvalidStrategy(f"{protocol} variations have the labels {labels}, expected each once")
     total = sum(variation.ratio for variation in variations)
     if variations and abs(total - 1) > RATIO_TOLERANCE:
         raise InvalidStrategy(
             f"the ratios of the {protocol} variations sum to {total:g}, expected 1.0 "
-            "(REST and gRPC variations are counted apart)"
+            "(REST and gRPC variations are summed separately)"
         )
 
 
@@ -150,10 +150,10 @@ def _algorithm(variation: Variation, protocol: str) -> dict[str, Any]:
 
 def _variation(entry: Any, where: str) -> tuple[Protocol, Variation]:
     if not isinstance(entry, dict):
-        raise InvalidStrategy(f"{where} is no object")
+        raise InvalidStrategy(f"{where} is not an object")
     label, ratio = entry.get("label"), entry.get("ratio")
     if not isinstance(label, str):
-        raise InvalidStrategy(f"{where}.label is missing or no text")
+        raise InvalidStrategy(f"{where}.label is missing or not a string")
     try:
         share = float(ratio)  # type: ignore[arg-type]  # numbers may be texts: contract of old
     except (TypeError, ValueError, OverflowError):
@@ -177,7 +177,7 @@ def _single(algorithms: Any) -> list[tuple[Protocol, Variation]]:
 
 def _endpoints(algorithms: Any, where: str) -> Iterable[tuple[Protocol, tuple[Endpoint, ...]]]:
     if not isinstance(algorithms, list):
-        raise InvalidStrategy(f"{where} is missing or no list")
+        raise InvalidStrategy(f"{where} is missing or not a list")
     for index, algorithm in enumerate(algorithms):
         here = f"{where}[{index}]"
         name = algorithm.get("name") if isinstance(algorithm, dict) else None
@@ -198,7 +198,7 @@ def _endpoints(algorithms: Any, where: str) -> Iterable[tuple[Protocol, tuple[En
 
 def _config(config: Any, where: str) -> dict[str, list[str]]:
     if not isinstance(config, list):
-        raise InvalidStrategy(f"{where} is missing or no list")
+        raise InvalidStrategy(f"{where} is missing or not a list")
     values: dict[str, list[str]] = defaultdict(list)
     for item in config:
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
@@ -222,7 +222,9 @@ def _from_url(url: str, where: str) -> Endpoint:
     # Requests keep the caller's own path and go as plain HTTP: what says otherwise is not ignored.
     extra = parts.username or parts.query or parts.fragment if host else None
     if not host or parts.scheme != "http" or extra or parts.path not in _PATHS:
-        raise InvalidStrategy(f"{where}: {url[:64]!r} is no URL such as http://host:5000/predict")
+        raise InvalidStrategy(
+            f"{where}: {url[:64]!r} is not a URL such as http://host:5000/predict"
+        )
     if ":" in host:
         host = f"[{host}]"  # an IPv6 address, whose brackets urlsplit takes away
     return _endpoint(host, str(80 if port is None else port), where)
@@ -232,7 +234,7 @@ def _endpoint(host: str, port: str, where: str) -> Endpoint:
     if len(port) > 5:
         raise InvalidStrategy(f"{where}: port is {port[:8]!r}…, expected 1 to 65535")
     if not _HOST_FORM.fullmatch(host):
-        raise InvalidStrategy(f"{where}: {host!r} is no host name")
+        raise InvalidStrategy(f"{where}: {host!r} is not a host name")
     if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
         raise InvalidStrategy(f"{where}: port is {port!r}, expected 1 to 65535")
     return Endpoint(host, int(port))

@@ -34,7 +34,7 @@ class TokenIssuer:
             _create(path)
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise TypeError(f"{path} holds no elliptic curve key")
+            raise TypeError(f"{path} does not hold an elliptic curve key")
         return cls(key, ttl_s)
 
     @property
