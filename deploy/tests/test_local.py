@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from deploy import ports, probes, stack_processes, status
-from deploy.errors import ProgramFailed, StackHalfDead, StackNotRunning
+from deploy.errors import ProgramFailed, StackNotRunning, StackUnhealthy
 from deploy.local import Condition, LocalStack
 from deploy.programs import Program
 from polling import eventually
@@ -128,7 +128,7 @@ def test_a_killed_supervisor_breaks_nothing_and_is_said(stack: LocalStack, free:
     supervisor.wait(5)
     assert stack.condition() is Condition.ORPHANED
     with pytest.raises(
-        StackHalfDead, match=r"is not running, but 2 of its processes .*make undeploy"
+        StackUnhealthy, match=r"is not running, but 2 of its processes .*make undeploy"
     ):
         status.collect(stack)
     assert probes.is_ready(program.ready_url)
@@ -140,7 +140,7 @@ def test_a_killed_supervisor_breaks_nothing_and_is_said(stack: LocalStack, free:
 def test_a_supervisor_that_hangs_is_said_and_ended(stack: LocalStack, free: list[int]) -> None:
     stack.start([http_program("one", free[0])])
     stack.supervisor_process().suspend()
-    with pytest.raises(StackHalfDead, match=r"did not respond within 3 s.*make undeploy"):
+    with pytest.raises(StackUnhealthy, match=r"did not respond within 3 s.*make undeploy"):
         stack.condition()
     stack.shut_down()
     assert stack.condition() is Condition.ABSENT

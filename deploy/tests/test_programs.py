@@ -10,10 +10,10 @@ SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)])
 ODD = 'it\'s 100 % "odd"; #1 $HOME `id` \\ ä'
 
 
-def _run(home: Path, program: Program, sweep: tuple[str, ...] = ("false",)) -> str:
+def _run(home: Path, program: Program, reap: tuple[str, ...] = ("false",)) -> str:
     for folder in ("logs", "run"):
         (home / folder).mkdir(exist_ok=True)
-    (home / program.script).write_text(script_text(program, str(home), sweep))
+    (home / program.script).write_text(script_text(program, str(home), reap))
     done = subprocess.run(
         ["/bin/sh", program.script], cwd=home, capture_output=True, text=True, check=True
     )
@@ -36,12 +36,12 @@ def test_arguments_and_environment_reach_the_process_unchanged(tmp_path: Path) -
     assert environment["SELDON_PROGRAM"] == "show"
 
 
-def test_only_a_later_start_sweeps_and_each_is_counted(tmp_path: Path) -> None:
-    sweep = ("touch", str(tmp_path / "swept"))
-    _run(tmp_path, _program(), sweep)
-    assert not (tmp_path / "swept").exists()
-    _run(tmp_path, _program(), sweep)
-    assert (tmp_path / "swept").exists()
+def test_only_a_later_start_reaps_and_each_is_counted(tmp_path: Path) -> None:
+    reap = ("touch", str(tmp_path / "reaped"))
+    _run(tmp_path, _program(), reap)
+    assert not (tmp_path / "reaped").exists()
+    _run(tmp_path, _program(), reap)
+    assert (tmp_path / "reaped").exists()
     assert len((tmp_path / "run/show.starts").read_text().split()) == 2
 
 

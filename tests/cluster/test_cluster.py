@@ -16,13 +16,13 @@ from deploy.errors import (
     ClusterRefused,
     ClusterTimeout,
     FieldConflict,
-    NotOurs,
+    NotManaged,
     WorkloadFailed,
 )
 from deploy.kubernetes import readiness
 from deploy.kubernetes.api import Api, Reference, connect
 from deploy.kubernetes.cluster import Cluster, Place
-from deploy.kubernetes.lifecycle import Wishes, deploy_objects, undeploy_objects
+from deploy.kubernetes.lifecycle import DeployOptions, deploy_objects, undeploy_objects
 from deploy.kubernetes.waiting import replace_failing, wait_ready
 
 Object = dict[str, Any]
@@ -151,7 +151,9 @@ def test_object_of_somebody_else_is_left_alone(
     foreign["metadata"]["labels"]["app.kubernetes.io/instance"] = "another"
     cluster.create(foreign)
     before = api.read(Reference.of(foreign))
-    with pytest.raises(NotOurs, match=r"Service envoy already exists in namespace .* without the"):
+    with pytest.raises(
+        NotManaged, match=r"Service envoy already exists in namespace .* without the"
+    ):
         said(stack.service())
     assert api.read(Reference.of(foreign)) == before
 
@@ -214,7 +216,7 @@ def test_delete_removes_ours_alone_and_keeps_data(
     lines = {str(one) for one in ours.delete(purge=True, timeout_s=30)}
     assert lines == {
         "PersistentVolumeClaim data: removed",
-        f"Namespace {space}: kept (contains objects of others: ConfigMap foreign, ConfigMap unlabelled)",
+        f"Namespace {space}: kept (has objects of others: ConfigMap foreign, ConfigMap unlabelled)",
     }
     assert cluster.exists("ConfigMap", space, "foreign")
 
@@ -474,15 +476,15 @@ def test_deploy_and_undeploy(
 ) -> None:
     objects = [stack.namespace(), stack.config_map(a="1"), stack.service(), stack.monitor()]
     place, space = stack.place, stack.place.namespace
-    wishes = Wishes(gateway="envoy")
-    deploy_objects(objects, place, Wishes(gateway="envoy", dry_run=True), cluster.environ)
+    options = DeployOptions(gateway="envoy")
+    deploy_objects(objects, place, DeployOptions(gateway="envoy", dry_run=True), cluster.environ)
     assert "dry run: nothing was changed" in capsys.readouterr().out
-    deploy_objects(objects, place, wishes, cluster.environ)
+    deploy_objects(objects, place, options, cluster.environ)
     assert capsys.readouterr().out.splitlines()[-2:] == [
         f"rest      envoy.{space}.svc:8080 in the cluster",
         f"from here kubectl port-forward -n {space} service/envoy 8080:8080",
     ]
-    deploy_objects([objects[0], objects[2]], place, wishes, cluster.environ)
+    deploy_objects([objects[0], objects[2]], place, options, cluster.environ)
     assert "ConfigMap settings: removed" in capsys.readouterr().out
     undeploy_objects(place, cluster.environ)
     assert capsys.readouterr().out.splitlines() == ["Service envoy: removed"]
@@ -492,9 +494,9 @@ def test_deploy_and_undeploy(
 
 _DEPLOY = """
 import json, os, sys
-from deploy.kubernetes.lifecycle import Place, Wishes, deploy_objects
+from deploy.kubernetes.lifecycle import Place, DeployOptions, deploy_objects
 objects, namespace = json.loads(sys.argv[1])
-deploy_objects(objects, Place(namespace, "one"), Wishes("envoy"), os.environ)
+deploy_objects(objects, Place(namespace, "one"), DeployOptions("envoy"), os.environ)
 """
 
 
@@ -517,6 +519,6 @@ def test_interrupted_deploy_is_finished_by_the_next(
         assert "KeyboardInterrupt" in process.stderr.read()
     capsys.readouterr()
     cluster.make_ready(stack.deployment())
-    deploy_objects(objects, stack.place, Wishes(gateway="envoy"), cluster.environ)
+    deploy_objects(objects, stack.place, DeployOptions(gateway="envoy"), cluster.environ)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:3] == ["Service envoy: unchanged", "Deployment envoy: unchanged"]

@@ -16,7 +16,7 @@ from podman import Podman
 
 from deploy import assignments, check
 from deploy.console import wait_until
-from deploy.errors import StackHalfDead
+from deploy.errors import StackUnhealthy
 from deploy.kubernetes import manifests
 from deploy.kubernetes.objects.loadtest import CREDENTIALS_SECRET
 from deploy.kubernetes.objects.serving import DEFAULT, object_name
@@ -165,7 +165,7 @@ def start(podman: Podman, images: dict[str, str], network: str, environ: dict[st
 def answers(played: Played, api: Api) -> bool:
     try:
         return bool(played.predict(api))
-    except StackHalfDead:
+    except StackUnhealthy:
         return False
 
 

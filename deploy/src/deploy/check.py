@@ -8,7 +8,7 @@ from google.protobuf.any_pb2 import Any
 
 import seldon_pb2
 import seldon_pb2_grpc
-from deploy.errors import StackHalfDead
+from deploy.errors import StackUnhealthy
 from deploy.microservices import Api
 from deploy.operator_view import Credentials
 from deploy.probes import loopback_session
@@ -20,20 +20,20 @@ _TIMEOUT_S = 10.0
 _DIGIT = 7
 
 
-def prediction(api: Api, settings: GatewaySettings, shown: Credentials) -> str:
+def prediction(api: Api, settings: GatewaySettings, credentials: Credentials) -> str:
     """Predict a held-out digit as a client would.
 
     Returns:
         A line for the operator.
 
     Raises:
-        StackHalfDead: It was not answered.
+        StackUnhealthy: It was not answered.
     """
     digits = held_out()
     index = digits.labels.tolist().index(_DIGIT)
     started = time.monotonic()
     call = _over_rest if api is Api.REST else _over_grpc
-    predicted = call(digits.images[index].tolist(), settings, shown)
+    predicted = call(digits.images[index].tolist(), settings, credentials)
     spent_ms = (time.monotonic() - started) * 1000
     name = "REST" if api is Api.REST else "gRPC"
     right = "" if predicted == str(_DIGIT) else f", expected {_DIGIT}; check the model folder"
@@ -42,13 +42,13 @@ def prediction(api: Api, settings: GatewaySettings, shown: Credentials) -> str:
     )
 
 
-def _over_rest(values: list[float], settings: GatewaySettings, shown: Credentials) -> str:
+def _over_rest(values: list[float], settings: GatewaySettings, credentials: Credentials) -> str:
     url = f"http://{gateway_host(settings)}:{settings.rest_port}/js/predict"
     with loopback_session() as session:
         try:
             answer = session.post(
                 url,
-                params={"consumer_key": shown.js_key},
+                params={"consumer_key": credentials.js_key},
                 json={"data": values},
                 timeout=_TIMEOUT_S,
             )
@@ -58,16 +58,16 @@ def _over_rest(values: list[float], settings: GatewaySettings, shown: Credential
         except (requests.RequestException, ValueError, KeyError, TypeError) as error:
             # Not the error itself: it names the URL, and with it the key.
             reason = getattr(getattr(error, "response", None), "text", "") or type(error).__name__
-            raise StackHalfDead(f"the prediction over REST failed: {reason}") from None
+            raise StackUnhealthy(f"the prediction over REST failed: {reason}") from None
 
 
-def _over_grpc(values: list[float], settings: GatewaySettings, shown: Credentials) -> str:
+def _over_grpc(values: list[float], settings: GatewaySettings, credentials: Credentials) -> str:
     data = Any()
     data.Pack(seldon_pb2.DefaultCustomPredictRequest(values=values))
     target = f"{gateway_host(settings)}:{settings.grpc_port}"
     options = [("grpc.enable_http_proxy", 0)]
     try:
-        token = access_token(settings, shown)
+        token = access_token(settings, credentials)
         with grpc.insecure_channel(target, options=options) as channel:
             reply = seldon_pb2_grpc.SeldonStub(channel).Classify(
                 seldon_pb2.ClassificationRequest(data=data),
@@ -76,30 +76,30 @@ def _over_grpc(values: list[float], settings: GatewaySettings, shown: Credential
                 wait_for_ready=True,
             )
     except grpc.RpcError as error:
-        raise StackHalfDead(
+        raise StackUnhealthy(
             f"the prediction over gRPC failed: {error.code().name}: {error.details()}"
         ) from None
     if not reply.predictions:
-        raise StackHalfDead("the prediction over gRPC failed: the response has no predictions")
+        raise StackUnhealthy("the prediction over gRPC failed: the response has no predictions")
     return str(max(reply.predictions, key=lambda row: row.prediction).predictedClass)
 
 
-def access_token(settings: GatewaySettings, shown: Credentials) -> str:
+def access_token(settings: GatewaySettings, credentials: Credentials) -> str:
     """A fresh access token from the gateway.
 
     Raises:
-        StackHalfDead: The gateway gives none.
+        StackUnhealthy: The gateway gives none.
     """
     with loopback_session() as session:
         try:
             answer = session.post(
                 f"http://{gateway_host(settings)}:{settings.rest_port}/token",
                 data={"grant_type": "client_credentials"},
-                auth=(shown.all_key, shown.all_secret),
+                auth=(credentials.all_key, credentials.all_secret),
                 timeout=_TIMEOUT_S,
             )
             return str(answer.json()["access_token"])
         except (requests.RequestException, ValueError, KeyError) as error:
-            raise StackHalfDead(
+            raise StackUnhealthy(
                 f"the gateway issued no access token: {type(error).__name__}"
             ) from None

@@ -85,9 +85,9 @@ class Compose:
                 "see its output above"
             )
 
-    def ask(self, *words: str) -> str:
+    def output(self, *words: str) -> str:
         """What a command of the engine itself prints; empty when it fails."""
-        done = self._ask(*words)
+        done = self._run_engine(*words)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     @property
@@ -103,12 +103,12 @@ class Compose:
         """Remove their containers, also those that run."""
         # Not by compose: podman-compose has no such command.
         if found := [one for service in services for one in self._containers(service)]:
-            self.ask("rm", "--force", *found)
+            self.output("rm", "--force", *found)
 
     def state(self, service: str) -> tuple[str, int]:
         """Its status as the engine words it, such as running or exited, and its exit code."""
         container = self.container(service)
-        told = self.ask("inspect", "--format={{.State.Status}} {{.State.ExitCode}}", container)
+        told = self.output("inspect", "--format={{.State.Status}} {{.State.ExitCode}}", container)
         status, _, code = told.partition(" ")
         return status or "missing", int(code or 0)
 
@@ -117,11 +117,11 @@ class Compose:
         if self.engine != "podman":
             return True
         inspect = ("network", "inspect", "--format={{.DNSEnabled}}")
-        return self.ask(*inspect, f"{self.project}_{NETWORK}") != "false"
+        return self.output(*inspect, f"{self.project}_{NETWORK}") != "false"
 
     def missing_images(self, references: Sequence[str]) -> list[str]:
         """Those that the engine does not have."""
-        return [one for one in references if not self.ask("image", "inspect", one)]
+        return [one for one in references if not self.output("image", "inspect", one)]
 
     def seldon_cli(self, *words: str) -> str:
         """What `seldon-cli words` prints, in a container of the service that sets up.
@@ -144,7 +144,7 @@ class Compose:
         """Pass on what a container says until it ends; its exit code."""
         command = [self.engine, "logs", "--follow", container]
         subprocess.run(command, env=dict(self.environ), check=False)
-        return int(self.ask("wait", container) or 1)
+        return int(self.output("wait", container) or 1)
 
     def copy(self, container: str, path: str, into: Path) -> None:
         """Copy what is in a folder of a container.
@@ -153,18 +153,18 @@ class Compose:
             ComposeFailed: It is not there, or cannot be written here.
         """
         into.mkdir(parents=True, exist_ok=True)
-        done = self._ask("cp", f"{container}:{path}/.", str(into))
+        done = self._run_engine("cp", f"{container}:{path}/.", str(into))
         if done.returncode != 0:
             raise ComposeFailed(f"cannot copy the results from {path}: {_last_line(done.stderr)}")
 
     def _containers(self, service: str) -> list[str]:
-        return self.ask(
+        return self.output(
             *("ps", "--all", "--quiet"),
             f"--filter=label=com.docker.compose.project={self.project}",
             f"--filter=label=com.docker.compose.service={service}",
         ).split()
 
-    def _ask(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def _run_engine(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [self.engine, *words]
         return subprocess.run(
             command, env=dict(self.environ), capture_output=True, text=True, check=False

@@ -5,7 +5,7 @@ DeployError
 ├── PortInUse             another process holds a port of the stack
 ├── StackBusy             another command is changing the stack
 ├── StackNotRunning       there is no stack to work on
-├── StackHalfDead         parts of a stack are left; take it down first
+├── StackUnhealthy         parts of a stack are left; take it down first
 ├── ProgramFailed         a process did not start, or died while it started
 ├── MicroserviceRefused   a microservice's options contradict each other or the running stack
 ├── ImageFailed           a container image cannot be built here
@@ -15,7 +15,7 @@ DeployError
     ├── ClusterUnreachable    it does not answer, or is not to be trusted
     ├── ClusterRefused        it does not let us: login, permission, quota, webhook, invalid
     │   └── ClusterForbidden  permission alone is wanting
-    ├── NotOurs               an object of that name belongs to somebody else
+    ├── NotManaged               an object of that name belongs to somebody else
     ├── FieldConflict         somebody else set a field of our object
     ├── WorkloadFailed        pods that will not become ready, or are lost
     ├── ControlPlaneRefused   seldon-cli in the control plane's pod says no
@@ -46,7 +46,7 @@ class StackNotRunning(DeployError):
     """There is no stack to work on."""
 
 
-class StackHalfDead(DeployError):
+class StackUnhealthy(DeployError):
     """Parts of a stack are left: neither usable nor gone."""
 
 
@@ -86,7 +86,7 @@ class ClusterForbidden(ClusterRefused):
     """This login may not do it."""
 
 
-class NotOurs(ClusterError):
+class NotManaged(ClusterError):
     """An object of that name belongs to somebody else."""
 
 

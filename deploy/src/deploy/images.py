@@ -166,8 +166,8 @@ def find_tool(wanted: str | None = None) -> str:
         if shutil.which(tool) is None:
             continue
         # podman has a server too, but needs none.
-        ask = [tool, "version", *(["--format", "{{.Server.Version}}"] * (tool == "docker"))]
-        if subprocess.run(ask, capture_output=True, check=False).returncode == 0:
+        command = [tool, "version", *(["--format", "{{.Server.Version}}"] * (tool == "docker"))]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
             return tool
     raise ImageFailed(
         f"{wanted} does not work on this machine; check that it is installed and its server runs"
@@ -178,9 +178,9 @@ def find_tool(wanted: str | None = None) -> str:
 
 def revision(root: Path) -> str:
     """The commit, with -dirty after it where files differ from it; "unknown" without git."""
-    ask = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        done = subprocess.run(ask, cwd=root, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return "unknown"
     return done.stdout.strip() if done.returncode == 0 else "unknown"
@@ -212,8 +212,8 @@ def pip_configuration(listed: str) -> tuple[dict[str, str], str | None]:
 @contextmanager
 def _pip_secrets(environ: Mapping[str, str]) -> Iterator[dict[str, Path]]:
     """This machine's settings of pip as files that a build mounts but does not keep."""
-    ask = [sys.executable, "-m", "pip", "config", "list"]
-    listed = subprocess.run(ask, env=dict(environ), capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, env=dict(environ), capture_output=True, text=True, check=False)
     options, certificates = pip_configuration(listed.stdout)
     certificates = certificates or environ.get("REQUESTS_CA_BUNDLE")
     with tempfile.TemporaryDirectory(prefix="images-") as folder:

@@ -7,7 +7,7 @@ from pathlib import Path
 from deploy import ports, stack
 from deploy.console import say, step, wait_until
 from deploy.databases import DEFAULT_DATABASE
-from deploy.errors import SettingInvalid, StackHalfDead
+from deploy.errors import SettingInvalid, StackUnhealthy
 from deploy.local import REMEDY, Condition, LocalStack
 from deploy.locking import lock
 from deploy.operator_view import operator
@@ -30,7 +30,7 @@ def bring_up(local: LocalStack, environ: Mapping[str, str]) -> bool:
         Whether it was started now; False when it ran already and nothing was changed.
 
     Raises:
-        StackHalfDead: Parts of a stack run.
+        StackUnhealthy: Parts of a stack run.
         SettingInvalid: A stack runs with other settings.
         PortInUse, ProgramFailed, GatewayError: It cannot be started; nothing is left running.
     """
@@ -86,7 +86,7 @@ def _check_running(local: LocalStack, environ: Mapping[str, str]) -> None:
 
     if not wait_until(lambda: not local.unready() and not missing(), _HEAL_S):
         wrong = ", ".join({*local.unready(), *missing()})
-        raise StackHalfDead(f"the stack in {local.home} is unhealthy ({wrong}); {REMEDY}")
+        raise StackUnhealthy(f"the stack in {local.home} is unhealthy ({wrong}); {REMEDY}")
     running = local.files.variables() or {}
     wanted = recorded_variables(environ)
     here = {"SELDON_HOME": str(local.home)}

@@ -14,7 +14,7 @@ import psutil
 
 from deploy import probes, stack_processes, supervisor_conf
 from deploy.console import wait_until
-from deploy.errors import ProgramFailed, StackHalfDead, StackNotRunning
+from deploy.errors import ProgramFailed, StackNotRunning, StackUnhealthy
 from deploy.programs import STACK_VARIABLE, Program
 from deploy.state_folder import StateFolder
 from deploy.supervisor_client import ProcessState, SupervisorClient
@@ -58,13 +58,13 @@ class LocalStack:
         """Look for the supervisor, then for processes without one.
 
         Raises:
-            StackHalfDead: The supervisor is there and does not answer.
+            StackUnhealthy: The supervisor is there and does not answer.
         """
         try:
             if self._supervisor.answers():
                 return Condition.RUNNING
-        except StackHalfDead as error:
-            raise StackHalfDead(f"{error}; {REMEDY}") from error
+        except StackUnhealthy as error:
+            raise StackUnhealthy(f"{error}; {REMEDY}") from error
         return Condition.ORPHANED if stack_processes.of_stack(self.home) else Condition.ABSENT
 
     def require_running(self) -> None:
@@ -72,7 +72,7 @@ class LocalStack:
 
         Raises:
             StackNotRunning: There is none.
-            StackHalfDead: There is one without a supervisor, or with one that hangs.
+            StackUnhealthy: There is one without a supervisor, or with one that hangs.
         """
         condition = self.condition()
         if condition is Condition.ABSENT:
@@ -82,7 +82,7 @@ class LocalStack:
             )
         if condition is Condition.ORPHANED:
             count = len(stack_processes.of_stack(self.home))
-            raise StackHalfDead(
+            raise StackUnhealthy(
                 f"the supervisor of the stack in {self.home} is not running, but {count} of its "
                 f"processes are; {REMEDY}"
             )
@@ -152,8 +152,8 @@ class LocalStack:
         """
         log_sizes = {name: probes.log_size(self.home / log) for name, log in _logs(programs)}
         for program in programs:
-            sweep = (sys.executable, "-m", "deploy.sweep", str(self.home), program.name)
-            self.files.write_program(program, sweep)
+            reap = (sys.executable, "-m", "deploy.reaper", str(self.home), program.name)
+            self.files.write_program(program, reap)
             self._supervisor.add(program.name)
         waiting = list(programs)
 
@@ -184,7 +184,7 @@ class LocalStack:
         """Stop programs, letting each drain, and forget them; their logs stay.
 
         Raises:
-            StackHalfDead: The supervisor does not stop them.
+            StackUnhealthy: The supervisor does not stop them.
         """
         known = self.states()
         programs = self.files.programs()
@@ -199,7 +199,7 @@ class LocalStack:
             return all(name not in states or states[name].pid == 0 for name in names)
 
         if not wait_until(all_stopped, limit_s + _SUPERVISOR_TIMEOUT_S, every_s=0.05):
-            raise StackHalfDead(f"supervisord did not stop {', '.join(names)}; {REMEDY}")
+            raise StackUnhealthy(f"supervisord did not stop {', '.join(names)}; {REMEDY}")
         for name in names:
             if name in known:
                 self._supervisor.forget(name)
@@ -223,7 +223,7 @@ class LocalStack:
                 self._supervisor.stop(program.name)
             self._supervisor.shut_down()
             stack_processes.wait_gone([supervisor], limit_s + _SUPERVISOR_TIMEOUT_S)
-        except (StackHalfDead, psutil.NoSuchProcess):
+        except (StackUnhealthy, psutil.NoSuchProcess):
             pass  # gone or hanging: its processes are found by their mark
         # One that hangs must not start again what is ended below.
         stack_processes.kill(stack_processes.supervisors(self.home))

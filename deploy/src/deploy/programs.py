@@ -55,7 +55,7 @@ class Program:
         return f"logs/{self.name}.log"
 
 
-def script_text(program: Program, home: str, sweep: tuple[str, ...]) -> str:
+def script_text(program: Program, home: str, reap: tuple[str, ...]) -> str:
     """The shell script that the supervisor runs for `program`, in the state folder.
 
     The process writes its log itself, so it does not depend on the supervisor's pipes: when the
@@ -64,7 +64,7 @@ def script_text(program: Program, home: str, sweep: tuple[str, ...]) -> str:
     Args:
         program: What to run.
         home: Absolute path of the state folder; marks every process of the stack.
-        sweep: Command that ends what a killed predecessor of the program left behind.
+        reap: Command that ends what a killed predecessor of the program left behind.
     """
     environment = {
         **program.environment,
@@ -85,7 +85,7 @@ def script_text(program: Program, home: str, sweep: tuple[str, ...]) -> str:
             f'ulimit -n {OPEN_FILES} 2>/dev/null || ulimit -n "$(ulimit -H -n)"',
             *exports,
             f"if [ -s {program.starts} ]; then",
-            f"    {shlex.join(sweep)}",
+            f"    {shlex.join(reap)}",
             "fi",
             f"date +%s >>{program.starts}",
             f"exec {shlex.join(program.argv)}",

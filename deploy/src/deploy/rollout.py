@@ -15,7 +15,7 @@ from deploy import assignments, ports, stack
 from deploy.assignments import Assignments
 from deploy.console import say, step, wait_until
 from deploy.envoy_view import EnvoyView, patience_s
-from deploy.errors import MicroserviceRefused, StackHalfDead
+from deploy.errors import MicroserviceRefused, StackUnhealthy
 from deploy.local import LocalStack
 from deploy.microservices import (
     Api,
@@ -83,7 +83,7 @@ class Rollout:
             UnknownClient: Make it with seldon-cli client --action setup.
             ModelFolderInvalid: A folder is no model folder.
             ProgramFailed: With the server's own sentence; the old variations serve on.
-            StackHalfDead: The gateway does not take the new variations; nothing is stopped.
+            StackUnhealthy: The gateway does not take the new variations; nothing is stopped.
         """
         self._registry.get_client(client)
         targets = [target(entry, environ) for entry in wanted]
@@ -122,7 +122,7 @@ class Rollout:
         Raises:
             MicroserviceRefused: There is none of that name, or it shares a client's traffic with
                 another one.
-            StackHalfDead: The gateway does not let go of it; nothing is stopped.
+            StackUnhealthy: The gateway does not let go of it; nothing is stopped.
         """
         running = self._local.files.programs()
         stopping: list[str] = []
@@ -200,7 +200,7 @@ class Rollout:
             envoy = EnvoyView(self._settings.gateway, self._registry)
             timeout_s = patience_s(_GATEWAY_TIMEOUT_S, self._settings.gateway.poll_s)
             if not wait_until(envoy.is_up_to_date, timeout_s):
-                raise StackHalfDead(
+                raise StackUnhealthy(
                     f"Envoy does not use the new variations after {timeout_s:g} s; "
                     "nothing was stopped; see `make logs` of control-plane and envoy"
                 )

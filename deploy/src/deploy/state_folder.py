@@ -98,10 +98,10 @@ class StateFolder:
 
     # Programs
 
-    def write_program(self, program: Program, sweep: tuple[str, ...]) -> None:
+    def write_program(self, program: Program, reap: tuple[str, ...]) -> None:
         """Write all that the supervisor needs to run `program`."""
         (self.home / program.starts).unlink(missing_ok=True)
-        write(self.home / program.script, script_text(program, str(self.home), sweep))
+        write(self.home / program.script, script_text(program, str(self.home), reap))
         write(self._description(program.name), json.dumps(asdict(program), indent=2) + "\n")
         # Last: with this file the program exists.
         write(self._conf(program.name), supervisor_conf.program_conf(program))

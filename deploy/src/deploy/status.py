@@ -40,7 +40,7 @@ def collect(stack: LocalStack) -> list[ServiceStatus]:
 
     Raises:
         StackNotRunning: There is none.
-        StackHalfDead: Its supervisor is gone or hangs.
+        StackUnhealthy: Its supervisor is gone or hangs.
     """
     stack.require_running()
     supervisor = stack.supervisor_process()

@@ -11,7 +11,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from deploy.errors import StackHalfDead
+from deploy.errors import StackUnhealthy
 
 _CALL_TIMEOUT_S = 3.0
 
@@ -63,7 +63,7 @@ class _UnixTransport(xmlrpc.client.Transport):
 class SupervisorClient:
     """supervisord as the commands need it.
 
-    Every method raises StackHalfDead when supervisord does not answer within 3 s.
+    Every method raises StackUnhealthy when supervisord does not answer within 3 s.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +74,7 @@ class SupervisorClient:
         """Whether a supervisord listens and works; False when nothing listens.
 
         Raises:
-            StackHalfDead: Something listens and does not answer.
+            StackUnhealthy: Something listens and does not answer.
         """
         try:
             self._call("getState")
@@ -119,18 +119,18 @@ class SupervisorClient:
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == unless:
                 return None
-            raise StackHalfDead(f"supervisord rejected {method}: {fault.faultString}") from fault
+            raise StackUnhealthy(f"supervisord rejected {method}: {fault.faultString}") from fault
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise _Absent(f"no supervisord listens at {self._path}") from error
         except TimeoutError as error:
-            raise StackHalfDead(
+            raise StackUnhealthy(
                 f"supervisord did not respond within {_CALL_TIMEOUT_S:g} s at {self._path}"
             ) from error
         except (OSError, HTTPException, xmlrpc.client.Error) as error:
-            raise StackHalfDead(
+            raise StackUnhealthy(
                 f"request to supervisord at {self._path} failed: {error}"
             ) from error
 
 
-class _Absent(StackHalfDead):
+class _Absent(StackUnhealthy):
     """Nothing listens at the socket."""

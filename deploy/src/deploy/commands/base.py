@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from deploy import where
+from deploy import stack_target
 from deploy.errors import DeployError
 from model_runtime import ServingError
 from seldon_gateway.errors import GatewayError
@@ -98,7 +98,7 @@ def debug_option(command: Any) -> Any:
 
 
 def target_options(command: Any) -> Any:
-    """Accept --target and --context; the command gets them as `at`, a where.Where."""
+    """Accept --target and --context; the command gets them as `target`, a StackTarget."""
 
     @click.option(
         "--target",
@@ -110,6 +110,6 @@ def target_options(command: Any) -> Any:
     )
     @functools.wraps(command)
     def chosen(*words: Any, target: str | None, context: str | None, **options: Any) -> Any:
-        return command(*words, at=where.choose(os.environ, target, context), **options)
+        return command(*words, target=stack_target.choose(os.environ, target, context), **options)
 
     return chosen

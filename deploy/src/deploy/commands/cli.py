@@ -9,8 +9,8 @@ import click
 from deploy.commands.base import LazyStackGroup, StackCommand, debug_option, target_options
 from deploy.commands.cli_unneeded import unneeded_commands
 from deploy.settings import StackSettings, gateway_host, home_from_env
+from deploy.stack_target import StackTarget
 from deploy.state_folder import StateFolder
-from deploy.where import Where
 
 _ELSEWHERE = {
     "api": "deploy.commands.cli_api:api",
@@ -91,11 +91,11 @@ for unneeded in unneeded_commands():
 )
 @target_options
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def main(words: tuple[str, ...], at: Where) -> int:
+def main(words: tuple[str, ...], target: StackTarget) -> int:
     """Run seldon-cli on this machine, or in a cluster (--target, SELDON_TARGET)."""
-    if not at.in_cluster:
+    if not target.in_cluster:
         here.main(list(words))
     # Not at the top: where this runs in a container there is no client of Kubernetes.
     from deploy.kubernetes import remote_cli
 
-    return remote_cli.run(words, os.environ, at.context)
+    return remote_cli.run(words, os.environ, target.context)

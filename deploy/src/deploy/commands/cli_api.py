@@ -48,13 +48,13 @@ def api(
             fields = {"consumer_key": shown.js_key, "jsonpCallback": _CALLBACK}
             fields |= {"json": document} if document is not None else {}
             place = {"data": fields} if method == "POST" else {"params": fields}
-            answer = _ask(session, method or "GET", url, **place)
+            answer = _request(session, method or "GET", url, **place)
         else:
             headers = {
                 "Authorization": f"Bearer {check.access_token(gateway, shown)}",
                 "Content-Type": "application/json",
             }
-            answer = _ask(session, method or "POST", url, headers=headers, data=document or "")
+            answer = _request(session, method or "POST", url, headers=headers, data=document or "")
     if not context.meta["quiet"]:
         click.echo(f"response code {answer.status_code}")
     text = answer.text
@@ -97,7 +97,7 @@ def check_client(
         click.echo(check.prediction(api, settings, shown))
 
 
-def _ask(session: requests.Session, method: str, url: str, **how: Any) -> requests.Response:
+def _request(session: requests.Session, method: str, url: str, **how: Any) -> requests.Response:
     try:
         return session.request(method, url, timeout=_TIMEOUT_S, **how)
     except requests.RequestException as error:

@@ -10,7 +10,7 @@ from deploy.lifecycle import bring_up, take_down
 from deploy.local import LocalStack
 from deploy.locking import lock
 from deploy.settings import StackSettings, gateway_host, home_from_env
-from deploy.where import Where
+from deploy.stack_target import StackTarget
 
 _SPARK = "ignored; Spark is not part of this stack"
 # What the original's seldon-up read and this machine has no use for, and what is said about it.
@@ -34,23 +34,23 @@ _IN_CLUSTER = {
 @click.command("seldon-up", cls=StackCommand)
 @target_options
 @debug_option
-def seldon_up(at: Where) -> None:
+def seldon_up(target: StackTarget) -> None:
     """Start the gateway on this machine or in a cluster; a running one is left unchanged.
 
     On this machine SELDON_HOME (./.seldon) holds the state, and SELDON_REST_PORT,
     SELDON_GRPC_PORT, SELDON_ADMIN_PORT and SELDON_CONTROL_PORT set the ports.
     docs/kubernetes.md lists the settings of a cluster.
     """
-    for variable, answer in (_IN_CLUSTER if at.in_cluster else _HERE).items():
+    for variable, answer in (_IN_CLUSTER if target.in_cluster else _HERE).items():
         if value := os.environ.get(variable):
             # Not a password's value.
             shown = variable if variable.startswith("DB_") else f"{variable}={value}"
             say(f"{shown}: {answer}")
-    if at.in_cluster:
+    if target.in_cluster:
         # Not at the top: one machine needs no client of Kubernetes.
         from deploy.kubernetes import deployment
 
-        deployment.bring_up(os.environ, at.context)
+        deployment.bring_up(os.environ, target.context)
         return
     local = LocalStack(home_from_env(os.environ))
     local.files.prepare()
@@ -68,12 +68,12 @@ def seldon_up(at: Where) -> None:
 @click.option("--purge", is_flag=True, help="Remove the data too: clients, keys, logs, volumes.")
 @target_options
 @debug_option
-def seldon_down(purge: bool, at: Where) -> None:
+def seldon_down(purge: bool, target: StackTarget) -> None:
     """Stop the whole stack, with microservices and load tests; clients and keys are kept."""
-    if at.in_cluster:
+    if target.in_cluster:
         # Not at the top: one machine needs no client of Kubernetes.
         from deploy.kubernetes import deployment
 
-        deployment.take_down(os.environ, at.context, purge=purge)
+        deployment.take_down(os.environ, target.context, purge=purge)
         return
     take_down(home_from_env(os.environ), purge)

@@ -12,10 +12,10 @@ from deploy.commands.base import StackCommand, StackGroup, debug_option
 from deploy.commands.load_test import launch
 from deploy.deployment import CLIENT
 from deploy.kubernetes import deployment, manifests, nodes, overview
-from deploy.kubernetes.lifecycle import Wishes
+from deploy.kubernetes.lifecycle import DeployOptions
 from deploy.kubernetes.objects.gateway import GATEWAY_SERVICE
 from deploy.kubernetes.session import session
-from deploy.where import Target
+from deploy.stack_target import Target
 from loadtest.settings import TEST_TYPES
 
 _LEAST_WIDTH = 120  # where there is no terminal to fit
@@ -46,8 +46,8 @@ def deploy(
     overlays: tuple[str, ...], context: str | None, timeout_s: float, dry_run: bool, force: bool
 ) -> None:
     """Apply the stack, wait until it is ready and print its addresses; safe to run again."""
-    wishes = Wishes(GATEWAY_SERVICE, context, timeout_s, dry_run, force)
-    deployment.deploy(_environ(overlays), wishes, manifests.monitoring_files(Path.cwd()))
+    options = DeployOptions(GATEWAY_SERVICE, context, timeout_s, dry_run, force)
+    deployment.deploy(_environ(overlays), options, manifests.monitoring_files(Path.cwd()))
 
 
 @main.command("undeploy", cls=StackCommand)

@@ -7,7 +7,7 @@ import click
 
 from deploy.commands.base import StackCommand, target_options
 from deploy.errors import SettingInvalid as DeploySettingInvalid
-from deploy.where import Where
+from deploy.stack_target import StackTarget
 from loadtest import cli
 from loadtest.errors import SettingInvalid
 from loadtest.options import given
@@ -25,9 +25,9 @@ _NOT_IN_CLUSTER = ("bind", "worker_of", "metrics_bind", "server_metrics", "web_p
 )
 @target_options
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def launch(words: tuple[str, ...], at: Where) -> int:
+def launch(words: tuple[str, ...], target: StackTarget) -> int:
     """Load-test one protocol with Locust, on this machine or in a cluster."""
-    if not at.in_cluster:
+    if not target.in_cluster:
         cli.launch.main(list(words), prog_name="launch-locust-load-test")
     if os.environ.get("LOADTEST_WEB_PORT"):
         raise DeploySettingInvalid(
@@ -58,6 +58,6 @@ def launch(words: tuple[str, ...], at: Where) -> int:
     from deploy.kubernetes import load_run
     from deploy.kubernetes.session import session
 
-    with session(os.environ, at.context) as it:
+    with session(os.environ, target.context) as it:
         status, folder = load_run.run(it, settings, words)
     return cli.show(Path(folder)) or status

@@ -23,7 +23,7 @@ from deploy.microservices import (
 from deploy.operator_view import operator
 from deploy.rollout import Rollout
 from deploy.settings import StackSettings, home_from_env
-from deploy.where import Where
+from deploy.stack_target import StackTarget
 
 _ENTRY = (str, str, str, str)
 
@@ -59,7 +59,7 @@ def start_microservice(
     images: tuple[tuple[str, str, str, str], ...],
     pipelines: tuple[tuple[str, str, str, str], ...],
     replicas: int | None,
-    at: Where,
+    target: StackTarget,
 ) -> None:
     """Serve a client with microservices, each with its RATIO of the traffic.
 
@@ -72,13 +72,18 @@ def start_microservice(
         )
     if replicas is not None:
         check_replicas(replicas)
-    if at.in_cluster:
+    if target.in_cluster:
         # Not at the top: one machine needs no client of Kubernetes.
         from deploy.kubernetes import deployment
 
         entries = parse_entries([*images, *pipelines])
         changed = deployment.start(
-            client, entries[: len(images)], entries[len(images) :], replicas, os.environ, at.context
+            client,
+            entries[: len(images)],
+            entries[len(images) :],
+            replicas,
+            os.environ,
+            target.context,
         )
         _report(client, entries, changed)
         return
@@ -105,7 +110,7 @@ def _report(client: str, wanted: Sequence[Wanted | Entry], changed: bool) -> Non
 @click.argument("api", required=False, type=click.Choice([it.value for it in Api]))
 @target_options
 @debug_option
-def stop_microservice(name: str, api: str | None, at: Where) -> None:
+def stop_microservice(name: str, api: str | None, target: StackTarget) -> None:
     """Stop the microservice NAME, for one API or for both.
 
     Fails if the microservice shares a client's traffic with others: change their ratios first. A
@@ -113,11 +118,11 @@ def stop_microservice(name: str, api: str | None, at: Where) -> None:
     """
     check_name(name)
     apis = [Api(api)] if api else list(Api)
-    if at.in_cluster:
+    if target.in_cluster:
         # Not at the top: one machine needs no client of Kubernetes.
         from deploy.kubernetes import deployment
 
-        deployment.stop(name, apis, os.environ, at.context)
+        deployment.stop(name, apis, os.environ, target.context)
     else:
         with _rollout() as rollout:
             rollout.stop(name, apis)

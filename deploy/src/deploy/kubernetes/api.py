@@ -79,7 +79,7 @@ class Api:
         self.server = str(http.configuration.host)
         self.login = login
         self._http = http
-        with self._asking("get", "the API's kinds"):
+        with self._request("get", "the API's kinds"):
             try:
                 self._dynamic = DynamicClient(http, cache_file=_NO_CACHE)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -105,7 +105,7 @@ class Api:
     def removable_kinds(self) -> list[tuple[str, str]]:
         """Each kind of namespaced object once that can be listed and deleted: apiVersion, kind."""
         kinds: dict[tuple[str, str], tuple[str, str]] = {}
-        with self._asking("get", "the API's kinds"):
+        with self._request("get", "the API's kinds"):
             found = [one for resources in self._dynamic.resources for one in resources]
         for one in found:
             if isinstance(one, ResourceList) or not one.namespaced:
@@ -120,7 +120,7 @@ class Api:
     def read(self, which: Reference) -> Object | None:
         """The object as it is now; None when there is none."""
         resource = self._resource(which.api_version, which.kind)
-        with self._asking("get", str(which), which.namespace):
+        with self._request("get", str(which), which.namespace):
             try:
                 return _object(
                     self._dynamic.get(
@@ -143,7 +143,7 @@ class Api:
     ) -> list[Object]:
         """Every object of a kind in a namespace, as selectors narrow it."""
         resource = self._resource(api_version, kind)
-        with self._asking("list", kind, namespace):
+        with self._request("list", kind, namespace):
             answer = _object(
                 self._dynamic.get(
                     resource,
@@ -161,7 +161,7 @@ class Api:
         """Server-side apply: create the object, or set the fields it names; the object after."""
         which = Reference.of(item)
         resource = self._resource(which.api_version, which.kind)
-        with self._asking("patch", str(which), which.namespace):
+        with self._request("patch", str(which), which.namespace):
             return _object(
                 self._dynamic.server_side_apply(
                     resource,
@@ -185,7 +185,7 @@ class Api:
             "propagationPolicy": "Foreground",
             "preconditions": {"uid": item["metadata"]["uid"]},
         }
-        with self._asking("delete", str(which), which.namespace):
+        with self._request("delete", str(which), which.namespace):
             try:
                 self._dynamic.delete(
                     resource,
@@ -201,7 +201,7 @@ class Api:
     def change(self, which: Reference, fields: Object) -> Object:
         """Set some fields of an object that is there (merge patch), whoever has set them before."""
         resource = self._resource(which.api_version, which.kind)
-        with self._asking("patch", str(which), which.namespace):
+        with self._request("patch", str(which), which.namespace):
             return _object(
                 self._dynamic.patch(
                     resource,
@@ -229,7 +229,7 @@ class Api:
             query.append(("tailLines", str(lines)))
         if previous:
             query.append(("previous", "true"))
-        with self._asking("get", f"the log of Pod {pod}", namespace):
+        with self._request("get", f"the log of Pod {pod}", namespace):
             answer = logs.get(name=pod, namespace=namespace, query_params=query, serialize=False)
         return str(answer.data.decode(errors="replace"))
 
@@ -252,7 +252,7 @@ class Api:
         )
         headers = {name.lower(): value for name, value in headers.items()}
         setdefaulttimeout(READ_TIMEOUT_S)
-        with self._asking("exec in", f"container {container} of Pod {pod}", namespace):
+        with self._request("exec in", f"container {container} of Pod {pod}", namespace):
             try:
                 return WSClient(
                     self._http.configuration, get_websocket_url(url), headers, False, binary=True
@@ -266,7 +266,7 @@ class Api:
     def _find(self, api_version: str, kind: str) -> Any:
         group, slash, version = api_version.rpartition("/")
         where = {"prefix": "apis", "group": group} if slash else {"prefix": "api"}
-        with self._asking("get", f"the kind {kind} of {api_version}"):
+        with self._request("get", f"the kind {kind} of {api_version}"):
             try:
                 return self._dynamic.resources.get(api_version=version, kind=kind, **where)
             except ResourceNotFoundError:
@@ -282,7 +282,7 @@ class Api:
         return found
 
     @contextmanager
-    def _asking(self, verb: str, what: str, namespace: str | None = None) -> Iterator[None]:
+    def _request(self, verb: str, what: str, namespace: str | None = None) -> Iterator[None]:
         request = Request(self.server, self.login, verb, what, namespace)
         try:
             yield

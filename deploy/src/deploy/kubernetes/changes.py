@@ -20,10 +20,10 @@ _NAMED_BY = ("name", "containerPort", "port", "mountPath", "key")
 
 def changed_paths(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """The smallest fields that differ, such as `spec.template.spec.containers[envoy].image`."""
-    return list(_differences(_told(before), _told(after), ""))
+    return list(_differences(_desired(before), _desired(after), ""))
 
 
-def _told(item: dict[str, Any]) -> dict[str, Any]:
+def _desired(item: dict[str, Any]) -> dict[str, Any]:
     metadata = {key: value for key, value in item["metadata"].items() if key not in _ITS_OWN}
     # Such as deployment.kubernetes.io/revision: controllers write at any time.
     notes = item["metadata"].get("annotations") or {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from deploy.console import follow
-from deploy.errors import ClusterForbidden, ClusterRefused, ClusterTimeout, NotOurs
+from deploy.errors import ClusterForbidden, ClusterRefused, ClusterTimeout, NotManaged
 from deploy.kubernetes.api import Api, Object, Reference
 from deploy.kubernetes.changes import changed_paths
 from deploy.kubernetes.objects.common import ON_ITS_OWN
@@ -115,7 +115,7 @@ class Cluster:
             What became of each, as it becomes so; a second run repairs one that broke off.
 
         Raises:
-            NotOurs: An object of that name is not of this stack.
+            NotManaged: An object of that name is not of this stack.
             FieldConflict: Others set fields of it.
             ClusterError: The cluster does not take it.
         """
@@ -190,10 +190,10 @@ class Cluster:
         if namespace is None or not self.place.owns(namespace):
             return outcomes
         if strangers := self._strangers():
-            detail = f"contains objects of others: {', '.join(strangers[:5])}"
+            detail = f"has objects of others: {', '.join(strangers[:5])}"
             return [*outcomes, Outcome(Reference.of(namespace), Change.KEPT, detail)]
         if self.unseen:
-            detail = f"may contain objects of others, not listable: {', '.join(self.unseen)}"
+            detail = f"may have objects of others, not listable: {', '.join(self.unseen)}"
             return [*outcomes, Outcome(Reference.of(namespace), Change.KEPT, detail)]
         return outcomes + self._remove([namespace], timeout_s)
 
@@ -240,7 +240,7 @@ class Cluster:
             self.api.apply(item, dry_run=dry_run, force=force)
             return Outcome(which, Change.CREATED)
         if not self.place.owns(before):
-            raise NotOurs(
+            raise NotManaged(
                 f"{which} already exists in namespace {self.place.namespace} without the "
                 f"labels {self.place.selector}; remove it, or choose another namespace"
             )

@@ -44,7 +44,7 @@ class ControlPlane:
             err=err,
         )
 
-    def ask(self, *words: str, text: str | None = None) -> str:
+    def output(self, *words: str, text: str | None = None) -> str:
         """What `seldon-cli words` prints, with `text` as its input.
 
         Raises:
@@ -60,30 +60,30 @@ class ControlPlane:
     def setup_client(self, name: str, database: str) -> bool:
         """Make sure that there is such a client; True when it was made now."""
         words = ("--action", "setup", "--db-name", database, "--client-name", name)
-        return "before" not in self.ask("client", *words).split("\n", 1)[0]
+        return "before" not in self.output("client", *words).split("\n", 1)[0]
 
     def keys(self, client: str) -> list[dict[str, Any]]:
         """A client's consumers, as `seldon-cli keys` prints them."""
-        return list(json.loads(self.ask("keys", "--client-name", client)))
+        return list(json.loads(self.output("keys", "--client-name", client)))
 
     def assignments(self) -> Assignments:
         """Every client's variations."""
-        return assignments.from_json(self.ask("routing", "--action", "show"))
+        return assignments.from_json(self.output("routing", "--action", "show"))
 
     def move(self, before: Assignments, after: Assignments) -> None:
         """Change variations, if they still are as `before`; all of them or none."""
         lines = f"{assignments.to_json(before)}\n{assignments.to_json(after)}\n"
-        self.ask("routing", "--action", "move", text=lines)
+        self.output("routing", "--action", "move", text=lines)
 
     def newest_versions(self) -> dict[str, str]:
         """What an Envoy has when it has the newest of all."""
-        return dict(json.loads(self.ask("routing", "--action", "versions")))
+        return dict(json.loads(self.output("routing", "--action", "versions")))
 
     def check(self, client: str, gateway: str, rest_port: int, grpc_port: int) -> list[str]:
         """Real predictions through the gateway; a line for each protocol that is served."""
         ports = ("--rest-port", str(rest_port), "--grpc-port", str(grpc_port))
-        told = self.ask("check", "--client-name", client, "--gateway", gateway, *ports)
-        return told.splitlines()
+        printed = self.output("check", "--client-name", client, "--gateway", gateway, *ports)
+        return printed.splitlines()
 
 
 def _last_line(text: bytearray) -> str:

@@ -6,7 +6,7 @@ from deploy.console import say, step
 from deploy.databases import DEFAULT_DATABASE
 from deploy.deployment import CLIENT
 from deploy.kubernetes.control_plane import ControlPlane
-from deploy.kubernetes.lifecycle import Wishes, deploy_objects, undeploy_objects
+from deploy.kubernetes.lifecycle import DeployOptions, deploy_objects, undeploy_objects
 from deploy.kubernetes.objects.common import Object
 from deploy.kubernetes.objects.gateway import GATEWAY_SERVICE, GRPC_PORT
 from deploy.kubernetes.objects.serving import default_microservices, model_download
@@ -30,29 +30,31 @@ def bring_up(environ: Mapping[str, str], context: str | None) -> None:
     """
     settings = KubernetesSettings.from_env(environ)
     objects = in_order([*core(settings), *model_download(settings)])
-    _apply(objects, settings, environ, Wishes(GATEWAY_SERVICE, context, _READY_S))
+    _apply(objects, settings, environ, DeployOptions(GATEWAY_SERVICE, context, _READY_S))
     with session(environ, context, quiet=True) as it:
         ControlPlane(it.api, it.place).setup_client(TEST_CLIENT, DEFAULT_DATABASE)
     say("the gateway is ready")
 
 
-def deploy(environ: Mapping[str, str], wishes: Wishes, monitoring_files: Mapping[str, str]) -> None:
+def deploy(
+    environ: Mapping[str, str], options: DeployOptions, monitoring_files: Mapping[str, str]
+) -> None:
     """The whole stack with a client that it serves, as on one machine.
 
     Raises:
         SettingInvalid, ClusterError: One sentence each.
     """
     settings = KubernetesSettings.from_env(environ)
-    _apply(stack(settings, monitoring_files), settings, environ, wishes)
-    if wishes.dry_run:
+    _apply(stack(settings, monitoring_files), settings, environ, options)
+    if options.dry_run:
         return
-    with session(environ, wishes.context, quiet=True) as it:
+    with session(environ, options.context, quiet=True) as it:
         control = ControlPlane(it.api, it.place)
         with step(f"setting up client {CLIENT}"):
             for client in (TEST_CLIENT, CLIENT):
                 control.setup_client(client, DEFAULT_DATABASE)
         planned = [Planned(one, 1.0) for one in default_microservices(settings)]
-        Rollout(it, control, wishes.timeout_s).start(CLIENT, planned, force=wishes.force)
+        Rollout(it, control, options.timeout_s).start(CLIENT, planned, force=options.force)
         with step("predicting a test digit"):
             checks = control.check(CLIENT, GATEWAY_SERVICE, _HTTP_PORT, GRPC_PORT)
     for line in (*checks, *_next_steps()):
@@ -108,11 +110,11 @@ def _apply(
     objects: Sequence[Object],
     settings: KubernetesSettings,
     environ: Mapping[str, str],
-    wishes: Wishes,
+    options: DeployOptions,
 ) -> None:
-    with session(environ, wishes.context, quiet=True) as it:
+    with session(environ, options.context, quiet=True) as it:
         made = in_order([*objects, *secret_objects(settings, it.api)])
-    deploy_objects(made, place_of(settings), wishes, environ)
+    deploy_objects(made, place_of(settings), options, environ)
 
 
 def _next_steps() -> list[str]:

@@ -20,7 +20,7 @@ _TIMEOUT_S = 60.0
 _OK = 200
 
 # Envoy's administration listens inside of its pod alone, whose image has bash, no HTTP client.
-_ASK = (
+_HTTP_GET = (
     f"exec 3<>/dev/tcp/127.0.0.1/{ADMIN_PORT} && "
     r"""printf 'GET %s HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n' "$0" >&3 && cat <&3"""
 )
@@ -71,7 +71,7 @@ def _envoys(api: Api, place: Place) -> list[str]:
 
 def _has(api: Api, place: Place, pod: str, newest: Mapping[str, str]) -> bool:
     answer = bytearray()
-    words = ["bash", "-c", _ASK, envoy_view.STATISTICS_PATH]
+    words = ["bash", "-c", _HTTP_GET, envoy_view.STATISTICS_PATH]
     try:
         status = exec_stream.run(
             api, place.namespace, pod, ENVOY, words, out=answer.extend, err=lambda _: None

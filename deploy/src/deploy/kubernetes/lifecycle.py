@@ -14,7 +14,7 @@ _BALANCER_S = 90.0
 
 
 @dataclass(frozen=True)
-class Wishes:
+class DeployOptions:
     """How a deploy is done.
 
     Attributes:
@@ -33,7 +33,7 @@ class Wishes:
 
 
 def deploy_objects(
-    objects: Sequence[Object], place: Place, wishes: Wishes, environ: Mapping[str, str]
+    objects: Sequence[Object], place: Place, options: DeployOptions, environ: Mapping[str, str]
 ) -> None:
     """Apply the objects, wait until they are ready, remove ours that are in the list no more.
 
@@ -42,23 +42,23 @@ def deploy_objects(
     Raises:
         ClusterError: One sentence each.
     """
-    with _reached(environ, wishes.context) as api:
+    with _reached(environ, options.context) as api:
         cluster = Cluster(api, place)
-        for outcome in cluster.apply(objects, dry_run=wishes.dry_run, force=wishes.force):
-            say(f"{outcome} (dry run)" if wishes.dry_run else str(outcome))
-        if wishes.dry_run:
+        for outcome in cluster.apply(objects, dry_run=options.dry_run, force=options.force):
+            say(f"{outcome} (dry run)" if options.dry_run else str(outcome))
+        if options.dry_run:
             for item in cluster.stale(objects):
                 say(f"{Reference.of(item)}: {Change.REMOVED} (dry run)")
             say("dry run: nothing was changed")
             return
         for outcome in replace_failing(api, objects):
             say(str(outcome))
-        wait_ready(api, objects, wishes.timeout_s)
+        wait_ready(api, objects, options.timeout_s)
         # Last: what is stale may have served until now.
-        for outcome in cluster.prune(objects, wishes.timeout_s):
+        for outcome in cluster.prune(objects, options.timeout_s):
             say(str(outcome))
         say("")
-        for line in _addresses(api, place, wishes.gateway):
+        for line in _addresses(api, place, options.gateway):
             say(line)
 
 

@@ -302,13 +302,13 @@ class _Reader:
         return text
 
     def overlays(self) -> tuple[str, ...]:
-        asked = re.split(r"[\s,]+", self.text("K8S_OVERLAYS"))
-        for overlay in filter(None, asked):
+        names = re.split(r"[\s,]+", self.text("K8S_OVERLAYS"))
+        for overlay in filter(None, names):
             if overlay not in OVERLAYS:
                 raise SettingInvalid(
                     f"K8S_OVERLAYS has {overlay!r}, expected {' or '.join(OVERLAYS)}"
                 )
-        return tuple(overlay for overlay in OVERLAYS if overlay in asked)
+        return tuple(overlay for overlay in OVERLAYS if overlay in names)
 
     def sizing(
         self, service: str, default: Resources, replicas: int = 1, *, scales: bool = False

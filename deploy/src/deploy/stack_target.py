@@ -1,4 +1,4 @@
-"""Where the commands act: on this machine's stack, or on the one in a cluster."""
+"""Which stack the commands act on: the one on this machine, or one in a cluster."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ class Target(StrEnum):
 
 
 @dataclass(frozen=True)
-class Where:
-    """Which stack.
+class StackTarget:
+    """The stack that a command acts on.
 
     Attributes:
-        target: What runs it.
-        context: Of KUBECONFIG; None for its current one.
+        target: Where it runs.
+        context: Context of the kubeconfig file; None for the current one.
     """
 
     target: Target
@@ -30,25 +30,25 @@ class Where:
 
     @property
     def in_cluster(self) -> bool:
-        """Whether it is one in Kubernetes."""
+        """Whether the stack runs in Kubernetes."""
         return self.target is Target.KUBERNETES
 
 
-def choose(environ: Mapping[str, str], target: str | None, context: str | None) -> Where:
-    """What an option says, else SELDON_TARGET, else this machine.
+def choose(environ: Mapping[str, str], target: str | None, context: str | None) -> StackTarget:
+    """The target of the options, else of SELDON_TARGET, else this machine.
 
     Raises:
-        SettingInvalid: Neither of the two, or a context of no cluster.
+        SettingInvalid: Unknown target, or a context without a cluster.
     """
     text = target or environ.get(VARIABLE) or Target.LOCAL
     if text not in list(Target):
         raise SettingInvalid(
             f"{'--target' if target else VARIABLE} is {text!r}, expected {' or '.join(Target)}"
         )
-    where = Where(Target(text), context)
-    if context is not None and not where.in_cluster:
+    chosen = StackTarget(Target(text), context)
+    if context is not None and not chosen.in_cluster:
         raise SettingInvalid(
-            f"--context is {context!r}, expected none with target {where.target}; add --target "
+            f"--context is {context!r}, expected none with target {chosen.target}; add --target "
             f"{Target.KUBERNETES}, or set {VARIABLE}={Target.KUBERNETES}"
         )
-    return where
+    return chosen

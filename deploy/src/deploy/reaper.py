@@ -1,7 +1,7 @@
-"""`python -m deploy.sweep HOME PROGRAM`: run before a program is started again.
+"""`python -m deploy.reaper HOME PROGRAM`: stops what a killed program left running.
 
-When a server's first process is killed, its workers may live on and hold its port; nobody would
-stop them. The program's script calls this before every start but the first.
+When a server's parent process is killed, its workers may survive and hold its port. The program's
+script runs this before every start but the first.
 """
 
 import sys
@@ -13,8 +13,8 @@ _GRACE_S = 0.3
 
 
 def main(home: str, program: str) -> None:
-    """End what a predecessor of `program` left behind."""
-    # Not the script that calls this: of_stack leaves out ancestors.
+    """Stop the processes that the previous run of `program` left behind."""
+    # of_stack leaves out ancestors, so not the calling script.
     leftovers = stack_processes.of_stack(Path(home), program)
     if leftovers:
         pids = ", ".join(str(process.pid) for process in leftovers)
