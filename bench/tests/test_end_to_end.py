@@ -128,6 +128,7 @@ def test_the_gateways_threads(tmp_path: Path) -> None:
     assert all(sample["upstream_cpu_ms"] > 0 for sample in result["samples"])
 
 
+@pytest.mark.stack
 def test_other_servers_and_our_own_generator(tmp_path: Path) -> None:
     """The other server is our own with a recorded request; one more cannot be started."""
     (port, nobody) = free_ports(2)
@@ -165,6 +166,7 @@ def short_folder() -> Iterator[Path]:
         yield Path(folder).resolve()
 
 
+@pytest.mark.stack
 def test_interrupted_it_ends_its_servers_and_keeps_what_it_has(
     tmp_path: Path, short_folder: Path
 ) -> None:
@@ -197,9 +199,7 @@ def test_an_engine_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
         engine_of(int8, "tensorflow")
     assert (engine_of(MODEL, ""), engine_of(int8, "")) == ("litert", "litert")
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # as if it were not installed
-    with pytest.raises(
-        BenchError, match="not installed; run make setup-tensorflow$"
-    ):
+    with pytest.raises(BenchError, match=r"not installed; run make setup-tensorflow$"):
         engine_of(MODEL, "tensorflow")
 
 

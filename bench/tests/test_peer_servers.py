@@ -57,6 +57,7 @@ def test_requirements_are_exact_and_name_no_registry() -> None:
                 assert re.fullmatch(r"[\w.-]+==[\w.!+]+", line), f"{file.name}: {line}"
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_peers_answer_right(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,8 @@ from bench.server_metrics import read
 from bench.servers import HOST, Ports, Running, our_plan, running
 from ports import free_ports
 
+pytestmark = pytest.mark.stack
+
 MODEL = Path(__file__).parents[2] / "models/deep_mnist/1"
 DIGITS = Digits.of_model(MODEL)
 BAD = {

@@ -87,6 +87,7 @@ def test_the_table_has_a_column_for_each_number_and_only_what_was_measured() -> 
     assert scale.markdown(rows).count("\n") == len(rows) + 1
 
 
+@pytest.mark.stack
 @pytest.mark.timeout(180)
 def test_a_short_run_with_two_envoys(tmp_path: Path) -> None:
     words = ("--clients", "3,120", "--rounds", "1", "--seconds", "1", "--envoys", "2")

@@ -3,6 +3,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from loadtest import tables
 from loadtest.calibration import CALIBRATION, FLOOR_RATE, calibrate, measure
 from loadtest.runner import run_load_test
@@ -46,6 +48,7 @@ def test_a_rate_that_is_kept_the_second_time_is_kept() -> None:
     assert measure(at, (500, 800))["highest_rate"] == 800
 
 
+@pytest.mark.truth
 def test_a_calibration_measures_both_protocols(tmp_path: Path) -> None:
     told: list[str] = []
     folder = calibrate(tmp_path, run_load_test, rates=(), seconds=1, told=told.append)

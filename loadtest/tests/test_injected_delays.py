@@ -9,14 +9,16 @@ from loadtest.attribution import (
     CLIENT_AND_NETWORK,
     GATEWAY,
     MODEL,
-    REST_OF_SERVER,
+    OTHER_SERVER,
 )
+
+pytestmark = pytest.mark.truth
 
 INJECTED_MS = 20.0
 WITHIN_MS = 2.0
 LAYERS = {
     "--gateway-ms": GATEWAY,
-    "--server-ms": REST_OF_SERVER,
+    "--server-ms": OTHER_SERVER,
     "--network-ms": CLIENT_AND_NETWORK,
 }
 

@@ -35,6 +35,7 @@ def read(bind: str) -> dict[tuple[str, str], float]:
     return found
 
 
+@pytest.mark.stack
 def test_while_a_run_goes_on_its_requests_are_there(
     bind: str, start_queue: Any, begin_launch: Any, finish_launch: Any
 ) -> None:

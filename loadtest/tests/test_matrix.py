@@ -15,7 +15,7 @@ from loadtest.benchmark import interleaved
 from loadtest.cli import show
 from loadtest.credentials import Credentials
 from loadtest.errors import SettingInvalid
-from loadtest.matrix import WAYS, matrix
+from loadtest.matrix import VARIANTS, matrix
 from loadtest.settings import LoadTestSettings
 
 KEYS = {
@@ -34,16 +34,16 @@ def test_each_way_differs_from_the_others_as_it_says(make_run: MakeRun, tmp_path
         return [make_run(one.protocol, settings=one.document()) for one in runs]
 
     options = {"output": tmp_path / "out", "seed": 5}
-    folder = matrix("c", list(WAYS), options, KEYS, run, blocks=2)
-    assert len({one.document()["command"] for one in asked}) == len(WAYS)
+    folder = matrix("c", list(VARIANTS), options, KEYS, run, blocks=2)
+    assert len({one.document()["command"] for one in asked}) == len(VARIANTS)
     assert {(one.users, one.seed, len(one.blocks)) for one in asked} == {(50, 5, 2)}
-    by_key = dict(zip(WAYS, asked, strict=True))
+    by_key = dict(zip(VARIANTS, asked, strict=True))
     assert by_key["get"].rest_form == "jsonp-get"
     assert by_key["post-2"].number_decimals == "2"
     assert by_key["grpc-per-call"].connections == "per-call"
     assert by_key["grpc-images"].images == by_key["post-images"].images == 8
     document = json.loads((folder / "summary.json").read_text())
-    assert [one["a"] for one in document["verdicts"]] == ["get"] * (len(WAYS) - 1)
+    assert [one["a"] for one in document["verdicts"]] == ["get"] * (len(VARIANTS) - 1)
     assert all(one["unfair"] == [] for one in document["verdicts"])
     assert folder.name.endswith("-matrix")
     console = Console(width=80, record=True)
@@ -51,7 +51,7 @@ def test_each_way_differs_from_the_others_as_it_says(make_run: MakeRun, tmp_path
     text = console.export_text()
     (table,) = re.findall(r"client side.*?Mean ratio", text, re.DOTALL)
     assert "…" not in table  # nothing is cut off
-    for way in WAYS.values():
+    for way in VARIANTS.values():
         assert way.name in table
 
 
@@ -77,6 +77,7 @@ def test_turns_of_several_go_there_and_back(seed: int) -> None:
         assert before.end_s < after.begin_s
 
 
+@pytest.mark.stack
 def test_the_ways_are_measured_for_real(start_stub: Any, tmp_path: Path) -> None:
     rest, grpc = start_stub("http_stub", delay_s=0.02), start_stub("grpc_stub")
     done = subprocess.run(

@@ -20,6 +20,8 @@ from queue_simulation import departures, poisson
 from loadtest import answers, payloads, wire
 from loadtest.answers import GatewayTiming, ServerTiming
 
+pytestmark = pytest.mark.truth
+
 PROTOCOLS = ("rest", "grpc")
 SERVICE_S = 0.005
 REQUESTS = 100

@@ -166,6 +166,7 @@ def test_the_cpu_is_that_of_the_time_between_opening_and_closing() -> None:
     assert 0.09 < result["cpu_s"] <= result["cpu_over_s"] + 0.001
 
 
+@pytest.mark.truth
 def test_a_generator_that_works_all_its_turns_is_busy_though_it_rests_in_others() -> None:
     recorder = Recorder("locust", "rest", None, None)
     now = time.perf_counter_ns()

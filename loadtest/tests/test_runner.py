@@ -95,6 +95,7 @@ def test_the_report_agrees_with_the_server(
             assert not any(key in text for key in (b"js-key", b"all-key", b"all-secret", b"token-"))
 
 
+@pytest.mark.stack
 def test_the_benchmark_runs_both_and_compares(start_stub: Any, tmp_path: Path) -> None:
     rest, grpc = start_stub("http_stub", delay_s=0.03), start_stub("grpc_stub", delay_s=0.01)
     done = subprocess.run(
@@ -129,6 +130,7 @@ def test_the_benchmark_runs_both_and_compares(start_stub: Any, tmp_path: Path) -
     }
 
 
+@pytest.mark.stack
 def test_of_runs_that_share_the_servers_no_counts_are_read(start_stub: Any, tmp_path: Path) -> None:
     rest, grpc = start_stub("http_stub"), start_stub("grpc_stub")
     done = subprocess.run(
@@ -155,6 +157,7 @@ def test_of_runs_that_share_the_servers_no_counts_are_read(start_stub: Any, tmp_
     assert "refused" in runs["grpc"]["server_metrics"]["missing_because"]
 
 
+@pytest.mark.stack
 def test_every_wrong_answer_is_a_failure(
     start_stub: Any, begin_launch: Any, finish_launch: Any
 ) -> None:
@@ -197,6 +200,7 @@ def test_every_wrong_answer_is_a_failure(
         assert reason in " ".join(done.out.split()), name
 
 
+@pytest.mark.stack
 def test_digits_told_wrong_make_a_run_invalid(start_stub: Any, launch: Any, tmp_path: Path) -> None:
     stub = start_stub("http_stub", "digit")
     (tmp_path / "model.json").write_text('{"accuracy": {"held_out": {"wrong": []}}}')
@@ -210,6 +214,7 @@ def test_digits_told_wrong_make_a_run_invalid(start_stub: Any, launch: Any, tmp_
     assert not done.summary["valid"]
 
 
+@pytest.mark.stack
 def test_the_originals_payload_and_connections(
     start_stub: Any, begin_launch: Any, finish_launch: Any
 ) -> None:
@@ -231,6 +236,7 @@ def test_the_originals_payload_and_connections(
         assert "--payload random --connections per-call" in done.summary["settings"]["command"]
 
 
+@pytest.mark.stack
 def test_a_refused_token_is_fetched_anew_within_the_request(start_stub: Any, launch: Any) -> None:
     # The preflight's token is the first; the load test's, the second, counts as expired.
     http, grpc = start_stub("http_stub"), start_stub("grpc_stub", "expired")
@@ -246,6 +252,7 @@ def test_a_refused_token_is_fetched_anew_within_the_request(start_stub: Any, lau
     assert http.counts()["tokens"] == 3
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_keeps_what_was_measured(
     signum: int, start_stub: Any, begin_launch: Any, finish_launch: Any, tmp_path: Path
@@ -268,6 +275,7 @@ def test_a_signal_keeps_what_was_measured(
     assert not locusts_of(tmp_path)
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize(
     ("given", "has"),
     [({}, "-event_engine_client"), ({"GRPC_EXPERIMENTS": "tcp_rcv_lowat"}, "tcp_rcv_lowat")],
@@ -298,6 +306,7 @@ def test_a_load_generator_waits_on_the_socket_itself_unless_told_otherwise(
     assert done.summary["failures"] == 0
 
 
+@pytest.mark.stack
 def test_a_locust_process_that_dies_ends_the_run(
     start_stub: Any, begin_launch: Any, finish_launch: Any, tmp_path: Path
 ) -> None:
@@ -319,6 +328,7 @@ def test_a_locust_process_that_dies_ends_the_run(
     assert not locusts_of(tmp_path)
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize(("load", "workers"), [("--wait=10-20", 1), ("--rate=40", 2)])
 def test_locusts_own_page_shows_the_run(
     load: str, workers: int, start_stub: Any, begin_launch: Any, finish_launch: Any, tmp_path: Path
@@ -347,6 +357,7 @@ def test_locusts_own_page_shows_the_run(
     assert not locusts_of(tmp_path)
 
 
+@pytest.mark.stack
 def test_no_locust_process_outlives_a_killed_parent(
     start_stub: Any, begin_launch: Any, tmp_path: Path
 ) -> None:

@@ -17,6 +17,8 @@ import pytest
 from polling import eventually
 from ports import free_ports
 
+pytestmark = pytest.mark.stack
+
 LOST_WITHIN_S = 5.0
 SLACK_S = 3.0  # for processes to end and the report to be written
 OPTIONS = ("--test-type", "js-predict", "--duration", "4", "--rate", "80")

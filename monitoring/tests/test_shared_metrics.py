@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -147,6 +148,7 @@ def test_a_scrape_never_sees_a_count_twice_or_not_at_all(tmp_path: Path) -> None
     assert seen == {600}
 
 
+@pytest.mark.stack
 def test_a_thousand_killed_workers_later_a_scrape_is_as_fast_and_the_folder_as_small(
     tmp_path: Path,
 ) -> None:
