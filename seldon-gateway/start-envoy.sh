@@ -1,7 +1,6 @@
 #!/bin/sh
-# Envoy in its container. The bootstrap is made with the image; what the place it runs in knows is
-# put in here: how much memory there is, how many cores, how often the control plane is to be asked,
-# and the host's name, by which the control plane knows each Envoy.
+# Starts Envoy in its container. The image holds the bootstrap; this script sets what depends on
+# where it runs: heap, threads, poll interval, and the host name as node id.
 set -eu
 
 refuse() {
@@ -16,11 +15,11 @@ esac
 if [ "$heap" -lt 128 ] || [ "$heap" -gt 1048576 ]; then
     refuse SELDON_ENVOY_HEAP "$SELDON_ENVOY_HEAP" "MiB from 128 to 1048576"
 fi
-# Both are the heap's: the second is half of it (seldon_gateway/envoy_bootstrap.py).
+# The second is half of the heap (seldon_gateway/envoy_bootstrap.py).
 set -- -e "s/\(\"max_heap_size_bytes\": \)[0-9]*/\1$((heap << 20))/" \
     -e "s/\(\"http.async_response_buffer_limit\": \)[0-9]*/\1$((heap << 19))/"
 
-# Of seconds such as 4 or 0.25.
+# Converts seconds such as 4 or 0.25.
 milliseconds() {
     case $1 in
     '' | *[!0-9.]* | *.*.* | .* | *. | 0[0-9]*) return 1 ;;
@@ -35,7 +34,7 @@ milliseconds() {
     echo $((whole * 1000 + 1$part - 1000)) # the 1: a number that begins with 0 is octal
 }
 
-# NAME VALUE, the least and the most in milliseconds, and both as they are told.
+# NAME VALUE, minimum and maximum in milliseconds, and both in seconds for the message.
 check_seconds() {
     ms=$(milliseconds "$2") || ms=-1
     if [ "$ms" -lt "$3" ] || [ "$ms" -gt "$4" ]; then

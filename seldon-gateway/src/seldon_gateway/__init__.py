@@ -1,1 +1,1 @@
-"""The gateway: Envoy in front, the control plane that configures it behind."""
+"""The gateway: Envoy as the proxy, and the control plane that configures it."""

@@ -13,7 +13,7 @@ from seldon_gateway.settings import GatewaySettings
 
 
 def main() -> None:
-    """Become the control plane, or print Envoy's bootstrap; one sentence and 1 on an error."""
+    """Run the control plane, or print Envoy's bootstrap; exit with a sentence on an error."""
     parser = argparse.ArgumentParser(prog="seldon-gateway")
     parser.add_argument("what", choices=("control-plane", "bootstrap"))
     what = parser.parse_args().what
@@ -30,10 +30,10 @@ def main() -> None:
 
 
 def _check(settings: GatewaySettings) -> None:
-    """Say now what gunicorn would say between tracebacks: the last line is what a pod is known by.
+    """Check the settings before gunicorn does, which would print tracebacks.
 
     Exits:
-        With one sentence, where state cannot be kept.
+        With one sentence if the state cannot be stored.
     """
     try:
         settings.home.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The error object of the original's API, and which one means what.
+"""The errors of the API, in the original's format.
 
-The ids and messages are part of the wire. `status` is what the answer says today; `legacy_status`
-is the number that the original wrote into its body, which JSONP callers still see.
+Clients may depend on the ids. `status` is the HTTP status of a response; `legacy_status` is the
+number that the original wrote into the body, which JSONP callers still see.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ApiError:
-    """One kind of refusal."""
+    """One error that the API returns."""
 
     error_id: int
     message: str

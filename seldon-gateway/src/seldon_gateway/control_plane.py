@@ -1,7 +1,7 @@
-"""The control plane over HTTP: Envoy's questions, tokens, public keys.
+"""The control plane's HTTP server: xDS discovery for Envoy, access tokens, public keys.
 
-Envoy lets callers reach /token, /version and the public keys; the discovery endpoints and health
-are for Envoy and its operator, on this machine or on a network of their own.
+Envoy routes callers to /token, /version and the public keys. The discovery and health endpoints
+are for Envoy and its operator alone, on loopback or a private network.
 """
 
 import logging
@@ -23,7 +23,7 @@ from seldon_gateway.tokens import TokenIssuer
 
 log = logging.getLogger(__name__)
 
-# The original's last release: what its clients compare against.
+# The original's last release, which its clients compare with.
 VERSION = {
     "major": 1,
     "minor": 4,
@@ -31,7 +31,7 @@ VERSION = {
     "date": "31-10-2017",
     "version_number": "1.4.10",
 }
-# Envoy names all its extensions in every discovery_request: about 70 kB.
+# Envoy lists all its extensions in every discovery request: about 70 kB.
 MAX_BODY_BYTES = 1_048_576
 _CALLBACK = re.compile(envoy_headers.CALLBACK_FORM)
 _CALLBACK_WRONG = ApiError(
@@ -41,7 +41,7 @@ _GRANT = "client_credentials"
 
 
 def create_app(registry: Registry, issuer: TokenIssuer, timeout_s: float) -> Flask:
-    """Serve `registry` to Envoy and tokens of `issuer` to callers."""
+    """The control plane's Flask app: `registry` as xDS resources, tokens of `issuer`."""
     app = Flask("seldon_gateway")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     snapshots = Snapshots(registry, timeout_s)
@@ -132,7 +132,7 @@ def create_app_from_env() -> Flask:
 
 
 def _legacy_token(registry: Registry, issuer: TokenIssuer) -> Response:
-    """As the original answers: keys as parameters, errors by its ids, wrapped where asked."""
+    """The original's token endpoint: keys as parameters, its error ids, JSONP if requested."""
     callback = request.values.get("jsonpCallback", "") if request.method == "GET" else ""
     if callback and not (
         len(callback) <= envoy_headers.CALLBACK_LENGTH and _CALLBACK.fullmatch(callback)
@@ -167,7 +167,7 @@ def _missing(key: str, secret: str) -> ApiError | None:
 
 def _credentials_error(consumer: Consumer | None, secret: str) -> ApiError | None:
     if consumer is None or not consumer.secret_hash:
-        burn_a_comparison()  # of a key without a secret as well
+        burn_a_comparison()  # also for a key without a secret
         return api_errors.KEY_UNKNOWN if consumer is None else api_errors.SECRET_WRONG
     if not consumer.secret_matches(secret):
         return api_errors.SECRET_WRONG
@@ -175,7 +175,7 @@ def _credentials_error(consumer: Consumer | None, secret: str) -> ApiError | Non
 
 
 def _standard_token(registry: Registry, issuer: TokenIssuer) -> Response:
-    """RFC 6749, section 4.4: the client credentials grant, by Basic or by form fields."""
+    """The client credentials grant of RFC 6749, section 4.4, by Basic or by form fields."""
     if request.method != "POST":
         return _oauth_refuse("invalid_request", "the token request must be a POST", 400)
     grant = request.form.get("grant_type")
@@ -195,7 +195,7 @@ def _standard_token(registry: Registry, issuer: TokenIssuer) -> Response:
         key = request.form.get("client_id", "")
         secret = request.form.get("client_secret", "")
     consumer = registry.find_consumer(key) if key else None
-    # One text and one time for all that can be wrong: nobody learns here which keys there are.
+    # The same text after the same time for each failure, so that no key can be guessed.
     if _credentials_error(consumer, secret) is not None or consumer is None:
         return _oauth_refuse("invalid_client", "the client is unknown or its secret is wrong", 401)
     return _uncached(

@@ -1,4 +1,4 @@
-"""What Envoy is started with: two listeners, and where to ask for routes and clusters. Pure."""
+"""Envoy's bootstrap: listeners, and the control plane as source of routes and clusters. Pure."""
 
 import json
 from typing import Any
@@ -30,11 +30,11 @@ _STATS_BUCKETS_MS = [float(f"{0.05 * 1.15**n:.3g}") for n in range(88)]
 _TYPE = "type.googleapis.com/"
 _FILTERS = _TYPE + "envoy.extensions.filters."
 
-# Parameters come with their escapes undone, so with any byte, and some bytes in a header fail the
-# whole request. A key of other characters than keys have is nobody's. A callback of others, or too
-# long, is none here: the server sees it in the URL and says what is wrong with it.
-# A form's fields are out of sight of routes. Only a POST of a form to /js/predict without the key
-# in its URL is looked into; the buffer filter has its whole body by then.
+# Query parameters arrive unescaped, so with any byte, and some bytes in a header fail the request.
+# A key with characters that no key has is replaced by one that matches no client. An invalid
+# callback is dropped here: the server sees it in the URL and reports what is wrong with it.
+# Routes cannot match form fields, so a form POST to /js/predict without a key in its URL is parsed
+# here; the buffer filter has its whole body by then.
 _FORM_KEY_LUA = f"""
 function envoy_on_request(handle)
   local headers = handle:headers()
@@ -54,7 +54,7 @@ function envoy_on_request(handle)
   if not content_type:lower():find("application/x-www-form-urlencoded", 1, true) then return end
   local body = handle:body(true)
   if body == nil then return end
-  headers = handle:headers()  -- the wait for the body has ended the life of the first
+  headers = handle:headers()  -- the first is invalid after the wait for the body
   local form = "&" .. body:getBytes(0, body:length()) .. "&"
   local function take(field, pattern, header)
     if (headers:get(header) or "") ~= "" then return end
@@ -93,8 +93,8 @@ def bootstrap(settings: GatewaySettings) -> Json:
             ]
         },
         "overload_manager": _overload_manager(settings),
-        # Routes of 40,000 clients are more than Envoy takes by default, 32 MiB: it would hang up in
-        # the middle and ask again, without end. What the control plane says is trusted.
+        # Routes of 40,000 clients exceed Envoy's default limit of 32 MiB: it would abort the
+        # response and poll again for ever. Responses of the control plane are trusted.
         "layered_runtime": {
             "layers": [
                 {
@@ -174,7 +174,7 @@ def _grpc_listener(settings: GatewaySettings) -> Json:
 
 
 def _stats_listener(settings: GatewaySettings) -> Json:
-    """Envoy's statistics for Prometheus; the administration itself stays on loopback."""
+    """Serves Envoy's statistics to Prometheus; the administration interface stays on loopback."""
     routes = [
         {
             "match": {
@@ -195,7 +195,7 @@ def _stats_listener(settings: GatewaySettings) -> Json:
 
 
 def _connection_manager(settings: GatewaySettings, routes: str, own: Json) -> Json:
-    """What both listeners share; Envoy's guide for edge proxies is the source of the limits."""
+    """Settings of both listeners. Source of the limits: Envoy, "Configuring as an edge proxy"."""
     return {
         "@type": _FILTERS + "network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": routes,
@@ -238,7 +238,7 @@ def _listener(name: str, host: str, port: int, manager: Json) -> Json:
 
 
 def _early_mutation(values: dict[str, str]) -> Json:
-    """Remove what a caller sends under our names, then fill in what the request itself says."""
+    """Remove our internal headers from a request, then set them from its path and query."""
     mutations: list[Json] = [{"remove": header} for header in envoy_headers.ALL]
     mutations += [
         {
@@ -279,7 +279,7 @@ def _jwt_filter(settings: GatewaySettings, prefix: str, *, query_parameter: bool
                 "timeout": "1s",
             },
             "cache_duration": f"{settings.jwks_cache_s:g}s",
-            # Fetched beside the requests: with the control plane down the old keys stay good.
+            # Fetched in the background: the old keys stay valid while the control plane is down.
             "async_fetch": {"failed_refetch_duration": "1s"},
         },
     }
@@ -305,7 +305,7 @@ def _router() -> Json:
     }
 
 
-# Answers of Envoy's own
+# Local replies
 
 _IF_OURS = 'response.code_details == "direct_response"'
 _IF_EXPIRED = 'response.code_details.contains("Jwt_is_expired")'
@@ -326,7 +326,7 @@ _REST_CASES: list[tuple[str, ApiError]] = [
 
 
 def _rest_replies() -> list[Json]:
-    """Envoy's own answers as the API's error object, in a callback where a script waits."""
+    """Envoy's local replies as the API's error object, wrapped for JSONP callers."""
     callback = f'"{envoy_headers.CALLBACK}" in request.headers'
     value = f'request.headers["{envoy_headers.CALLBACK}"]'
     form = (
@@ -350,7 +350,7 @@ def _rest_replies() -> list[Json]:
 
 
 def _grpc_replies() -> list[Json]:
-    """The same as texts: Envoy makes a gRPC status of the HTTP status, and its message of these."""
+    """The same as plain text, which Envoy sends as the message of the gRPC status."""
     return [
         _mapper(_IF_EXPIRED, 401, f"{GRPC_AUTH_TEXT}: the token has expired", _TEXT),
         _mapper(_IF_MISSING, 401, f"{GRPC_AUTH_TEXT}: no token was sent", _TEXT),
@@ -401,11 +401,11 @@ def _mapper(condition: str, status: int | None, body: str, content_type: str) ->
     return mapper
 
 
-# The rest
+# Parts of the bootstrap
 
 
 def _failures_log(*, grpc: bool) -> Json:
-    """One line for each request that failed; never its query, which holds keys and tokens."""
+    """Access log of failed requests, without the query, which holds keys and tokens."""
     return {
         "name": "envoy.access_loggers.stderr",
         "filter": {
@@ -450,7 +450,7 @@ def _control_plane_source(settings: GatewaySettings) -> Json:
             "transport_api_version": "V3",
             "cluster_names": [CONTROL_PLANE],
             "refresh_delay": f"{settings.poll_s:g}s",
-            # Routes of many clients take their time to come.
+            # Routes of many clients take long to transfer.
             "request_timeout": "5s",
         },
         "initial_fetch_timeout": "15s",

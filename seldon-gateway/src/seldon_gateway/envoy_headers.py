@@ -1,6 +1,6 @@
-"""The internal headers by which Envoy's filters, routes and the servers tell each other things.
+"""Internal headers between Envoy's filters, its routes and the model servers.
 
-What a caller sends under these names is removed before anything looks at it.
+Envoy removes them from callers' requests before any filter or route reads them.
 """
 
 # Set by the early header mutation and by the filters; "" where the request has none.
@@ -13,16 +13,16 @@ SUBJECT = "x-seldon-subject"
 CLIENT = "x-seldon-client"
 VARIATION = "x-seldon-variation"
 
-# Set on the model server's answer, for who measures where the time goes.
+# Set on the model server's response: gateway and upstream time, for load tests.
 TIMING = "x-gateway-timing"
 
 ALL = (PATH, CONSUMER_KEY, CALLBACK, SUBJECT, CLIENT, VARIATION)
-# No business of a model server's. The others are kept: Envoy's answer needs them when it fails.
+# Not sent to model servers. The others are kept: local replies need them.
 CREDENTIALS = (CONSUMER_KEY, SUBJECT, "oauth_token")
 AUTHORIZATION = "authorization"
 
-# What a JSONP callback may be made of, and its most characters. Apart, since a counted repetition
-# exceeds the size that Envoy allows a regular expression.
+# Characters and greatest length of a JSONP callback. Separate, since a counted repetition exceeds
+# Envoy's size limit of a regular expression.
 CALLBACK_FORM = r"[A-Za-z0-9_.$]+"
 CALLBACK_LENGTH = 128
 

@@ -1,4 +1,4 @@
-"""Clients and strategies become Envoy's routes and clusters. Pure: values in, values out.
+"""Envoy's routes and clusters from clients and strategies. Pure.
 
 A request costs one look-up in a hash map however many clients there are: the virtual host's matcher
 maps the path, then the consumer key or the token's subject, to a route.
@@ -25,24 +25,24 @@ REST_ROUTES, GRPC_ROUTES = "rest", "grpc"
 PROTOCOLS: tuple[Protocol, ...] = ("rest", "grpc")
 CONTROL_PLANE = "control_plane"
 
-# Shares are whole numbers to Envoy: a ratio of a millionth still counts.
+# Envoy's weights are integers: the smallest ratio is one millionth.
 TOTAL_WEIGHT = 1_000_000
 
-# Envoy's defaults of 1,024 answer 503 under load; these bound memory, not throughput.
+# Envoy's default of 1,024 overflows under load (503); these bound memory, not throughput.
 _LIMITS = {
     "max_connections": 4096,
     "max_pending_requests": 16384,
     "max_requests": 16384,
     "max_retries": 256,
 }
-# A model server closes idle connections after a longer time: Envoy must be first.
+# Shorter than the idle timeout of the model servers, so that Envoy closes first.
 _IDLE_TIMEOUT = "30s"
 _CONNECT_TIMEOUT = "0.5s"
-# Few streams on each connection, so that load opens several and they spread over the processes
-# that share one port.
+# Few streams per connection, so that load opens several connections, which spread over the
+# processes that share one port.
 _GRPC_STREAMS_PER_CONNECTION = 8
 
-# Microseconds in the gateway before the request went on, and from then to the answer's first byte.
+# Microseconds in the gateway before the upstream request, and then to the first response byte.
 _TIMING = (
     "in=%COMMON_DURATION(DS_RX_BEG:US_TX_BEG:us)%, "
     "upstream=%COMMON_DURATION(US_TX_BEG:US_RX_BEG:us)%"
@@ -54,7 +54,7 @@ _CHALLENGE = 'Bearer realm="seldon"'
 
 
 class Table(StrEnum):
-    """A map of Envoy's, from a consumer key to a client's route."""
+    """One of Envoy's match maps, from a consumer key to a client's route."""
 
     JS_KEYS = REST_ROUTES + "-js"
     ALL_KEYS = REST_ROUTES
@@ -69,7 +69,7 @@ TABLES: dict[str, tuple[Table, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class ClientRoutes:
-    """What one client adds to the maps.
+    """One client's entries in the match maps.
 
     Attributes:
         entries: For each map, JSON of the client's entries without braces; "" for none.
@@ -112,7 +112,7 @@ def route_configuration(name: str, clients: Iterable[ClientRoutes]) -> bytes:
 
     Args:
         name: REST_ROUTES or GRPC_ROUTES.
-        clients: What every active client adds; the same in another order is another text.
+        clients: Entries of every active client; their order is that of the output.
     """
     clients = list(clients)
     entries = {
@@ -153,7 +153,7 @@ def static_cluster(name: str, endpoints: Collection[Endpoint]) -> Json:
 # Matchers
 
 
-# What stands where a client's name or a map's entries go: neither names nor keys have braces.
+# Placeholders for a client's name and a map's entries: neither names nor keys have braces.
 _NAME = "{client}"
 _ENTRIES = "{%s}"
 
@@ -184,15 +184,15 @@ def _document(name: str, filled: frozenset[Table]) -> Json:
                 "name": name,
                 "domains": ["*"],
                 "matcher": matcher,
-                # Here once, and not with every key: a table of many clients is read much faster.
+                # Once here instead of with every key: Envoy parses many clients much faster.
                 "retry_policy": _RETRIES,
                 "request_headers_to_remove": list(envoy_headers.CREDENTIALS),
                 "response_headers_to_add": [_header(envoy_headers.TIMING, _TIMING)],
             }
         ],
-        # So that a route can take away what its host adds.
+        # So that a route can remove a header that its virtual host adds.
         "most_specific_header_mutations_wins": True,
-        # A route may come before its cluster on a first start: that is a 503, not a refusal.
+        # On first start a route may arrive before its cluster: respond 503, do not reject it.
         "validate_clusters": False,
     }
 
@@ -234,7 +234,7 @@ def _grpc_matcher(maps: Mapping[Table, Json]) -> Json:
 
 
 def _by_header(header: str, actions: Json, otherwise: Json) -> Json:
-    """One look-up of a header's value; Envoy refuses an empty map."""
+    """One look-up by a header's value; Envoy rejects an empty map."""
     if not actions:
         return otherwise
     return {
@@ -249,7 +249,7 @@ def _by_header(header: str, actions: Json, otherwise: Json) -> Json:
 
 
 def _js_refusal() -> Json:
-    """No client has the key: is there a key at all, and does a script wait for the answer?"""
+    """The error for an unknown or missing consumer key, wrapped for JSONP callers."""
     return _if_header(
         envoy_headers.CALLBACK,
         envoy_headers.CALLBACK_FORM,
@@ -304,7 +304,7 @@ def _header_input(header: str) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class _ClientAction:
-    """What is done with a client's requests, as JSON in two parts with the name between them."""
+    """The action of a client's requests: JSON, split where the client's name goes."""
 
     around_name: tuple[bytes, ...]
     clusters: frozenset[str]
@@ -314,7 +314,7 @@ class _ClientAction:
 def _action_of(
     variations: tuple[Variation, ...], protocol: Protocol, timeout_s: float
 ) -> _ClientAction:
-    """Shared by all clients of the same variations: to write it anew for each takes most time."""
+    """Cached, since clients with the same variations share it: rendering takes most time."""
     if not variations:
         return _ClientAction((orjson.dumps(_refusal(api_errors.NO_STRATEGY)),), frozenset())
     around_name = orjson.dumps(_client_action(variations, protocol, timeout_s))
@@ -329,37 +329,37 @@ def _client_action(variations: tuple[Variation, ...], protocol: Protocol, timeou
     headers = [_header(envoy_headers.CLIENT, _NAME)]
     route: Json = {"timeout": timeout}
     if timeout_s >= STREAM_IDLE_S:
-        # Nothing moves on a request that waits for its prediction.
+        # A request that waits for its prediction sends no bytes.
         route["idle_timeout"] = f"{timeout_s + _BEYOND_TIMEOUT_S:g}s"
     if len(variations) == 1:
-        # What most clients have takes half of the bytes of a list of one.
+        # The common case, in half of the bytes of a list with one entry.
         route["cluster"] = cluster_name(protocol, variations[0].endpoints)
         headers.append(_header(envoy_headers.VARIATION, variations[0].label))
     else:
         route["weighted_clusters"] = {"clusters": _weighted(variations, protocol)}
     if protocol == "grpc":
-        # The caller's own deadline counts where it is shorter.
+        # The caller's deadline applies if it is shorter.
         route["max_stream_duration"] = {"grpc_timeout_header_max": timeout}
     return _action(
         {
             "match": {"prefix": "/"},
             "route": route,
             "request_headers_to_add": headers,
-            # Not with the host: who asks for a token shows it to the control plane.
+            # Not in the virtual host: token requests need it at the control plane.
             "request_headers_to_remove": [envoy_headers.AUTHORIZATION],
         }
     )
 
 
-# After so long without a byte either way a request is ended, unless its route says otherwise.
+# Idle timeout of a stream; a route may set a longer one.
 STREAM_IDLE_S = 60
 _BEYOND_TIMEOUT_S = 10
 
-# A prediction is pure: to ask again when a server died under it is safe.
+# Predictions have no side effects, so a retry after a server's death is safe.
 _RETRIES: Json = {
     "retry_on": "connect-failure,refused-stream,reset",
     "num_retries": 2,
-    # Not where it died, while there is another replica.
+    # Prefer another replica.
     "retry_host_predicate": [
         {
             "name": "envoy.retry_host_predicates.previous_hosts",
@@ -443,7 +443,7 @@ def _cluster(name: str, protocol: str, endpoints: tuple[Endpoint, ...]) -> Json:
     cluster: Json = {
         "@type": _TYPE + "envoy.config.cluster.v3.Cluster",
         "name": name,
-        # Envoy takes what follows a dot in a cluster's name for the name of the statistic.
+        # Envoy treats a dot in a cluster's name as a separator in its statistics.
         "alt_stat_name": re.sub(r"\W", "_", name),
         **_discovery(endpoints),
         "connect_timeout": _CONNECT_TIMEOUT,
@@ -459,7 +459,7 @@ def _cluster(name: str, protocol: str, endpoints: tuple[Endpoint, ...]) -> Json:
         },
     }
     if len(endpoints) > 1:
-        # With one replica there is nowhere else to go.
+        # Ejecting the only replica would leave none.
         cluster["outlier_detection"] = {
             "consecutive_gateway_failure": 3,
             "consecutive_5xx": 1000,
@@ -496,7 +496,7 @@ def _assignment(name: str, endpoints: Iterable[Endpoint]) -> Json:
 def _discovery(endpoints: Iterable[Endpoint]) -> Json:
     if all(_is_address(endpoint.host) for endpoint in endpoints):
         return {"type": "STATIC"}
-    # By default Envoy tries nothing but IPv6 where a name has both; our servers listen on 0.0.0.0.
+    # By default Envoy uses IPv6 alone where a name has both; our servers listen on 0.0.0.0.
     return {"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED"}
 
 

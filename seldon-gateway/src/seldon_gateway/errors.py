@@ -1,4 +1,4 @@
-"""What operating the gateway can end in.
+"""Errors of the gateway.
 
     GatewayError
     ├── SettingInvalid        an environment variable is wrong
@@ -8,7 +8,7 @@
     ├── RegistryUnavailable   the database cannot be reached
     └── EnvoyMissing          there is no Envoy binary for this machine
 
-Each message names the thing and the limit, and says what to do next where that is not plain.
+Each message names the value, what was expected and, where it helps, the next step.
 """
 
 

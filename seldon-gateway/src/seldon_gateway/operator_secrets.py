@@ -19,7 +19,7 @@ class OperatorSecrets:
         self._folder = folder
 
     def store(self, client: str, consumer_key: str, secret: str) -> None:
-        """Remember a secret, in the place of an earlier one of the same key."""
+        """Store a secret; it replaces an earlier one of the same key."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         known = self._read(client) | {consumer_key: secret}
         temporary = self._folder / f".{client}.{random.token_hex(8)}"
@@ -33,7 +33,7 @@ class OperatorSecrets:
         return self._read(client).get(consumer_key, "")
 
     def forget(self, client: str) -> None:
-        """Remove what is known of a client."""
+        """Remove a client's secrets."""
         self._file(client).unlink(missing_ok=True)
 
     def _file(self, client: str) -> Path:

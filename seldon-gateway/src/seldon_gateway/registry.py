@@ -1,7 +1,7 @@
-"""The register of clients, their keys and their strategies, in SQLite or PostgreSQL.
+"""The registry of clients, their keys and their strategies, in SQLite or PostgreSQL.
 
-Every change raises the revision in its own transaction: whoever serves from the register asks for
-that one number and reads the rest only when it has risen.
+Every change increments the revision in its transaction, so a reader polls that one number and reads
+the rest only after it has changed.
 """
 
 import re
@@ -48,12 +48,12 @@ _CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,24}")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,50}")
 _KEY_ALPHABET = string.ascii_uppercase + string.digits
 _KEY_LENGTH = 20  # 103 bits
-# A tenth of the usual cost: secrets of ours are random, and /token must not be a way to burn CPU.
+# A tenth of the usual cost: our secrets are random, and /token must not be a way to exhaust CPU.
 _HASH_METHOD = "scrypt:4096:8:1"
 _BUSY_TIMEOUT_S = 10
-# Who asks more seldom than that reads everything once.
+# A reader that is further behind reads everything.
 _KEPT_CHANGES = 10_000
-# In one question to the database: SQLite allows some number of parameters only.
+# In one query: SQLite limits its parameters.
 _CHANGES_AT_ONCE = 500
 _MAKE_TABLES_LOCK = 7_356_366  # any number that others do not use in the same database
 
@@ -69,7 +69,7 @@ class _Revision(_Base):
 
 
 class _Changed(_Base):
-    """Which client each change was about: the newest ones, so that nobody needs to read all."""
+    """The client of each recent change, so that readers fetch only what changed."""
 
     __tablename__ = "changed"
     revision: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -125,7 +125,7 @@ class Consumer:
 
 @dataclass(frozen=True)
 class SetupResult:
-    """A client's credentials; `secret` only when they were made just now."""
+    """A client's credentials; `secret` only if this call created them."""
 
     created: bool
     js_key: str
@@ -135,7 +135,7 @@ class SetupResult:
 
 @dataclass(frozen=True)
 class ServedClient:
-    """What the gateway needs to route an active client's calls."""
+    """An active client as the gateway routes it."""
 
     name: str
     js_keys: tuple[str, ...]
@@ -145,13 +145,13 @@ class ServedClient:
 
 @dataclass(frozen=True)
 class Changes:
-    """What the gateway must do to serve from a revision.
+    """Changes of the registry since a revision.
 
     Attributes:
-        revision: The newest; what is said here may be newer still.
-        everything: Whether `served` is all there is, and all else is to be forgotten.
+        revision: The newest revision; the clients below may be newer still.
+        everything: Whether `served` is complete and replaces all earlier clients.
         served: Clients as they are now.
-        gone: Names of clients that are disabled or removed.
+        gone: Names of disabled or removed clients.
     """
 
     revision: int
@@ -160,17 +160,17 @@ class Changes:
     gone: frozenset[str] = frozenset()
 
 
-# Costs as much time as a real comparison, for keys that are not there.
+# For unknown keys: comparing with it takes as long as with a real hash.
 _NO_CONSUMER_HASH = generate_password_hash("", method=_HASH_METHOD)
 
 
 def burn_a_comparison() -> None:
-    """Take the time of a secret's comparison, so that an unknown key is not told by the clock."""
+    """Take as long as comparing a secret, so that timing does not reveal unknown keys."""
     check_password_hash(_NO_CONSUMER_HASH, "x")
 
 
 class Registry:
-    """The register, over one SQLAlchemy engine; safe to use from several threads."""
+    """The registry, over one SQLAlchemy engine; thread-safe."""
 
     def __init__(self, url: URL) -> None:
         """Use `open` instead."""
@@ -192,7 +192,7 @@ class Registry:
             raise RegistryUnavailable(
                 f"the database of SELDON_DATABASE_URL is not supported: {error}"
             ) from None
-        except ValueError:  # its text may quote a password that stands where the port should
+        except ValueError:  # its text may quote a password in place of the port
             raise RegistryUnavailable(
                 "SELDON_DATABASE_URL is not a valid URL, expected one such as "
                 "postgresql+psycopg://user:password@host:5432/db"
@@ -203,7 +203,7 @@ class Registry:
                 if session.get(_Revision, 1) is None:
                     session.add(_Revision(id=1, value=1))
         except _Duplicate:
-            pass  # another process made it in the same moment
+            pass  # another process inserted it meanwhile
         return registry
 
     def close(self) -> None:
@@ -223,12 +223,12 @@ class Registry:
             return _served(session)
 
     def changes_since(self, revision: int | None) -> Changes | None:
-        """What has changed since a revision, or everything; None when nothing has.
+        """The changes since a revision, or everything; None if there are none.
 
-        It costs what the changes are, not what there is, unless they are too many or too old.
+        Costs in proportion to the changes, unless they are too many or too old.
         """
         with self._begin() as session:
-            # First: what is read after it may be newer, and is then read once more the next time.
+            # First: rows read later may be newer, and are then read again next time.
             newest = session.scalars(select(_Revision.value)).one()
             if newest == revision:
                 return None
@@ -237,7 +237,7 @@ class Registry:
                     _Changed.revision > revision, _Changed.revision <= newest
                 )
                 names = session.scalars(noted).all()
-                # Fewer when another version of this program has changed something.
+                # Fewer if another version of this program made a change.
                 if len(names) == newest - revision:
                     served = _served(session, set(names))
                     gone = frozenset(names) - {client.name for client in served}
@@ -245,7 +245,7 @@ class Registry:
             return Changes(newest, True, _served(session))
 
     def find_consumer(self, consumer_key: str) -> Consumer | None:
-        """The consumer of a key; inactive too when it or its client is disabled."""
+        """The consumer of a key; not active if it or its client is disabled."""
         with self._begin() as session:
             row = session.get(_Consumer, consumer_key)
             if row is None:
@@ -269,7 +269,7 @@ class Registry:
         all_key: str | None = None,
         all_secret: str | None = None,
     ) -> SetupResult:
-        """Register a client with a `js` and an `all` consumer; one that is there stays as it is.
+        """Register a client with a `js` and an `all` consumer; an existing one is unchanged.
 
         Args:
             name: 1 to 25 letters, digits, '_' and '-'.
@@ -471,16 +471,16 @@ class Registry:
                 else Strategy(current.rest, tuple(variations))
             )
             document = strategies.render(replaced)
-            strategies.parse(document)  # what cannot be read back must not be stored
+            strategies.parse(document)  # never store what cannot be read back
             if row.draft is None or row.draft == row.committed:
                 row.draft = document
             row.committed = document
 
     def _make_tables(self) -> None:
-        # Not create_all: that looks first and creates later, and two processes collide between.
+        # Not create_all: it checks first and creates later, so two processes collide.
         with self._begin() as session:
             if self._engine.dialect.name == "postgresql":
-                # IF NOT EXISTS alone fails there for all but the first of several at once.
+                # There IF NOT EXISTS fails for all but the first of concurrent processes.
                 session.execute(select(func.pg_advisory_xact_lock(_MAKE_TABLES_LOCK)))
             for table in _Base.metadata.sorted_tables:
                 session.execute(CreateTable(table, if_not_exists=True))
@@ -505,7 +505,7 @@ class Registry:
     @contextmanager
     def _change(self, client: str) -> Iterator[Session]:
         with self._begin() as session:
-            # First, so that two changes at once wait for each other instead of colliding later.
+            # First, so that concurrent changes wait instead of colliding later.
             raised = update(_Revision).values(value=_Revision.value + 1)
             revision = session.scalars(raised.returning(_Revision.value)).one()
             session.add(_Changed(revision=revision, client=client))
@@ -514,7 +514,7 @@ class Registry:
 
 
 class _Exists(Exception):
-    """The client is there already; rolls the transaction back."""
+    """The client exists; rolls the transaction back."""
 
 
 class _Duplicate(Exception):
@@ -523,11 +523,11 @@ class _Duplicate(Exception):
 
 def _served(session: Session, names: Collection[str] | None = None) -> list[ServedClient]:
     """The active clients of these names, or all of them."""
-    # Columns, not objects: that is a fifth of the time for who has many clients.
+    # Columns instead of objects: a fifth of the time with many clients.
     consumers = select(_Consumer.short_name, _Consumer.scope, _Consumer.consumer_key).where(
         _Consumer.active
     )
-    # As text, by which the many that have the same strategy share one.
+    # As text, the cache key by which clients share a parsed strategy.
     clients = select(_Client.name, cast(_Client.committed, String)).where(_Client.active)
     if names is not None:
         consumers = consumers.where(_Consumer.short_name.in_(names))
@@ -542,7 +542,7 @@ def _served(session: Session, names: Collection[str] | None = None) -> list[Serv
             tuple(sorted(keys.get((name, SCOPE_ALL), ()))),
             _strategy(committed or "null"),
         )
-        # Sorted here: to give some in order, SQLite would walk through all.
+        # Sorted here: SQLite would scan all clients to sort some.
         for name, committed in sorted(session.execute(clients), key=itemgetter(0))
     ]
 
@@ -572,7 +572,7 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
-    """The switch itself fails at once, whatever the timeout, while another process makes it."""
+    """Switch to WAL; it ignores busy_timeout while another process switches."""
     deadline = time.monotonic() + _BUSY_TIMEOUT_S
     while True:
         try:

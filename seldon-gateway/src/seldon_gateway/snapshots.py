@@ -1,9 +1,8 @@
-"""Turns the registry into Envoy's resources, once for each change, and paces their hand-over.
+"""Turns the registry into xDS resources, once per change, and orders their delivery.
 
-A route must not come before the cluster that it sends to, nor a cluster go before the last route
-to it: routes are held back until Envoy has asked with the version of the clusters they need, and
-clusters stay until Envoy has asked with routes that no longer need them. Nothing is refused on
-the way from one set of variations to the next.
+Make before break: routes are held back until Envoy has acknowledged the clusters they need, and
+clusters are kept until Envoy has acknowledged routes that no longer need them. So no request fails
+while variations change.
 """
 
 import hashlib
@@ -30,12 +29,12 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Resources:
-    """One answer to Envoy.
+    """One discovery response.
 
     Attributes:
         version: A digest of the content: the same resources have the same version after a restart.
         body: The discovery response, as JSON.
-        clusters: The clusters it holds or refers to.
+        clusters: The clusters it defines or refers to.
     """
 
     version: str
@@ -45,23 +44,23 @@ class Resources:
 
 @dataclass
 class _Envoy:
-    """What one Envoy has accepted: versions it asked with, and the clusters behind them."""
+    """xDS state of one Envoy: what it has acknowledged and what it was sent."""
 
     clusters: frozenset[str] = frozenset()
     routes: dict[str, frozenset[str]] = field(default_factory=dict)
     offered: dict[str, Resources] = field(default_factory=dict)
-    # The clusters that it should have, and the sets of names that these were made of.
+    # The clusters that it should have, and the sets of names they were built from.
     wanted: Resources | None = None
     wanted_by: tuple[frozenset[str], ...] = ()
 
 
 class Snapshots:
-    """The newest resources, and what each Envoy has of them."""
+    """The newest resources, and the xDS state of each Envoy."""
 
     kinds = frozenset(_TYPES)
 
     def __init__(self, registry: Registry, timeout_s: float) -> None:
-        """Read from `registry`; predictions may take `timeout_s` seconds."""
+        """Serve `registry`; `timeout_s` is the timeout of predictions."""
         self._registry = registry
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -69,24 +68,24 @@ class Snapshots:
         self._clients: dict[str, ClientRoutes] = {}
         self._routes: dict[str, Resources] = {}
         self._clusters: frozenset[str] = frozenset()
-        # Those of the past too: an Envoy may still have routes to them.
+        # Includes earlier ones: an Envoy may still have routes to them.
         self._every_cluster: dict[str, Json] = {}
         self._newest_clusters: Resources | None = None
         self._envoys: dict[str, _Envoy] = {}
 
     def discovery_response(self, node: str, kind: str, version: str) -> Resources | None:
-        """What to tell an Envoy.
+        """The response to a discovery request.
 
         Args:
-            node: Which Envoy asks.
+            node: Node id of the Envoy.
             kind: REST_ROUTES, GRPC_ROUTES or CLUSTERS.
-            version: What it has accepted last, "" at first.
+            version: The version that it acknowledged last, "" at first.
 
         Returns:
-            None when it has what it should have by now.
+            None if it is up to date.
 
         Raises:
-            RegistryUnavailable: The registry cannot be read; Envoy goes on with what it has.
+            RegistryUnavailable: The registry cannot be read; Envoy keeps what it has.
         """
         with self._lock:
             self._refresh()
@@ -101,7 +100,7 @@ class Snapshots:
             return resources
 
     def settled(self) -> dict[str, str]:
-        """The version of each kind that every Envoy has when there is nothing more to tell it.
+        """The version of each kind that an up-to-date Envoy has.
 
         Raises:
             RegistryUnavailable: The registry cannot be read.
@@ -127,7 +126,7 @@ class Snapshots:
             before = self._routes.get(name)
             clusters = _union({client.clusters[name] for client in clients})
             if before is not None and before.clusters == clusters:
-                clusters = before.clusters  # the same object: its look-ups are remembered by it
+                clusters = before.clusters  # the same object, by which results are cached
             content = envoy_routes.route_configuration(name, clients)
             self._routes[name] = _resources(name, content, clusters)
         self._clusters = _union({routes.clusters for routes in self._routes.values()})
@@ -136,7 +135,7 @@ class Snapshots:
         log.info("revision %d: %d active clients", changes.revision, len(clients))
 
     def _forget_clusters(self) -> None:
-        """Keep the definitions of those alone that some Envoy may have to be given."""
+        """Drop the definitions of clusters that no Envoy needs any more."""
         used = {self._clusters}
         for envoy in self._envoys.values():
             used.update(envoy.routes.values())
@@ -146,7 +145,7 @@ class Snapshots:
             self._every_cluster = {name: self._every_cluster[name] for name in kept}
 
     def _note_accepted(self, envoy: _Envoy, kind: str, version: str) -> None:
-        # What is current counts without an offer: the control plane before this one made it.
+        # The current version counts without an offer: before a restart it may have been sent.
         current = self._clusters_for(envoy) if kind == CLUSTERS else self._routes[kind]
         for known in (envoy.offered.get(kind), current):
             if known is None or known.version != version:
@@ -159,18 +158,18 @@ class Snapshots:
 
     def _routes_for(self, envoy: _Envoy, kind: str) -> Resources | None:
         routes = self._routes[kind]
-        # What it was offered since may have taken clusters away already.
+        # Clusters sent since may already have replaced the acknowledged ones.
         offered = envoy.offered.get(CLUSTERS)
         sure = (envoy.clusters, *((offered.clusters,) if offered else ()))
-        # An Envoy that has nothing yet waits for its first routes before it takes any request.
+        # A new Envoy accepts no requests before its first routes.
         return routes if all(routes.clusters <= clusters for clusters in sure) else None
 
     def _clusters_for(self, envoy: _Envoy) -> Resources:
-        # Routes that it was offered may be in use before it says so.
+        # Routes that were sent may be in use before they are acknowledged.
         offered = (offer.clusters for kind, offer in envoy.offered.items() if kind != CLUSTERS)
         named = (self._clusters, *envoy.routes.values(), *offered)
-        # Asked several times a second, however many there are: the answer is the last one as long
-        # as it is made of the very same sets.
+        # Polled several times a second, so the last result is reused while it is built from the
+        # very same sets.
         if envoy.wanted is None or not _identical(named, envoy.wanted_by):
             envoy.wanted = self._clusters_named(_union(set(named)))
             envoy.wanted_by = named
@@ -185,7 +184,7 @@ class Snapshots:
 
 
 def _resources(kind: str, content: bytes, clusters: frozenset[str]) -> Resources:
-    """An answer whose resources are `content`: JSON, separated by commas."""
+    """A discovery response with the resources in `content`, JSON separated by commas."""
     version = hashlib.sha256(content).hexdigest()[:16]
     head = f'{{"version_info":"{version}","type_url":"{_TYPES[kind]}","resources":['
     return Resources(version, b"".join((head.encode(), content, b"]}")), clusters)

@@ -1,7 +1,7 @@
-"""Strategy documents: the original's JSON on one side, typed variations on the other.
+"""Strategy documents: from the original's JSON to typed variations, and back.
 
-A document has either `variations` (label, ratio, config) or one `algorithms` list, whose label is
-then "default". `externalPredictionServer` serves REST calls, `rpcPredictionServer` gRPC calls; the
+A document has either `variations` (label, ratio, config) or one `algorithms` list, labelled
+"default". `externalPredictionServer` serves REST calls, `rpcPredictionServer` gRPC calls; the
 ratios of each protocol sum to 1. Entries of a config that repeat are replicas.
 """
 
@@ -28,7 +28,7 @@ _HOST = "io.seldon.rpc.microservice.host"
 _PORT = "io.seldon.rpc.microservice.port"
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-# Of an endpoint given as a URL; anything else would be ignored.
+# Paths of an endpoint's URL; any other would be ignored.
 _PATHS = ("", "/", "/predict", "/js/predict")
 _HOST_FORM = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})|\[[0-9a-fA-F:]+\]")
 
@@ -50,7 +50,7 @@ class Variation:
     """One share of a client's traffic of one protocol.
 
     Attributes:
-        label: What answers call it.
+        label: Its name in responses.
         ratio: Its share, in (0, 1].
         endpoints: At least one replica.
     """
@@ -219,7 +219,7 @@ def _from_url(url: str, where: str) -> Endpoint:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    # Requests keep the caller's own path and go as plain HTTP: what says otherwise is not ignored.
+    # Requests keep the caller's path and use plain HTTP: reject a URL that says otherwise.
     extra = parts.username or parts.query or parts.fragment if host else None
     if not host or parts.scheme != "http" or extra or parts.path not in _PATHS:
         raise InvalidStrategy(

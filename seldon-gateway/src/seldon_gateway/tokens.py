@@ -46,10 +46,10 @@ class TokenIssuer:
         return hashlib.sha256(public).hexdigest()[:16]
 
     def issue(self, consumer_key: str, client: str, scope: str) -> str:
-        """A token for a consumer, good for `ttl_s` seconds from now.
+        """Issue a token for a consumer, valid for `ttl_s` seconds.
 
-        The subject is the consumer key, not the client, so that a key that is taken away takes
-        its tokens with it.
+        The subject is the consumer key, not the client, so that removing a key revokes its
+        tokens.
         """
         now = int(time.time())
         claims = {
@@ -65,7 +65,7 @@ class TokenIssuer:
         return jwt.encode(claims, self.key, ALGORITHM, headers={"kid": self.key_id})
 
     def jwks(self) -> dict[str, Any]:
-        """The public key set, as /.well-known/jwks.json gives it."""
+        """The JSON Web Key Set that /.well-known/jwks.json returns."""
         public: dict[str, Any] = ECAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
         return {"keys": [{**public, "use": "sig", "alg": ALGORITHM, "kid": self.key_id}]}
 
