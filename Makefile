@@ -34,7 +34,7 @@ BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS MODEL ENGINE,$(if
 
 SCALE_OPTIONS = $(foreach v,CLIENTS ENVOYS SERVERS ROUNDS SECONDS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
 
-.PHONY: help setup setup-dev setup-tensorflow benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench peers scale undeploy train quantize protos dashboards figures images manifests check test test-stack test-truth test-tensorflow test-images test-cluster test-all clean
+.PHONY: help setup setup-dev setup-tensorflow benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench peers scale undeploy train quantize protos dashboards figures images manifests check check-wheels sbom test test-stack test-truth test-tensorflow test-images test-python313 test-cluster test-all clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -163,6 +163,12 @@ check: setup-dev  ## Lint, formatting, types, spelling, declared dependencies
 	$(BIN)/mypy
 	$(BIN)/python tools/check_dependencies.py
 
+check-wheels: setup  ## Check that setup needs no compiler, on each supported Python (asks the package index)
+	$(BIN)/python tools/check_wheels.py
+
+sbom: setup-dev  ## SBOMs (CycloneDX) in build/sbom: of .venv, and with IMAGES=1 of the built images: REGISTRY= TAG= TOOL=
+	@$(BIN)/python tools/sbom.py $(if $(IMAGES),--images) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) $(if $(TOOL),--tool $(TOOL))
+
 # Modules run side by side, each in one process: their servers are shared within a module.
 PARALLEL = -n 3 --dist loadscope
 
@@ -180,6 +186,9 @@ test-tensorflow: setup-tensorflow  ## Training, quantization and the TensorFlow 
 
 test-images: setup-dev  ## Build the images without a registry, run the stack in containers (podman, mmdebstrap)
 	$(BIN)/pytest -m images tests/images
+
+test-python313: setup-dev  ## The tests of the servers and their packages on Debian 13's Python 3.13 (podman, mmdebstrap)
+	$(BIN)/pytest -m python313 tests/python313
 
 test-cluster: setup-dev  ## Tests on a Kubernetes cluster: KUBECONFIG=, or an API server from PATH
 	$(BIN)/pytest -m cluster tests/cluster
