@@ -1,4 +1,4 @@
-"""Who is sent where: every client's variations, read, planned and moved. Of one machine or many."""
+"""Assignments of every client's traffic to variations: read, plan and apply them."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping
@@ -16,7 +16,7 @@ Assignments: TypeAlias = dict[Key, tuple[Variation, ...]]
 
 
 def read(registry: Registry) -> Assignments:
-    """Those of every client, with none where a protocol is not served."""
+    """The assignments of every client; empty for a protocol that is not served."""
     return {
         (client.name, api.protocol): registry.strategy(client.name).of(api.protocol)
         for client in registry.list_clients()
@@ -25,7 +25,7 @@ def read(registry: Registry) -> Assignments:
 
 
 def of_client(client: str, served: Iterable[tuple[Api, Variation]]) -> Assignments:
-    """One client's, of those protocols that something serves."""
+    """The assignments of one client, for the protocols that are served."""
     made: Assignments = {}
     for api, variation in served:
         key = (client, api.protocol)
@@ -36,13 +36,13 @@ def of_client(client: str, served: Iterable[tuple[Api, Variation]]) -> Assignmen
 def without(
     assignments: Assignments, name: str, api: Api, endpoints: Collection[Endpoint]
 ) -> Assignments:
-    """The same when the microservice `name` is gone: a client that has only it has none then.
+    """The assignments without the microservice `name`; its only clients get none.
 
     Args:
-        assignments: As they are.
+        assignments: The current ones.
         name: Of the microservice, for the error.
-        api: What it speaks.
-        endpoints: Where it is.
+        api: Its API.
+        endpoints: Its replicas.
 
     Raises:
         MicroserviceRefused: It shares a client's traffic with another one.
@@ -63,12 +63,12 @@ def without(
 
 
 def changed(before: Assignments, after: Assignments) -> list[Key]:
-    """Whose variations differ."""
+    """The clients and protocols whose variations differ."""
     return [key for key, variations in after.items() if variations != before.get(key)]
 
 
 def move(registry: Registry, before: Assignments, after: Assignments) -> None:
-    """Move every client whose variations differ; all of them or, on an error, none."""
+    """Apply every change; on an error, restore what was there before."""
     done: list[Key] = []
     try:
         for key in changed(before, after):
@@ -81,7 +81,7 @@ def move(registry: Registry, before: Assignments, after: Assignments) -> None:
 
 
 def to_json(assignments: Assignments) -> str:
-    """For from_json, in another process."""
+    """Serialise for `from_json` in another process."""
     return json.dumps(
         [
             {
@@ -102,10 +102,10 @@ def to_json(assignments: Assignments) -> str:
 
 
 def from_json(text: str) -> Assignments:
-    """Read what to_json wrote.
+    """Parse the output of `to_json`.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The text is something else.
     """
     try:
         return {_key(row): tuple(map(_variation, row["variations"])) for row in json.loads(text)}

@@ -1,4 +1,4 @@
-"""One real prediction through the gateway over each protocol."""
+"""A test prediction through the gateway, over each protocol."""
 
 import time
 
@@ -27,7 +27,7 @@ def prediction(api: Api, settings: GatewaySettings, credentials: Credentials) ->
         A line for the operator.
 
     Raises:
-        StackUnhealthy: It was not answered.
+        StackUnhealthy: The request failed.
     """
     digits = held_out()
     index = digits.labels.tolist().index(_DIGIT)
@@ -56,7 +56,7 @@ def _over_rest(values: list[float], settings: GatewaySettings, credentials: Cred
             rows = answer.json()["predictions"]
             return str(max(rows, key=lambda row: row["prediction"])["predictedClass"])
         except (requests.RequestException, ValueError, KeyError, TypeError) as error:
-            # Not the error itself: it names the URL, and with it the key.
+            # Not the error itself: its URL holds the key.
             reason = getattr(getattr(error, "response", None), "text", "") or type(error).__name__
             raise StackUnhealthy(f"the prediction over REST failed: {reason}") from None
 
@@ -88,7 +88,7 @@ def access_token(settings: GatewaySettings, credentials: Credentials) -> str:
     """A fresh access token from the gateway.
 
     Raises:
-        StackUnhealthy: The gateway gives none.
+        StackUnhealthy: The gateway issues none.
     """
     with loopback_session() as session:
         try:

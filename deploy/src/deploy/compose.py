@@ -31,12 +31,12 @@ _READY_S = 180.0
 
 @dataclass(frozen=True)
 class Compose:
-    """How compose is called on this machine.
+    """Runs docker compose or podman-compose.
 
     Attributes:
         engine: docker or podman.
-        command: The start of every compose command.
-        root: The repository, which compose.yaml's paths start from.
+        command: Prefix of every compose command.
+        root: The repository root, where compose.yaml is.
         environ: Variables of compose.yaml.
     """
 
@@ -47,10 +47,10 @@ class Compose:
 
     @classmethod
     def find(cls, root: Path, environ: Mapping[str, str]) -> Compose:
-        """The first that works here: a docker client without its server does not.
+        """The first engine that works; docker needs its server for that.
 
         Raises:
-            ComposeFailed: None does, or this is not the repository.
+            ComposeFailed: None works, or `root` is not the repository root.
         """
         if not (root / FILE).is_file():
             raise ComposeFailed(
@@ -71,10 +71,10 @@ class Compose:
         )
 
     def run(self, *words: str) -> None:
-        """Run a compose command; what it says goes to stderr.
+        """Run a compose command, its output to stderr.
 
         Raises:
-            ComposeFailed: It ended with another status than 0.
+            ComposeFailed: The exit status is not 0.
         """
         done = subprocess.run(
             [*self.command, *words], cwd=self.root, env=dict(self.environ), stdout=2, check=False
@@ -86,13 +86,13 @@ class Compose:
             )
 
     def output(self, *words: str) -> str:
-        """What a command of the engine itself prints; empty when it fails."""
+        """The stdout of an engine command; empty if it fails."""
         done = self._run_engine(*words)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     @property
     def project(self) -> str:
-        """What stands before the names of containers, networks and volumes."""
+        """Prefix of the names of containers, networks and volumes."""
         return self.environ.get("COMPOSE_PROJECT_NAME") or PROJECT
 
     def container(self, service: str) -> str:
@@ -106,25 +106,27 @@ class Compose:
             self.output("rm", "--force", *found)
 
     def state(self, service: str) -> tuple[str, int]:
-        """Its status as the engine words it, such as running or exited, and its exit code."""
+        """The engine's status of a service, such as running or exited, and its exit code."""
         container = self.container(service)
-        told = self.output("inspect", "--format={{.State.Status}} {{.State.ExitCode}}", container)
-        status, _, code = told.partition(" ")
+        printed = self.output(
+            "inspect", "--format={{.State.Status}} {{.State.ExitCode}}", container
+        )
+        status, _, code = printed.partition(" ")
         return status or "missing", int(code or 0)
 
     def has_names(self) -> bool:
-        """Whether services find each other by name, which podman leaves to an optional program."""
+        """Whether the network has DNS, which podman leaves to an optional program."""
         if self.engine != "podman":
             return True
         inspect = ("network", "inspect", "--format={{.DNSEnabled}}")
         return self.output(*inspect, f"{self.project}_{NETWORK}") != "false"
 
     def missing_images(self, references: Sequence[str]) -> list[str]:
-        """Those that the engine does not have."""
+        """The images that the engine does not have."""
         return [one for one in references if not self.output("image", "inspect", one)]
 
     def seldon_cli(self, *words: str) -> str:
-        """What `seldon-cli words` prints, in a container of the service that sets up.
+        """The stdout of `seldon-cli` in a container of the setup service.
 
         Raises:
             ComposeFailed: It fails.
@@ -141,7 +143,7 @@ class Compose:
         return done.stdout
 
     def follow(self, container: str) -> int:
-        """Pass on what a container says until it ends; its exit code."""
+        """Stream a container's logs until it exits; returns its exit code."""
         command = [self.engine, "logs", "--follow", container]
         subprocess.run(command, env=dict(self.environ), check=False)
         return int(self.output("wait", container) or 1)
@@ -179,9 +181,9 @@ def image_references(environ: Mapping[str, str], version: str) -> list[str]:
 
 
 def make_password(path: Path) -> bool:
-    """A password for Grafana's user admin, unless there is one; True if it was made now.
+    """Create the password of Grafana's user admin unless it exists; True if created.
 
-    The file can be read by Grafana's own user in its container, its folder by nobody else here.
+    Grafana's user can read the file in the container; on this machine only the owner can.
     """
     if path.exists():
         return False
@@ -195,10 +197,10 @@ def make_password(path: Path) -> bool:
 
 
 def bring_up(compose: Compose, services: Sequence[str], gateway_url: str) -> None:
-    """Start `services`, or leave as they are those that run, and wait for the gateway.
+    """Start those of `services` that do not run, and wait for the gateway.
 
     Raises:
-        ComposeFailed: One sentence; what was started goes on, for its logs to be read.
+        ComposeFailed: A container fails; the others keep running, for their logs.
     """
     with step(f"starting {len(services)} containers"):
         compose.run("up", "--detach", *services)
@@ -218,7 +220,7 @@ def bring_up(compose: Compose, services: Sequence[str], gateway_url: str) -> Non
     with step("waiting for the gateway"):
         if not wait_until(ready, _READY_S, every_s=0.5):
             states = {name: compose.state(name)[0] for name in services}
-            done = {SETUP: "exited"}  # with 0, or it would have been told above
+            done = {SETUP: "exited"}  # with status 0, checked above
             wrong = [
                 f"{name} is {state}"
                 for name, state in states.items()
@@ -234,13 +236,13 @@ _REMEDY = "see make logs TARGET=compose NAME={}"
 
 
 def load_test(compose: Compose, test_type: str, workers: int, results: Path) -> int:
-    """One run of Locust's master and workers, its folder fetched into `results`.
+    """Run a load test with a master and workers, and copy its results to `results`.
 
     Returns:
         The master's exit code.
 
     Raises:
-        ComposeFailed: It did not start, or left nothing.
+        ComposeFailed: It did not start, or has no results.
     """
     output = f"/results/{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     here = {

@@ -1,4 +1,4 @@
-"""What a command says while it works: a spinner on a terminal, plain lines elsewhere.
+"""Progress of commands: a spinner on a terminal, plain lines elsewhere.
 
 Progress goes to stderr, results to stdout.
 """
@@ -17,13 +17,13 @@ def _console() -> Console:
 
 
 def say(text: str) -> None:
-    """One line of the command's result, to stdout."""
+    """Print one line of a command's result to stdout."""
     click.echo(text)
 
 
 @contextmanager
 def step(text: str) -> Iterator[None]:
-    """Show that `text` is under way for the time of the block, then how long it took."""
+    """Show `text` as in progress during the block, then how long it took."""
     console = _console()
     started = time.monotonic()
     if console.is_terminal:
@@ -36,10 +36,10 @@ def step(text: str) -> Iterator[None]:
 
 
 def follow(look: Callable[[], str], timeout_s: float, every_s: float) -> str:
-    """Poll until `look()` says nothing, and show what it says until then.
+    """Poll until `look()` returns an empty text; show each text as progress.
 
     Returns:
-        What it said last: nothing, unless `timeout_s` has passed.
+        The last text: empty unless `timeout_s` has passed.
     """
     deadline = time.monotonic() + timeout_s
     said = look()
@@ -53,7 +53,7 @@ def follow(look: Callable[[], str], timeout_s: float, every_s: float) -> str:
 
 
 def wait_until(reached: Callable[[], bool], timeout_s: float, every_s: float = 0.1) -> bool:
-    """Poll until `reached()` is true; False when it is not within `timeout_s`."""
+    """Poll until `reached()` is true; False after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not reached():
         if time.monotonic() > deadline:

@@ -1,7 +1,7 @@
-"""The databases that clients are set up on: names, as the original's `seldon-cli db` kept them.
+"""Database names that clients refer to, as in the original's `seldon-cli db`.
 
-Clients live in the gateway's registry (SELDON_DATABASE_URL); these records only keep the
-original's commands and client listings meaningful. Passwords are not kept.
+Clients are stored in the gateway's registry (SELDON_DATABASE_URL); these records exist for the
+original's commands and listings alone. Passwords are not stored.
 """
 
 import json
@@ -53,14 +53,14 @@ class Databases:
         self._write(list(entries.values()), self.committed())
 
     def commit(self) -> None:
-        """Let clients use what was set up."""
+        """Make the working copy available to clients."""
         self._write(self.working(), self.working())
 
     def check_known(self, name: str) -> None:
         """Fail unless clients can be set up on `name`.
 
         Raises:
-            SettingInvalid: Lists those that they can.
+            SettingInvalid: Lists the databases that they can use.
         """
         known = [entry.name for entry in (*self.committed(), *self.working())]
         if name not in known:

@@ -1,4 +1,4 @@
-"""The main job's stack in one go: gateway, client, the model behind both protocols."""
+"""Deploys the whole stack: gateway, client, and the model over both protocols."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +21,9 @@ MODEL_FOLDER = Path("models/deep_mnist/1")
 
 
 def deploy(local: LocalStack, environ: Mapping[str, str], model_folder: Path) -> None:
-    """Bring up what is not up yet, and predict one digit over each protocol.
+    """Start what is not running, and check one prediction per protocol.
 
-    What was started here is stopped again when a later step fails.
+    A stack that was started by this call is stopped if a later step fails.
 
     Raises:
         DeployError, GatewayError, ServingError: One sentence each.
@@ -52,8 +52,8 @@ def _serve(
         if not (started or made or changed):
             say("already deployed: nothing was changed")
         with step("predicting a test digit"):
-            shown = it.credentials(CLIENT)
-            checks = [check.prediction(api, settings.gateway, shown) for api in Api]
+            credentials = it.credentials(CLIENT)
+            checks = [check.prediction(api, settings.gateway, credentials) for api in Api]
         prometheus_program.bring_up(local, settings)
     for line in (*checks, *_next_steps(local, settings)):
         say(line)

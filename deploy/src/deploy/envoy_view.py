@@ -1,4 +1,4 @@
-"""Whether Envoy serves what the registry says."""
+"""Whether Envoy uses the routes and clusters of the registry's newest revision."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from seldon_gateway.registry import Registry
 from seldon_gateway.settings import GatewaySettings
 from seldon_gateway.snapshots import CLUSTERS, Snapshots
 
-# Envoy's names for the versions that it has accepted.
+# Envoy's statistics of the versions that it has accepted.
 _STATISTICS = {
     CLUSTERS: "cluster_manager.cds.version_text",
     REST_ROUTES: f"http.{REST_ROUTES}.rds.{REST_ROUTES}.version_text",
@@ -23,32 +23,32 @@ _TIMEOUT_S = 2.0
 
 
 class EnvoyView:
-    """What the registry says, against what Envoy has; to be asked again and again."""
+    """Compares Envoy's accepted versions with the registry; made for polling."""
 
     def __init__(self, settings: GatewaySettings, registry: Registry) -> None:
         """Read nothing yet."""
         self._admin_port = settings.admin_port
-        # Kept from one question to the next, so that only what changes is read.
+        # Kept between polls, so that only changes are read.
         self._snapshots = Snapshots(registry, settings.timeout_s)
 
     def is_up_to_date(self) -> bool:
-        """Whether every request is routed by the registry's newest revision, and by nothing older.
+        """Whether Envoy routes by the registry's newest revision alone.
 
-        Versions are digests of their content, so what any Envoy has when there is nothing more to
-        tell it is what this one has when it is up to date; clusters that no route needs are gone.
+        Versions are digests of their content, so every up-to-date Envoy reports the same ones;
+        then clusters that no route needs are gone too.
         """
         return has_all(_accepted_versions(self._admin_port), _by_statistic(self._snapshots))
 
 
 def is_up_to_date(settings: GatewaySettings, registry: Registry) -> bool:
-    """One look at an Envoy; see EnvoyView."""
+    """Check an Envoy once; see EnvoyView."""
     return EnvoyView(settings, registry).is_up_to_date()
 
 
 def patience_s(least_s: float, poll_s: float) -> float:
-    """How long an Envoy may take for a change: clusters, then routes, then what is gone.
+    """Timeout for an Envoy to apply a change: clusters, then routes, then removals.
 
-    Five questions, each up to twice `poll_s` after the one before, and some time to answer.
+    Five polls, each up to twice `poll_s` after the last, and time for the responses.
     """
     return max(least_s, 12 * poll_s)
 
@@ -59,7 +59,7 @@ def has_all(accepted: Mapping[str, str], newest: Mapping[str, str]) -> bool:
 
 
 def newest_versions(registry: Registry, timeout_s: float) -> dict[str, str]:
-    """What an Envoy has when there is nothing more to tell it, by its statistics' names."""
+    """The versions of an up-to-date Envoy, by the names of its statistics."""
     return _by_statistic(Snapshots(registry, timeout_s))
 
 
@@ -79,7 +79,7 @@ def _accepted_versions(admin_port: int) -> dict[str, str]:
 
 
 def versions_in(document: Any) -> dict[str, str]:
-    """The texts among what Envoy's administration answers to /stats?format=json."""
+    """The text readouts in Envoy's response to /stats?format=json."""
     return {
         stat["name"]: stat["value"]
         for stat in document["stats"]

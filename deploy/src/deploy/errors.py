@@ -1,25 +1,25 @@
-"""What can go wrong while deploying; `str(error)` is the one sentence the operator reads.
+"""Errors of the deploy commands; `str(error)` is one sentence for the operator.
 
 DeployError
 ├── SettingInvalid        a variable or an option is wrong; the message names it and the limit
 ├── PortInUse             another process holds a port of the stack
-├── StackBusy             another command is changing the stack
-├── StackNotRunning       there is no stack to work on
+├── StackBusy             another command holds the lock of the stack
+├── StackNotRunning       no stack is running
 ├── StackUnhealthy         parts of a stack are left; take it down first
 ├── ProgramFailed         a process did not start, or died while it started
-├── MicroserviceRefused   a microservice's options contradict each other or the running stack
+├── MicroserviceRefused   options conflict with each other or with the running stack
 ├── ImageFailed           a container image cannot be built here
-├── ComposeFailed         containers by compose do not start or are not as they should be
+├── ComposeFailed         containers of compose do not start or are unhealthy
 └── ClusterError          a Kubernetes cluster
-    ├── ClusterNotConfigured  which one, or as whom, is not said or wrong: KUBECONFIG, context
-    ├── ClusterUnreachable    it does not answer, or is not to be trusted
-    ├── ClusterRefused        it does not let us: login, permission, quota, webhook, invalid
-    │   └── ClusterForbidden  permission alone is wanting
+    ├── ClusterNotConfigured  KUBECONFIG or context is missing or wrong
+    ├── ClusterUnreachable    no response, or an untrusted certificate
+    ├── ClusterRefused        rejected: login, permission, quota, webhook, invalid object
+    │   └── ClusterForbidden  this login lacks the permission
     ├── NotManaged               an object of that name belongs to somebody else
-    ├── FieldConflict         somebody else set a field of our object
-    ├── WorkloadFailed        pods that will not become ready, or are lost
-    ├── ControlPlaneRefused   seldon-cli in the control plane's pod says no
-    └── ClusterTimeout        not ready, or not gone, in time
+    ├── FieldConflict         another field manager owns a field of the object
+    ├── WorkloadFailed        pods cannot become ready, or are lost
+    ├── ControlPlaneRefused   seldon-cli in the control plane's pod failed
+    └── ClusterTimeout        not ready, or not deleted, in time
 
 The gateway's errors and the model's have trees of their own: seldon_gateway.errors,
 model_runtime.errors.
@@ -27,7 +27,7 @@ model_runtime.errors.
 
 
 class DeployError(Exception):
-    """A command that could not do its work."""
+    """Base class of the errors of the deploy commands."""
 
 
 class SettingInvalid(DeployError):
@@ -39,11 +39,11 @@ class PortInUse(DeployError):
 
 
 class StackBusy(DeployError):
-    """Another command is changing the stack."""
+    """Another command holds the lock of the stack."""
 
 
 class StackNotRunning(DeployError):
-    """There is no stack to work on."""
+    """No stack is running."""
 
 
 class StackUnhealthy(DeployError):
@@ -55,7 +55,7 @@ class ProgramFailed(DeployError):
 
 
 class MicroserviceRefused(DeployError):
-    """A microservice's options contradict each other or the running stack."""
+    """Options conflict with each other or with the running stack."""
 
 
 class ImageFailed(DeployError):
@@ -63,27 +63,27 @@ class ImageFailed(DeployError):
 
 
 class ComposeFailed(DeployError):
-    """Containers by compose do not start or are not as they should be."""
+    """Containers of compose do not start or are unhealthy."""
 
 
 class ClusterError(DeployError):
-    """A Kubernetes cluster does not do what it was asked."""
+    """A request to a Kubernetes cluster failed."""
 
 
 class ClusterNotConfigured(ClusterError):
-    """Which cluster, or as whom, is not said or wrong."""
+    """KUBECONFIG or the context is missing or wrong."""
 
 
 class ClusterUnreachable(ClusterError):
-    """It does not answer, or is not to be trusted."""
+    """The API server does not respond, or its certificate is not trusted."""
 
 
 class ClusterRefused(ClusterError):
-    """It does not let us: login, permission, quota, webhook, an invalid object."""
+    """The cluster rejected the request: login, permission, quota, webhook or object."""
 
 
 class ClusterForbidden(ClusterRefused):
-    """This login may not do it."""
+    """This login lacks the permission."""
 
 
 class NotManaged(ClusterError):
@@ -91,11 +91,11 @@ class NotManaged(ClusterError):
 
 
 class FieldConflict(ClusterError):
-    """Somebody else set a field of our object."""
+    """Another field manager owns a field of the object."""
 
 
 class WorkloadFailed(ClusterError):
-    """Pods that will not become ready, whatever the time."""
+    """Pods cannot become ready, or are lost."""
 
 
 class ControlPlaneRefused(ClusterError):
@@ -103,4 +103,4 @@ class ControlPlaneRefused(ClusterError):
 
 
 class ClusterTimeout(ClusterError):
-    """Not ready, or not gone, in time."""
+    """Not ready, or not deleted, in time."""

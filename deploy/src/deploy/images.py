@@ -1,4 +1,4 @@
-"""Container images: which there are, and how docker, podman or buildah is told to build them."""
+"""The container images, and how docker, podman or buildah builds them."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ _PROJECT = "prediction-services"
 _REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
-# What pip is told about where packages come from; the rest of its settings is this machine's.
+# pip's settings of package sources; its other settings stay on this machine.
 _PIP_OPTIONS = (
     "index-url", "extra-index-url", "no-index", "find-links", "trusted-host", "proxy",
     "timeout", "default-timeout", "retries",
@@ -59,7 +59,7 @@ IMAGES = (
 
 @dataclass(frozen=True)
 class Build:
-    """What one build is to make.
+    """Options of a build.
 
     Attributes:
         registry: What stands before the images' names.
@@ -141,10 +141,10 @@ def build_command(tool: str, build: Build, image: Image, secrets: Mapping[str, P
 def build_images(
     tool: str, build: Build, images: Sequence[Image], root: Path, environ: Mapping[str, str]
 ) -> Iterator[str]:
-    """Build each; yields its full name when it is there.
+    """Build each image; yields its full name.
 
     Raises:
-        ImageFailed: One cannot be built; what the tool said stands above.
+        ImageFailed: A build failed; the tool has printed why.
     """
     with _pip_secrets(environ) as secrets:
         for image in images:
@@ -157,7 +157,7 @@ def build_images(
 
 
 def find_tool(wanted: str | None = None) -> str:
-    """The first tool that can build here: a docker client without its server cannot.
+    """The first tool that works; docker needs its server for that.
 
     Raises:
         ImageFailed: None can, or not the wanted one.
@@ -187,7 +187,7 @@ def revision(root: Path) -> str:
 
 
 def pip_configuration(listed: str) -> tuple[dict[str, str], str | None]:
-    """What a build's pip must know of this machine's, from the lines of `pip config list`.
+    """Package sources of pip on this machine, from the lines of `pip config list`.
 
     Returns:
         Options for pip.conf, and the file of certificates if there is one.

@@ -1,4 +1,4 @@
-"""The gateway's part of the stack: up, whole, and down."""
+"""Starts and stops the gateway of a stack on this machine."""
 
 import shutil
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ from deploy.settings import StackSettings, recorded_variables
 
 TEST_CLIENT = "test"  # the original's seldon-up made it
 
-# A process that was killed a moment ago is being started again: not yet a reason to give up.
+# Time for the supervisor to restart a process that was just killed.
 _HEAL_S = 10.0
 
 
 def bring_up(local: LocalStack, environ: Mapping[str, str]) -> bool:
-    """Make sure that a healthy gateway runs; the caller holds the lock.
+    """Start the gateway unless a healthy one runs; the caller holds the lock.
 
     Args:
         local: Where.
         environ: What it is started with.
 
     Returns:
-        Whether it was started now; False when it ran already and nothing was changed.
+        Whether it was started; False if it was running.
 
     Raises:
         StackUnhealthy: Parts of a stack run.
@@ -44,7 +44,7 @@ def bring_up(local: LocalStack, environ: Mapping[str, str]) -> bool:
     local.files.prepare()
     local.files.write_variables(recorded_variables(environ))
     try:
-        # First: an unreachable database is said in a sentence, and the tables are there.
+        # First: creates the tables, and reports an unreachable database in a sentence.
         with operator(local.files, environ) as it:
             it.setup_client(TEST_CLIENT, DEFAULT_DATABASE)
         with step("starting the supervisor"):
@@ -58,7 +58,7 @@ def bring_up(local: LocalStack, environ: Mapping[str, str]) -> bool:
 
 
 def take_down(home: Path, purge: bool) -> None:
-    """Stop everything that belongs to the stack, whatever state it is in.
+    """Stop every process of the stack, whatever its state.
 
     Args:
         home: Its state folder.

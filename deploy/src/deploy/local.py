@@ -1,6 +1,6 @@
 """The programs of one stack on this machine: started, watched and stopped through supervisord.
 
-Knows nothing of gateways or models.
+Independent of gateways and models.
 """
 
 import os
@@ -26,14 +26,14 @@ _FAILED = {"BACKOFF", "FATAL", "EXITED", "STOPPED", "UNKNOWN"}
 
 _SUPERVISOR_TIMEOUT_S = 10.0
 _ORPHAN_GRACE_S = 10.0
-_ROUNDS = 2  # a server that is ended may have started a worker meanwhile
+_ROUNDS = 2  # a stopping server may have started a worker meanwhile
 
-# Settings of programs are given to each on purpose (programs.py), never inherited.
+# Programs get their settings explicitly (programs.py); these are never inherited.
 _NOT_INHERITED = ("SELDON_", "MODEL_", "REST_", "GRPC_", "PROMETHEUS_", "GUNICORN_", "SUPERVISOR_")
 
 
 class Condition(Enum):
-    """What there is of a stack."""
+    """The condition of a stack."""
 
     ABSENT = auto()
     RUNNING = auto()
@@ -52,7 +52,7 @@ class LocalStack:
     def _supervisor(self) -> SupervisorClient:
         return SupervisorClient(self.files.socket)
 
-    # Looking
+    # State
 
     def condition(self) -> Condition:
         """Look for the supervisor, then for processes without one.
@@ -96,7 +96,7 @@ class LocalStack:
         return psutil.Process(self._supervisor.pid())
 
     def unready(self) -> list[str]:
-        """The programs that do not do their work now, each with its state."""
+        """The programs that are not ready, each with its state."""
         states = self.states()
         return [
             f"{name} is {states[name].state if name in states else 'missing'}"
@@ -108,7 +108,7 @@ class LocalStack:
             )
         ]
 
-    # Coming up
+    # Start
 
     def boot(self) -> None:
         """Start a supervisor that has no programs yet.
@@ -143,9 +143,9 @@ class LocalStack:
             )
 
     def start(self, programs: Sequence[Program]) -> None:
-        """Start programs and wait until each does its work.
+        """Start programs and wait until each is ready.
 
-        On failure they are still known: remove() them.
+        After a failure they are still registered: remove() them.
 
         Raises:
             ProgramFailed: With the program's own sentence.
@@ -178,7 +178,7 @@ class LocalStack:
             )
         self.files.write_targets()
 
-    # Going down
+    # Stop
 
     def remove(self, names: Sequence[str]) -> None:
         """Stop programs, letting each drain, and forget them; their logs stay.
@@ -203,13 +203,13 @@ class LocalStack:
         for name in names:
             if name in known:
                 self._supervisor.forget(name)
-            # What a killed predecessor may have left.
+            # Processes left over by a killed program.
             stack_processes.end(stack_processes.of_stack(self.home, name), _ORPHAN_GRACE_S)
             self.files.drop_program(name)
         self.files.write_targets()
 
     def shut_down(self) -> int:
-        """End every process of the stack, whatever is left of it.
+        """Stop every process of the stack, with or without a supervisor.
 
         Returns:
             How many processes were there.
@@ -219,13 +219,13 @@ class LocalStack:
             supervisor = self.supervisor_process()
             programs = sorted(self.files.programs().values(), key=lambda it: -it.priority)
             limit_s = max((program.stop_wait_s for program in programs), default=0)
-            for program in programs:  # at once; a shutdown alone waits for one after the other
+            for program in programs:  # in parallel; shutdown stops one after the other
                 self._supervisor.stop(program.name)
             self._supervisor.shut_down()
             stack_processes.wait_gone([supervisor], limit_s + _SUPERVISOR_TIMEOUT_S)
         except (StackUnhealthy, psutil.NoSuchProcess):
-            pass  # gone or hanging: its processes are found by their mark
-        # One that hangs must not start again what is ended below.
+            pass  # gone or hanging: its processes are found by their environment
+        # A hanging one must not restart what is stopped below.
         stack_processes.kill(stack_processes.supervisors(self.home))
         for _ in range(_ROUNDS):
             stack_processes.end(stack_processes.of_stack(self.home), _ORPHAN_GRACE_S)

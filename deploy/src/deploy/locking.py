@@ -1,4 +1,4 @@
-"""One command at a time changes a stack."""
+"""A lock, so that one command at a time changes a stack."""
 
 import fcntl
 import os
@@ -14,9 +14,9 @@ _LOCK_FILE = "lock"
 
 @contextmanager
 def lock(home: Path) -> Iterator[None]:
-    """Hold the stack at `home` for the time of the block.
+    """Hold the lock of the stack in `home` during the block.
 
-    The system lets go of the lock when the process ends, however it ends.
+    The operating system releases it when the process ends, however it ends.
 
     Raises:
         StackBusy: Another command holds it; names that command.

@@ -1,4 +1,4 @@
-"""The stack's logs, together or one by one, as they are or as they grow."""
+"""Reads and follows the log files of the stack."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -36,8 +36,8 @@ def last_lines(log: Path, count: int) -> list[str]:
 
 
 def follow(logs: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """Each line that is written from now on, with the name of its log; never ends."""
-    # Not in the generator, which would look for the first time when it is asked for a line.
+    """Yield each new line with the name of its log; never ends."""
+    # Sizes are read here, since a generator would read them at the first line only.
     return _follow({log: log.stat().st_size for log in logs})
 
 

@@ -1,4 +1,4 @@
-"""Microservices as values: what a command asks for, what runs, and how one becomes the other."""
+"""Microservices as values: the requested ones, the running ones, and what to keep."""
 
 import json
 import re
@@ -17,7 +17,7 @@ _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 class Api(StrEnum):
-    """What a microservice speaks, as the original's commands spell it."""
+    """The API of a microservice, as the original's commands spell it."""
 
     REST = "rest"
     RPC = "rpc"
@@ -83,7 +83,7 @@ class Microservice:
         return f"microservice-{self.name}-{self.api}.json"
 
     def serves_as(self, other: "Microservice") -> bool:
-        """Whether its processes would answer as those of `other` do."""
+        """Whether processes of `other` can serve it unchanged."""
         mine, theirs = (
             (service.name, service.api, service.folder, service.model, dict(service.environment))
             for service in (self, other)
@@ -209,13 +209,13 @@ def from_json(text: str) -> Microservice:
 def kept_replicas(
     target: Microservice, recorded: Microservice | None, healthy: Collection[str], count: int
 ) -> tuple[Replica, ...]:
-    """Which of the processes that run may go on as `target`, at most `count`.
+    """The running processes that `target` can keep, at most `count`.
 
     Args:
-        target: What is wanted.
-        recorded: What was started last under that name, if anything was.
-        healthy: Programs that answer now.
-        count: Replicas wanted.
+        target: The requested microservice.
+        recorded: The one started last under that name, if any.
+        healthy: Programs that are ready.
+        count: Requested replicas.
     """
     if recorded is None or not recorded.serves_as(target):
         return ()

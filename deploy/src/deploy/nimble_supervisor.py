@@ -1,8 +1,8 @@
-"""Makes supervisord look at its processes ten times a second.
+"""Makes supervisord check its processes ten times a second.
 
-supervisord looks once a second, and a killed process needs two looks: one to see that it is gone,
-one to start it again. It offers no setting for that, but calls a factory of ours for each
-`[rpcinterface:…]` section of its configuration, before it starts any process.
+By default it checks once a second, and restarting a killed process takes two checks: one to reap
+it, one to start it. It has no setting for that, but calls a factory for each `[rpcinterface:…]`
+section of its configuration before it starts any process.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ _LONGEST_WAIT_S = 0.1
 
 
 class _NoMethods:
-    """An XML-RPC interface without a method: the factory has to return one."""
+    """An XML-RPC interface without methods, which the factory must return."""
 
 
 def make_nimble(supervisord: Any, **_: str) -> _NoMethods:
-    """Shorten the waits of `supervisord`; named in the configuration."""
+    """Shorten the poll timeout of `supervisord`; the configuration names this factory."""
     poller = supervisord.options.poller
     poll = poller.poll
     poller.poll = lambda timeout: poll(min(timeout, _LONGEST_WAIT_S))

@@ -1,4 +1,4 @@
-"""The gateway's registry as an operator on this machine sees it: with secrets."""
+"""The gateway's registry together with the operator's copy of the secrets."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a client shows to the gateway."""
+    """The keys and the secret of a client."""
 
     js_key: str
     all_key: str

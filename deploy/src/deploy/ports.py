@@ -1,4 +1,4 @@
-"""Which ports are taken, and by whom."""
+"""Finds free ports, and the process that uses a port."""
 
 import errno
 import socket
@@ -13,7 +13,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     """Whether a server could listen on `port` now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As the servers do: connections of the past in TIME_WAIT do not count.
+        # As the servers do: ignore connections in TIME_WAIT.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -47,7 +47,7 @@ def first_free(candidates: Iterable[int], taken: Collection[int], count: int) ->
     """The first `count` candidates that are free and not in `taken`.
 
     Raises:
-        PortInUse: There are not so many.
+        PortInUse: There are fewer.
     """
     found: list[int] = []
     for port in candidates:
@@ -71,5 +71,5 @@ def _by_whom(port: int) -> str:
             if connection.laddr and connection.laddr.port == port:
                 return f" by {psutil.Process(connection.pid).name()} (process {connection.pid})"
     except psutil.Error:
-        pass  # other users' processes may be invisible; the sentence is good without them
+        pass  # other users' processes may be invisible
     return ""

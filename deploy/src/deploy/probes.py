@@ -1,4 +1,4 @@
-"""Questions put to the processes of the stack over HTTP, and to their logs."""
+"""Probes the stack's processes over HTTP, and reads their logs."""
 
 import re
 from pathlib import Path
@@ -11,14 +11,14 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def loopback_session() -> requests.Session:
-    """A session that ignores proxies: everything asked is on this machine."""
+    """A session that ignores proxies, for requests to this machine."""
     session = requests.Session()
     session.trust_env = False
     return session
 
 
 def is_ready(url: str) -> bool:
-    """Whether `url` answers 200 now."""
+    """Whether `url` responds with 200."""
     with loopback_session() as session:
         try:
             return session.get(url, timeout=_PROBE_TIMEOUT_S).status_code == 200
@@ -37,7 +37,7 @@ def log_size(log: Path) -> int:
 def last_sentence(log: Path, offset: int) -> str:
     """Why a process ended, from what it wrote to its log after the first `offset` bytes.
 
-    Our servers end with a sentence of their own; what a library says after it is no reason.
+    Our servers print one sentence before they exit; later lines of libraries are ignored.
     """
     lines = [line.strip() for line in _since(log, offset).splitlines() if line.strip()]
     own = [line for line in lines if _SENTENCE.match(line)]

@@ -1,4 +1,4 @@
-"""A Prometheus beside the stack on this machine, where its binary is at hand."""
+"""Runs Prometheus with the stack on this machine, if its binary is installed."""
 
 import shutil
 
@@ -15,13 +15,13 @@ NAME = "prometheus"
 BINARY = "prometheus"
 MISSING = "install it (apt-get install prometheus, or prometheus.io) and run make deploy again"
 
-# Stopped first: what it would see of a stack that goes down is no failure.
+# Stopped first, so that it records no failures of a stopping stack.
 _PRIORITY = 990
 _KEPT = "15d"
 
 
 def bring_up(local: LocalStack, settings: StackSettings) -> None:
-    """Start it if it is wanted, can be had and does not run; the stack serves without it too."""
+    """Start Prometheus if it is enabled, installed and not running."""
     if not settings.prometheus_port or NAME in local.files.programs():
         return
     binary = shutil.which(BINARY)

@@ -1,8 +1,8 @@
-"""Microservices in and out of service without a failed request.
+"""Starts and stops microservices without a failed request.
 
-In this order: start the new processes, wait until they are ready, move the clients' variations to
-them, wait until Envoy has taken that, stop the processes that nobody is sent to any more. Whatever
-fails before the variations move takes only the new processes with it.
+In this order: start the new processes, wait until they are ready, point the clients' variations to
+them, wait until Envoy uses them, stop the processes without traffic. A failure before the
+variations change stops only the new processes.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ _GATEWAY_TIMEOUT_S = 15.0
 
 @dataclass(frozen=True)
 class Planned:
-    """One microservice on its way into service."""
+    """The planned rollout of one microservice."""
 
     microservice: Microservice
     ratio: float
@@ -68,22 +68,22 @@ class Rollout:
     def start(
         self, client: str, wanted: Sequence[Wanted], replicas: int, environ: Mapping[str, str]
     ) -> bool:
-        """Serve `client` by the wanted microservices; protocols that none speaks stay as they are.
+        """Serve `client` with the requested microservices; other protocols are unchanged.
 
         Args:
             client: Its variations are replaced, protocol by protocol.
             wanted: Checked by parse_wanted.
             replicas: Processes for each.
-            environ: The caller's; holds settings for the servers.
+            environ: The caller's environment, with settings of the servers.
 
         Returns:
-            Whether anything had to be changed.
+            Whether anything changed.
 
         Raises:
             UnknownClient: Make it with seldon-cli client --action setup.
             ModelFolderInvalid: A folder is no model folder.
-            ProgramFailed: With the server's own sentence; the old variations serve on.
-            StackUnhealthy: The gateway does not take the new variations; nothing is stopped.
+            ProgramFailed: A server did not start; the old variations keep serving.
+            StackUnhealthy: Envoy does not use the new variations in time; nothing is stopped.
         """
         self._registry.get_client(client)
         targets = [target(entry, environ) for entry in wanted]
@@ -117,12 +117,12 @@ class Rollout:
         return True
 
     def stop(self, name: str, apis: Iterable[Api]) -> None:
-        """Take a microservice out of service; a client that has only this one has none then.
+        """Stop a microservice; a client without another one is left without.
 
         Raises:
             MicroserviceRefused: There is none of that name, or it shares a client's traffic with
                 another one.
-            StackUnhealthy: The gateway does not let go of it; nothing is stopped.
+            StackUnhealthy: Envoy still uses it after the timeout; nothing is stopped.
         """
         running = self._local.files.programs()
         stopping: list[str] = []
@@ -177,7 +177,7 @@ class Rollout:
     def _new_replicas(
         self, target: Microservice, names: Sequence[str], taken: set[int]
     ) -> tuple[Replica, ...]:
-        """Find ports, none to which the gateway sends what is meant for something else."""
+        """Find ports that no other variation routes to."""
         elsewhere = {
             endpoint.port
             for (_, protocol), variations in assignments.read(self._registry).items()
@@ -207,7 +207,7 @@ class Rollout:
 
 
 def target(entry: Wanted, environ: Mapping[str, str]) -> Microservice:
-    """What an entry asks for, without its processes.
+    """The microservice of an entry, without replicas.
 
     Raises:
         ModelFolderInvalid: The folder is no model folder.
@@ -237,7 +237,7 @@ def _assignments_of(client: str, planned: Iterable[Planned]) -> Assignments:
 
 
 def moved(before: Assignments, planned: Iterable[Planned]) -> Assignments:
-    """The same, with whoever is sent to a superseded process sent to what supersedes it."""
+    """The assignments with superseded endpoints replaced by their successors."""
     moved = dict(before)
     for plan in planned:
         old = {Endpoint(_HOST, program.port) for program in plan.superseded}

@@ -1,4 +1,4 @@
-"""What the environment says about the stack on this machine, read once."""
+"""Settings of the stack on this machine, read once from the environment."""
 
 import re
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ class StackSettings:
 
     @classmethod
     def of_stack(cls, files: StateFolder, environ: Mapping[str, str]) -> "StackSettings":
-        """The settings of the stack that runs, else those that one would be started with.
+        """The settings of the running stack, else those of the environment.
 
         Raises:
             SettingInvalid: Names the variable, its value and what was expected.
@@ -75,18 +75,18 @@ def home_from_env(environ: Mapping[str, str]) -> Path:
 
 
 def gateway_host(gateway: GatewaySettings) -> str:
-    """Where this machine reaches the gateway, for URLs."""
+    """The host of the gateway, for URLs on this machine."""
     return reached_at(gateway.bind)
 
 
 def reached_at(bind: str) -> str:
-    """Where this machine reaches what listens at `bind`, for URLs."""
+    """The host of a server that listens at `bind`, for URLs on this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104
     return f"[{host}]" if ":" in host else host
 
 
 def recorded_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Those variables that decide what stack is started."""
+    """The variables that a stack is started with."""
     return {
         name: value
         for name, value in environ.items()

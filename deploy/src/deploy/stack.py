@@ -1,4 +1,4 @@
-"""From settings to the programs of a stack."""
+"""The programs of a stack, from its settings."""
 
 import math
 import sys
@@ -12,14 +12,14 @@ from seldon_gateway import processes
 
 _MODULES = {Api.REST: "serving_rest", Api.RPC: "serving_grpc"}
 
-# Stopped from the highest to the lowest: first nobody is let in, then nobody is answered.
+# Stopped from the highest to the lowest: Envoy first, then the servers behind it.
 _ENVOY_PRIORITY = 900
 _MICROSERVICE_PRIORITY = 500
 _CONTROL_PLANE_PRIORITY = 100
 
 GATEWAY_PROGRAMS = ("control-plane", "envoy")
 
-# What a caller of start-microservice may set for the server, beside what this module sets.
+# Variables of the servers that start-microservice passes on.
 _SERVER_VARIABLES = {Api.REST: ("MODEL_ENGINE", "REST_"), Api.RPC: ("MODEL_ENGINE", "GRPC_")}
 _SET_HERE = {
     "REST_HOST", "REST_PORT", "REST_METRICS_DIR", "GRPC_HOST", "GRPC_PORT", "GRPC_METRICS_PORT",
@@ -28,7 +28,7 @@ _SET_HERE = {
 
 _GRACE_PREFIX = {Api.REST: "REST", Api.RPC: "GRPC"}
 _GRACE_S, _LONGEST_GRACE_S = 10, 86_400
-_BEYOND_GRACE_S = 5  # for a server to end the workers that outlive it
+_BEYOND_GRACE_S = 5  # for a server to kill workers that outlive their grace period
 
 
 def gateway_programs(settings: StackSettings) -> list[Program]:
@@ -73,7 +73,7 @@ def gateway_ports(settings: StackSettings) -> list[tuple[str, str, int]]:
 
 
 def server_environment(api: Api, environ: Mapping[str, str]) -> dict[str, str]:
-    """Those variables of the caller that the server of `api` is to be started with."""
+    """The caller's variables that are passed on to the server of `api`."""
     return {
         name: value
         for name, value in environ.items()
@@ -82,11 +82,11 @@ def server_environment(api: Api, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def grace_s(api: Api, environment: Mapping[str, str]) -> int:
-    """How long the server takes for what is in flight when it is told to stop."""
+    """The server's grace period for requests in flight, in seconds."""
     try:
         given = float(environment.get(f"{_GRACE_PREFIX[api]}_GRACE_S") or _GRACE_S)
     except ValueError:
-        return _GRACE_S  # the server refuses it, and says why
+        return _GRACE_S  # the server rejects it with a message
     return math.ceil(min(given, _LONGEST_GRACE_S)) if given >= 0 else _GRACE_S
 
 

@@ -1,6 +1,6 @@
-"""Processes that belong to a stack, found by the mark in their environment.
+"""Finds and stops the processes of a stack, by a variable in their environment.
 
-Every process of a stack has SELDON_STACK=<its state folder>, whoever its parent is by now.
+Every process of a stack has SELDON_STACK=<its state folder>, whatever its parent.
 """
 
 import os
@@ -53,8 +53,8 @@ def kill(processes: list[psutil.Process]) -> None:
 def wait_gone(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
     """Wait until each has ended; those that have not after `timeout_s` are returned.
 
-    One that has ended and was not yet reaped by its parent holds nothing any more and counts as
-    gone: init may take seconds for that, and psutil.wait_procs would wait with it.
+    A zombie holds no resources and counts as gone: init may take seconds to reap it, and
+    psutil.wait_procs would wait for that.
     """
     alive = list(processes)
 

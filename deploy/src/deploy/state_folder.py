@@ -1,13 +1,13 @@
-"""The files of one stack: what is where in SELDON_HOME.
+"""The files of a stack in SELDON_HOME.
 
 supervisord.conf, conf.d/   what the supervisor runs
 run/                        each program's script, description and starts
 logs/                       each program's log
 microservices/              what start-microservice started
 stack.json                  the settings the stack was started with
-targets.json                where the servers' /metrics are, as Prometheus reads it (file_sd)
+targets.json                scrape targets of the servers, for Prometheus (file_sd)
 lock                        held by the command that changes the stack
-seldon.db, secrets/, …      the gateway's data, which seldon-down leaves
+seldon.db, secrets/, …      the gateway's data, which seldon-down keeps
 
 Everything is readable by its owner alone.
 """
@@ -42,14 +42,14 @@ class StateFolder:
         self.home = home
 
     def prepare(self) -> None:
-        """Create the folders, for their owner's eyes: keys and secrets will be in them."""
+        """Create the folders, readable by their owner alone: they will hold secrets."""
         os.umask(0o077)  # the folder may be there already, and open to others
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in _FOLDERS:
             (self.home / folder).mkdir(exist_ok=True)
 
     def require(self) -> None:
-        """Fail where no stack was ever started: a folder left behind by mistake misleads.
+        """Fail if the folder does not exist, instead of creating it.
 
         Raises:
             StackNotRunning: Names the folder.
@@ -82,7 +82,7 @@ class StateFolder:
 
     @property
     def socket(self) -> Path:
-        """Where the supervisor listens, if it does."""
+        """The socket of the supervisor."""
         record = self.home / _SOCKET_RECORD
         return Path(record.read_text().strip()) if record.exists() else self.home / _SOCKET_NAME
 
@@ -103,7 +103,7 @@ class StateFolder:
         (self.home / program.starts).unlink(missing_ok=True)
         write(self.home / program.script, script_text(program, str(self.home), reap))
         write(self._description(program.name), json.dumps(asdict(program), indent=2) + "\n")
-        # Last: with this file the program exists.
+        # Last: this file makes the program exist.
         write(self._conf(program.name), supervisor_conf.program_conf(program))
 
     def unlist_program(self, name: str) -> None:
@@ -160,13 +160,13 @@ class StateFolder:
             raise MicroserviceRefused(f"{path} is damaged ({error}); remove it") from error
 
     def write_targets(self) -> None:
-        """Record where the /metrics of the programs that run now are."""
+        """Record the scrape targets of the running programs."""
         targets = scrape_targets(self.programs().values())
         write(self.targets, json.dumps(targets, indent=2) + "\n")
 
     @property
     def targets(self) -> Path:
-        """Where write_targets writes."""
+        """The file of `write_targets`."""
         return self.home / _TARGETS
 
     def write_variables(self, variables: Mapping[str, str]) -> None:
@@ -181,12 +181,12 @@ class StateFolder:
             return None
 
     def drop_variables(self) -> None:
-        """There is no stack any more."""
+        """Record that no stack is running."""
         (self.home / _SETTINGS).unlink(missing_ok=True)
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, for its owner's eyes only."""
+    """Replace a file atomically; only its owner can read it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as content:

@@ -1,4 +1,4 @@
-"""What each part of the stack does now."""
+"""The status of each program of the stack."""
 
 import time
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class ServiceStatus:
 
 
 def collect(stack: LocalStack) -> list[ServiceStatus]:
-    """Look at every part of a running stack.
+    """Collect the status of every program of a running stack.
 
     Raises:
         StackNotRunning: There is none.
@@ -70,7 +70,7 @@ def collect(stack: LocalStack) -> list[ServiceStatus]:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds as people say them: 45s, 3m 12s, 5h 2m, 2d 4h."""
+    """A duration as text: 45s, 3m 12s, 5h 2m, 2d 4h."""
     whole = int(seconds)
     days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
     if days:

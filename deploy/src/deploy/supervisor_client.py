@@ -1,7 +1,7 @@
-"""Talks to supervisord over its Unix socket: XML-RPC with a time limit on every call.
+"""Client of supervisord: XML-RPC over its Unix socket, with a timeout on every call.
 
-The supervisor package's own transport has no time limit, and a stopped supervisord would hang
-every command.
+The supervisor package's own transport has no timeout, so a stopped supervisord would block every
+command.
 """
 
 import socket
@@ -15,7 +15,7 @@ from deploy.errors import StackUnhealthy
 
 _CALL_TIMEOUT_S = 3.0
 
-# Faults of supervisor.xmlrpc.Faults that mean "it is so already".
+# Faults of supervisor.xmlrpc.Faults for calls without effect.
 _ALREADY_ADDED = 90
 _BAD_NAME = 10
 _NOT_RUNNING = 70
@@ -23,7 +23,7 @@ _NOT_RUNNING = 70
 
 @dataclass(frozen=True)
 class ProcessState:
-    """What supervisord knows of one program.
+    """The state of one program in supervisord.
 
     Args:
         name: The program's.
@@ -56,14 +56,14 @@ class _UnixTransport(xmlrpc.client.Transport):
 
     def make_connection(self, host: Any) -> HTTPConnection:
         connection = _UnixConnection(self._path)
-        self._connection = (host, connection)  # where the base class finds it to close it
+        self._connection = (host, connection)  # the base class closes it
         return connection
 
 
 class SupervisorClient:
-    """supervisord as the commands need it.
+    """The calls of supervisord that the commands use.
 
-    Every method raises StackUnhealthy when supervisord does not answer within 3 s.
+    Every method raises StackUnhealthy if supervisord does not respond within 3 s.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,7 +99,7 @@ class SupervisorClient:
         self._call("addProcessGroup", name, unless=_ALREADY_ADDED)
 
     def stop(self, name: str) -> None:
-        """Ask the program to stop; see states() for when it has."""
+        """Stop the program without waiting; states() shows when it has stopped."""
         self._call("stopProcess", name, False, unless=_NOT_RUNNING)
 
     def forget(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Where the servers' metrics are, in the form that Prometheus reads from a file (file_sd)."""
+"""Scrape targets of the model servers, for Prometheus' file-based service discovery."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _MICROSERVICE = re.compile(rf"(.+)-({'|'.join(Api)})-\d+")
 
 
 class TargetGroup(TypedDict):
-    """One process group's address, and the labels that its series get."""
+    """The address of one server, and the labels of its series."""
 
     targets: list[str]
     labels: dict[str, str]
 
 
 def scrape_targets(programs: Iterable[Program]) -> list[TargetGroup]:
-    """A group for each server among `programs`; the gateway's programs are none."""
+    """A target group for each model server among `programs`."""
     groups: list[TargetGroup] = []
     for program in programs:
         named = _MICROSERVICE.fullmatch(program.name)

@@ -1,4 +1,4 @@
-"""How every command of the product ends: a result, or one sentence on stderr and status 1."""
+"""Base classes of the commands: an error is one sentence on stderr and exit status 1."""
 
 import functools
 import importlib
@@ -20,16 +20,16 @@ EXPECTED = (DeployError, GatewayError, ServingError)
 
 
 class _OneSentence(click.Command):
-    """Reports every error in status 1, as the original did, without its tracebacks.
+    """Exits with status 1 on every error, as the original did, without a traceback.
 
-    click's own status for a wrong option would be 2.
+    Click's own status of a usage error is 2.
     """
 
     def main(self, args: Sequence[str] | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Run, and exit with 0 or 1."""
         extra["standalone_mode"] = False
         if args is None:
-            # So that a command that is told to end takes down what it was starting.
+            # So that SIGTERM runs the clean-up of what the command was starting.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         words = list(sys.argv[1:] if args is None else args)
         try:
@@ -59,21 +59,21 @@ def _end(sentence: str, words: list[str]) -> NoReturn:
 
 
 class StackCommand(_OneSentence, click.Command):
-    """A command that ends so."""
+    """A command that reports errors in one sentence."""
 
 
 class StackGroup(_OneSentence, click.Group):
-    """A command with subcommands that ends so."""
+    """A command group that reports errors in one sentence."""
 
 
 class LazyStackGroup(StackGroup):
-    """One whose subcommands are imported when they are called: some load a second's worth.
+    """A group that imports subcommands on use, since some take a second to import.
 
     Source: Click's documentation, "Lazily loading subcommands".
     """
 
     def __init__(self, *words: Any, elsewhere: Mapping[str, str], **options: Any) -> None:
-        """`elsewhere`: of each command's name, `module:attribute`."""
+        """`elsewhere` maps names of commands to `module:attribute`."""
         super().__init__(*words, **options)
         self._elsewhere = elsewhere
 
@@ -82,7 +82,7 @@ class LazyStackGroup(StackGroup):
         return sorted({*super().list_commands(ctx), *self._elsewhere})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the one that is asked for."""
+        """Import a subcommand."""
         if cmd_name not in self._elsewhere:
             return super().get_command(ctx, cmd_name)
         module, _, attribute = self._elsewhere[cmd_name].partition(":")

@@ -1,4 +1,4 @@
-"""`seldon-cli`: clients, keys and strategies, in the original's words."""
+"""`seldon-cli`: clients, keys and strategies, with the original's commands."""
 
 import json
 import os
@@ -24,7 +24,7 @@ _ELSEWHERE = {
 
 
 def _print_default_config(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    """The original's configuration file, as far as it means something here."""
+    """Print the settings that the original's configuration file has in common with ours."""
     if not wanted or context.resilient_parsing:
         return
     from deploy.commands import cli_strategies
@@ -74,7 +74,7 @@ def here(context: click.Context, quiet: bool, zk_hosts: str | None) -> None:
     home = home_from_env(os.environ)
     context.obj = StateFolder(home)
     if not quiet:
-        # The original's first line said which ZooKeeper it was connected to.
+        # The original's first line named its ZooKeeper.
         click.echo(f"connected to the registry in {home}")
     context.meta["quiet"] = quiet
 
@@ -95,7 +95,7 @@ def main(words: tuple[str, ...], target: StackTarget) -> int:
     """Run seldon-cli on this machine, or in a cluster (--target, SELDON_TARGET)."""
     if not target.in_cluster:
         here.main(list(words))
-    # Not at the top: where this runs in a container there is no client of Kubernetes.
+    # Imported on use: the container image has no kubernetes package.
     from deploy.kubernetes import remote_cli
 
     return remote_cli.run(words, os.environ, target.context)

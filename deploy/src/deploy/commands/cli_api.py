@@ -101,7 +101,7 @@ def _request(session: requests.Session, method: str, url: str, **how: Any) -> re
     try:
         return session.request(method, url, timeout=_TIMEOUT_S, **how)
     except requests.RequestException as error:
-        # Not the error itself: it names the URL, and with it the key.
+        # Not the error itself: its URL holds the key.
         raise StackNotRunning(
             f"the gateway does not respond ({type(error).__name__}); check it with `make status`"
         ) from None

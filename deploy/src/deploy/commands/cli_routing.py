@@ -1,4 +1,4 @@
-"""`seldon-cli routing`: what commands on another machine ask of the registry's."""
+"""`seldon-cli routing`: the registry's routing, for commands on another machine."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from deploy.state_folder import StateFolder
 @click.option("--action", required=True, type=click.Choice(["show", "move", "versions"]))
 @click.pass_obj
 def routing(files: StateFolder, action: str) -> None:
-    """Every client's variations as JSON; `move`: from the first line of stdin to the second.
+    """Print every client's variations as JSON; `move` reads old and new ones from stdin.
 
-    `versions`: what an Envoy has when it has the newest of all.
+    `versions` prints the xDS versions of an up-to-date Envoy.
     """
     with operator(files, os.environ) as it:
         if action == "versions":

@@ -1,4 +1,4 @@
-"""Commands of the original's `seldon-cli` that have nothing to do here."""
+"""Commands of the original's `seldon-cli` that do nothing here."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from deploy.errors import SettingInvalid
 
 
 def unneeded_commands() -> Iterator[click.Command]:
-    """Commands of the original that are answered in a sentence."""
+    """Commands that print one sentence."""
     yield _answering("memcached", "no memcached is needed: nothing to set up", works=True)
     yield _answering(
         "rpc",

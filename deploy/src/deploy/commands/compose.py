@@ -18,13 +18,13 @@ from seldon_gateway.registry import SCOPE_ALL, SCOPE_JS
 from seldon_gateway.settings import GatewaySettings
 
 _TEST_TYPES = ("js-predict", "grpc-predict")
-# compose.yaml says which host is asked, and publishes no port of a load test.
+# compose.yaml sets the host and publishes no port of the load test.
 _NOT_IN_CONTAINERS = ("LOADTEST_HOST", "LOADTEST_WEB_PORT")
 
 
 def _found() -> compose.Compose:
     environ = dict(os.environ)
-    # One version for the images that are built and those that are run.
+    # Run the version that images are built with.
     environ.setdefault("SELDON_TAG", version("prediction-services-deploy"))
     return compose.Compose.find(Path.cwd(), environ)
 

@@ -1,4 +1,4 @@
-"""`seldon-up` and `seldon-down`: the gateway, up and down."""
+"""`seldon-up` and `seldon-down`: start the gateway, stop the stack."""
 
 import os
 
@@ -13,7 +13,7 @@ from deploy.settings import StackSettings, gateway_host, home_from_env
 from deploy.stack_target import StackTarget
 
 _SPARK = "ignored; Spark is not part of this stack"
-# What the original's seldon-up read and this machine has no use for, and what is said about it.
+# Variables of the original's seldon-up that are ignored, and what to set instead.
 _HERE = {
     "SELDON_WITH_SPARK": _SPARK,
     "SELDON_WITH_GLUSTERFS": "ignored; models are read from folders of this machine",
@@ -47,7 +47,7 @@ def seldon_up(target: StackTarget) -> None:
             shown = variable if variable.startswith("DB_") else f"{variable}={value}"
             say(f"{shown}: {answer}")
     if target.in_cluster:
-        # Not at the top: one machine needs no client of Kubernetes.
+        # Imported on use: one machine needs no kubernetes package.
         from deploy.kubernetes import deployment
 
         deployment.bring_up(os.environ, target.context)
@@ -71,7 +71,7 @@ def seldon_up(target: StackTarget) -> None:
 def seldon_down(purge: bool, target: StackTarget) -> None:
     """Stop the whole stack, with microservices and load tests; clients and keys are kept."""
     if target.in_cluster:
-        # Not at the top: one machine needs no client of Kubernetes.
+        # Imported on use: one machine needs no kubernetes package.
         from deploy.kubernetes import deployment
 
         deployment.take_down(os.environ, target.context, purge=purge)

@@ -18,7 +18,7 @@ from deploy.kubernetes.session import session
 from deploy.stack_target import Target
 from loadtest.settings import TEST_TYPES
 
-_LEAST_WIDTH = 120  # where there is no terminal to fit
+_LEAST_WIDTH = 120  # without a terminal
 
 _context = click.option(
     "--context", help="Context of the kubeconfig file.  [default: the current context]"

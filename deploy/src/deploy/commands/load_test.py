@@ -13,7 +13,7 @@ from loadtest.errors import SettingInvalid
 from loadtest.options import given
 from loadtest.settings import LoadTestSettings
 
-# Of two machines without a cluster, or files of this machine.
+# Options for several machines without a cluster, or for files of this machine.
 _NOT_IN_CLUSTER = ("bind", "worker_of", "metrics_bind", "server_metrics", "web_port")
 
 
@@ -54,7 +54,7 @@ def launch(words: tuple[str, ...], target: StackTarget) -> int:
             )
     if os.environ.get("LOADTEST_HOST"):
         words = ("--host", settings.host, *words)
-    # Not at the top: where this runs in a container there is no client of Kubernetes.
+    # Imported on use: the container image has no kubernetes package.
     from deploy.kubernetes import load_run
     from deploy.kubernetes.session import session
 

@@ -1,4 +1,4 @@
-"""`start-microservice` and `stop-microservice`: model servers in and out of service."""
+"""`start-microservice` and `stop-microservice`: start and stop model servers."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -73,7 +73,7 @@ def start_microservice(
     if replicas is not None:
         check_replicas(replicas)
     if target.in_cluster:
-        # Not at the top: one machine needs no client of Kubernetes.
+        # Imported on use: one machine needs no kubernetes package.
         from deploy.kubernetes import deployment
 
         entries = parse_entries([*images, *pipelines])
@@ -119,7 +119,7 @@ def stop_microservice(name: str, api: str | None, target: StackTarget) -> None:
     check_name(name)
     apis = [Api(api)] if api else list(Api)
     if target.in_cluster:
-        # Not at the top: one machine needs no client of Kubernetes.
+        # Imported on use: one machine needs no kubernetes package.
         from deploy.kubernetes import deployment
 
         deployment.stop(name, apis, os.environ, target.context)

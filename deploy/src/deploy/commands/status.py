@@ -1,4 +1,4 @@
-"""`python -m deploy status` and `logs`: what runs, and what it says."""
+"""`python -m deploy status` and `logs`: state and logs of the services."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from deploy.local import REMEDY, LocalStack
 from deploy.settings import home_from_env
 from deploy.state_folder import StateFolder
 
-_LEAST_WIDTH = 120  # where there is no terminal to fit
+_LEAST_WIDTH = 120  # without a terminal
 
 
 @click.command("status", cls=StackCommand)

@@ -1,14 +1,14 @@
-"""Where a gateway's Service is reached, as its type has it."""
+"""The addresses of the gateway's Service, by its type."""
 
 from deploy.kubernetes.api import Object
 
 
 def lines(service: Object, node: str | None) -> list[str]:
-    """One line for each port, and how it is reached from outside where that takes more.
+    """One line per port, and how to reach a Service from outside the cluster.
 
     Args:
         service: As the cluster has it.
-        node: The address of a node; None when that cannot be seen.
+        node: The address of a node; None if unknown.
     """
     metadata, spec = service["metadata"], service["spec"]
     name, namespace = metadata["name"], metadata["namespace"]
@@ -39,7 +39,7 @@ def balancer(service: Object) -> str | None:
 
 
 def node_address(nodes: list[Object]) -> str | None:
-    """The best address to reach any node: an external one, where there is one."""
+    """The address of any node, an external one if possible."""
     known = {
         one["type"]: one["address"]
         for node in nodes

@@ -1,4 +1,4 @@
-"""A cluster's API: the `kubernetes` client, with deadlines, retries and errors in our words."""
+"""A cluster's API: the `kubernetes` client with timeouts, retries and our own errors."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,13 +27,13 @@ Object = dict[str, Any]
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
-# Every request of ours may be sent twice: there is no POST among them.
+# Every request is idempotent, so safe to retry: there is no POST.
 RETRIES = Retry(
     total=5,
     connect=2,
     read=3,
     status=5,
-    other=0,  # a certificate does not get better
+    other=0,  # such as certificate errors, which retries cannot fix
     allowed_methods=None,
     status_forcelist={429, 500, 502, 503, 504},
     backoff_factor=0.2,
@@ -42,15 +42,15 @@ RETRIES = Retry(
     raise_on_status=False,
 )
 
-# No file can be there: the client's own choice is a name in /tmp that anybody can foresee.
+# A path that cannot exist: the client's default is a predictable name in /tmp.
 _NO_CACHE = f"{os.devnull}/none"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Which object: what a request needs to know of it."""
+    """A reference to an object."""
 
-    api_version: str = field(compare=False)  # apps/v1 and apps/v1beta1 show the same object
+    api_version: str = field(compare=False)  # apps/v1 and apps/v1beta1 return the same object
     kind: str
     name: str
     namespace: str | None = None
@@ -103,7 +103,7 @@ class Api:
         return bool(self._resource(api_version, kind).namespaced)
 
     def removable_kinds(self) -> list[tuple[str, str]]:
-        """Each kind of namespaced object once that can be listed and deleted: apiVersion, kind."""
+        """The namespaced kinds that can be listed and deleted: apiVersion, kind."""
         kinds: dict[tuple[str, str], tuple[str, str]] = {}
         with self._request("get", "the API's kinds"):
             found = [one for resources in self._dynamic.resources for one in resources]
@@ -118,7 +118,7 @@ class Api:
         return list(kinds.values())
 
     def read(self, which: Reference) -> Object | None:
-        """The object as it is now; None when there is none."""
+        """The current object; None if it does not exist."""
         resource = self._resource(which.api_version, which.kind)
         with self._request("get", str(which), which.namespace):
             try:
@@ -141,7 +141,7 @@ class Api:
         labels: str | None = None,
         fields: str | None = None,
     ) -> list[Object]:
-        """Every object of a kind in a namespace, as selectors narrow it."""
+        """The objects of a kind in a namespace that match the selectors."""
         resource = self._resource(api_version, kind)
         with self._request("list", kind, namespace):
             answer = _object(
@@ -153,12 +153,12 @@ class Api:
                     serializer=_plain,
                 )
             )
-        # A list's items do not say what they are.
+        # A list's items lack apiVersion and kind.
         about = {"apiVersion": api_version, "kind": kind}
         return [{**about, **item} for item in answer.get("items") or []]
 
     def apply(self, item: Object, *, dry_run: bool = False, force: bool = False) -> Object:
-        """Server-side apply: create the object, or set the fields it names; the object after."""
+        """Create or update the object by server-side apply; returns the result."""
         which = Reference.of(item)
         resource = self._resource(which.api_version, which.kind)
         with self._request("patch", str(which), which.namespace):
@@ -176,7 +176,7 @@ class Api:
             )
 
     def delete(self, item: Object) -> None:
-        """Have the object deleted, what it owns first; not another that has its name by now."""
+        """Delete the object after what it owns; never a successor of the same name."""
         which = Reference.of(item)
         resource = self._resource(which.api_version, which.kind)
         options = {
@@ -199,7 +199,7 @@ class Api:
                     raise
 
     def change(self, which: Reference, fields: Object) -> Object:
-        """Set some fields of an object that is there (merge patch), whoever has set them before."""
+        """Set fields of an existing object by merge patch, whoever owns them."""
         resource = self._resource(which.api_version, which.kind)
         with self._request("patch", str(which), which.namespace):
             return _object(
@@ -222,7 +222,7 @@ class Api:
         lines: int | None = None,
         previous: bool = False,
     ) -> str:
-        """What a container has said, or its last `lines`; `previous`: before its last restart."""
+        """A container's log, or its last `lines`; `previous`: of its previous instance."""
         logs = self._resource("v1", "Pod").subresources["log"]
         query = [("container", container)]
         if lines is not None:
@@ -234,14 +234,14 @@ class Api:
         return str(answer.data.decode(errors="replace"))
 
     def last_log_line(self, namespace: str, pod: str, container: str, previous: bool) -> str:
-        """What a container said last; empty when it said nothing."""
+        """The last line of a container's log; empty if there is none."""
         lines = self.log(namespace, pod, container, lines=20, previous=previous).split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def open_exec(
         self, namespace: str, pod: str, container: str, words: Sequence[str], *, stdin: bool
     ) -> WSClient:
-        """Start a command in a container; its streams are the channels of what is returned."""
+        """Start a command in a container; returns its streams as a WebSocket client."""
         query = [("container", container), ("stdout", "true"), ("stderr", "true")]
         query += [("stdin", str(stdin).lower()), *(("command", word) for word in words)]
         _, url, headers, _, _ = self._http.param_serialize(
@@ -293,7 +293,7 @@ class Api:
 
 
 class _ApiClient(client.ApiClient):
-    """With a deadline for every request, and answers read whole while they can be asked again."""
+    """Sets timeouts, and reads each response completely, so that it can be retried."""
 
     def call_api(self, *args: Any, **options: Any) -> Any:
         attempts = 3
@@ -311,7 +311,7 @@ class _ApiClient(client.ApiClient):
 
 
 def connect(environ: Mapping[str, str], context: str | None = None) -> Api:
-    """Reach the cluster that KUBECONFIG (or ~/.kube/config, or the pod we run in) names.
+    """Connect to the cluster of KUBECONFIG, ~/.kube/config or the service account.
 
     Args:
         environ: KUBECONFIG: a file, or several with colons between.
@@ -319,7 +319,7 @@ def connect(environ: Mapping[str, str], context: str | None = None) -> Api:
 
     Raises:
         ClusterNotConfigured: There is no such file or context.
-        ClusterUnreachable, ClusterRefused: The cluster does not answer, or not to us.
+        ClusterUnreachable, ClusterRefused: The cluster does not respond, or rejects us.
     """
     settings = client.Configuration()
     settings.retries = RETRIES
@@ -344,7 +344,7 @@ def connect(environ: Mapping[str, str], context: str | None = None) -> Api:
 
 
 def _load(files: str, context: str | None, settings: client.Configuration) -> str:
-    """Read the files into `settings`; in words, the login that they gave."""
+    """Load the files into `settings`; returns a description of the login."""
     paths = [Path(path) for path in files.split(os.pathsep) if path]
     if not any(path.is_file() for path in paths):
         raise ClusterNotConfigured(f"KUBECONFIG is {files}, which does not exist; correct it")

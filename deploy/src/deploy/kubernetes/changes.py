@@ -1,9 +1,9 @@
-"""Which fields of an object differ; names alone, since a value may be a secret."""
+"""Names of the fields that differ between two objects; never values, which may be secret."""
 
 from collections.abc import Iterator
 from typing import Any
 
-# What the API server keeps about an object, not what it was told.
+# Metadata that the API server maintains itself.
 _ITS_OWN = frozenset(
     {
         "managedFields",

@@ -1,6 +1,6 @@
 """Our objects in one namespace of a cluster: applied, pruned, deleted.
 
-What is ours says so by its labels; nothing else is ever changed or removed.
+Labels mark our objects; no other object is ever changed or removed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,20 +20,20 @@ OURS = "prediction-services"
 # Kinds that a cluster may lack: scraped by Prometheus's operator, where there is one.
 OPTIONAL_GROUPS = frozenset({"monitoring.coreos.com"})
 
-# Data: removed on purpose alone.
+# Data, which only PURGE=1 removes.
 _VOLUME = "PersistentVolume"
 _KEPT = frozenset({"PersistentVolumeClaim", _VOLUME})
 _SERVES = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})
 _MAIN = frozenset({"Deployment", "Service", "ConfigMap"})
 # Copies of a Service's or a Pod's labels, which controllers make and remove.
 _DERIVED = frozenset({"Endpoints", "EndpointSlice", "Event", "PodMetrics"})
-# What Kubernetes itself puts into every namespace.
+# Objects that Kubernetes creates in every namespace.
 _BUILT_IN = frozenset({("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")})
 _REMAKE_S = 60.0
 
 
 class Change(StrEnum):
-    """What became of an object."""
+    """What happened to an object."""
 
     CREATED = "created"
     CONFIGURED = "configured"
@@ -46,7 +46,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One object's."""
+    """The outcome for one object."""
 
     which: Reference
     change: Change
@@ -71,12 +71,12 @@ class Place:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What every object of the stack bears."""
+        """The labels of every object of the stack."""
         return {MANAGED_BY: OURS, INSTANCE: self.instance}
 
     @property
     def selector(self) -> str:
-        """The same, as the API asks for it."""
+        """The labels as a selector."""
         return ",".join(f"{name}={value}" for name, value in self.labels.items())
 
     def owns(self, item: Object) -> bool:
@@ -89,7 +89,7 @@ class Cluster:
     """One stack's objects in a cluster.
 
     Attributes:
-        unseen: Kinds which this login may not list, so that what is ours of them was not found.
+        unseen: Kinds that this login may not list, so that ours were not found.
     """
 
     def __init__(self, api: Api, place: Place) -> None:
@@ -102,9 +102,9 @@ class Cluster:
     ) -> Iterator[Outcome]:
         """Create or update each object by server-side apply, the namespace first.
 
-        A field that somebody else set stops it: that may be an operator's repair or an
-        autoscaler's decision, which a deploy must not undo unasked. `force` takes such fields
-        over; it never touches fields that the objects do not name.
+        Stops at a field that another manager owns: it may be an operator's repair or an
+        autoscaler's decision. `force` takes such fields over; other fields of the objects are never
+        touched.
 
         Args:
             objects: In the order in which they are to be applied.
@@ -112,12 +112,12 @@ class Cluster:
             force: Take over fields that others set.
 
         Yields:
-            What became of each, as it becomes so; a second run repairs one that broke off.
+            The outcome of each object; a second run completes one that failed.
 
         Raises:
             NotManaged: An object of that name is not of this stack.
             FieldConflict: Others set fields of it.
-            ClusterError: The cluster does not take it.
+            ClusterError: The cluster rejects it.
         """
         self._check(objects)
         absent = False
@@ -138,7 +138,7 @@ class Cluster:
                 yield self._apply_one(item, dry_run, force)
 
     def stale(self, objects: Sequence[Object]) -> list[Object]:
-        """What is ours in the cluster but not in the list; never data, nor what is on its own."""
+        """Our objects that are not in the list, except data and separately managed ones."""
         wanted = {Reference.of(item) for item in objects}
         return [
             item
@@ -149,7 +149,7 @@ class Cluster:
         ]
 
     def labelled(self, labels: Mapping[str, str]) -> list[Object]:
-        """What is ours and bears these labels too, except data."""
+        """Our objects that have these labels too, except data."""
         selector = ",".join(f"{name}={value}" for name, value in labels.items())
         found = self._present(f"{self.place.selector},{selector}")
         return [item for item in found if self.place.owns(item) and item["kind"] not in _KEPT]
@@ -163,7 +163,7 @@ class Cluster:
         return self._remove(self.stale(objects), timeout_s)
 
     def delete(self, *, purge: bool, timeout_s: float) -> list[Outcome]:
-        """Remove what is ours in the namespace and wait until it is gone; a second run is safe.
+        """Remove our objects in the namespace and wait until they are gone; safe to repeat.
 
         Args:
             purge: Volumes and their data too; the namespace, when it is ours and nobody else
@@ -223,7 +223,7 @@ class Cluster:
         return which.group in OPTIONAL_GROUPS and not self.api.knows(which.api_version, which.kind)
 
     def _apply_namespace(self, item: Object, dry_run: bool, force: bool) -> Outcome:
-        """Namespaces are often an administrator's: one that is there is taken as it is."""
+        """Apply the namespace, unless somebody else, such as an administrator, made it."""
         which = Reference.of(item)
         try:
             before = self.api.read(which)
@@ -258,9 +258,9 @@ class Cluster:
         return Outcome(which, Change.CONFIGURED, ", ".join(paths))
 
     def _is_spent(self, item: Object, before: Object, force: bool) -> bool:
-        """Whether a Job has to be made anew: it has failed, or is to be another.
+        """Whether a Job must be replaced: it has failed, or its template differs.
 
-        A Job runs once, and its template cannot be changed.
+        A Job runs once, and its template is immutable.
         """
         if before["metadata"].get("deletionTimestamp") or _has_failed(before):
             return True
@@ -273,7 +273,7 @@ class Cluster:
         return False
 
     def _ours(self) -> list[Object]:
-        """What bears our labels and is not made by a controller of something that does."""
+        """Objects with our labels that no controller owns."""
         found = [item for item in self._present(self.place.selector) if self.place.owns(item)]
         return found + self._volumes()
 
@@ -327,7 +327,7 @@ class Cluster:
             return False
 
     def _remove(self, items: Sequence[Object], timeout_s: float) -> list[Outcome]:
-        # What serves goes first, while it still has its Service and its settings to end well.
+        # Workloads first, while their Services and settings exist, so that they stop cleanly.
         for item in sorted(items, key=lambda item: item["kind"] not in _SERVES):
             self.api.delete(item)
         self._wait_until_gone(items, timeout_s)
@@ -361,7 +361,7 @@ class Cluster:
 
 
 def _is_stored(before: Object, after: Object, dry_run: bool) -> bool:
-    """Whether it is the version that was there; a dry run shows the old one with what is new."""
+    """Whether the stored version is unchanged; a dry run keeps the old version number."""
     versions = {item["metadata"].get("resourceVersion") for item in (before, after)}
     return len(versions) == 1 and not dry_run
 

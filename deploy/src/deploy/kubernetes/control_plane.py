@@ -1,4 +1,4 @@
-"""The registry of a cluster's stack, by `seldon-cli` in the pod of its control plane."""
+"""Access to the registry of a cluster's stack, by `seldon-cli` in its control plane's pod."""
 
 import json
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ REMEDY = "start the stack with seldon-up or make deploy TARGET=kubernetes"
 
 
 class ControlPlane:
-    """One stack's."""
+    """The control plane of one stack."""
 
     def __init__(self, api: Api, place: Place) -> None:
-        """Ask for nothing yet."""
+        """Send no request yet."""
         self._api = api
         self._place = place
         self._pod: str | None = None
@@ -45,10 +45,10 @@ class ControlPlane:
         )
 
     def output(self, *words: str, text: str | None = None) -> str:
-        """What `seldon-cli words` prints, with `text` as its input.
+        """The stdout of `seldon-cli words`, with `text` as its stdin.
 
         Raises:
-            ControlPlaneRefused: With its own sentence.
+            ControlPlaneRefused: With the error of seldon-cli.
             ClusterError: It cannot be run.
         """
         printed, complaint = bytearray(), bytearray()
@@ -58,7 +58,7 @@ class ControlPlane:
         return printed.decode(errors="replace")
 
     def setup_client(self, name: str, database: str) -> bool:
-        """Make sure that there is such a client; True when it was made now."""
+        """Create the client unless it exists; True if it was created."""
         words = ("--action", "setup", "--db-name", database, "--client-name", name)
         return "before" not in self.output("client", *words).split("\n", 1)[0]
 
@@ -76,11 +76,11 @@ class ControlPlane:
         self.output("routing", "--action", "move", text=lines)
 
     def newest_versions(self) -> dict[str, str]:
-        """What an Envoy has when it has the newest of all."""
+        """The xDS versions of an up-to-date Envoy."""
         return dict(json.loads(self.output("routing", "--action", "versions")))
 
     def check(self, client: str, gateway: str, rest_port: int, grpc_port: int) -> list[str]:
-        """Real predictions through the gateway; a line for each protocol that is served."""
+        """Test predictions through the gateway; one line for each protocol that is served."""
         ports = ("--rest-port", str(rest_port), "--grpc-port", str(grpc_port))
         printed = self.output("check", "--client-name", client, "--gateway", gateway, *ports)
         return printed.splitlines()

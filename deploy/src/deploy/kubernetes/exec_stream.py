@@ -20,7 +20,7 @@ Sink = Callable[[bytes], object]
 
 _CHUNK = 32 * 1024
 _LOOK_EVERY_S = 1.0
-# The stream cannot say where the input ends before version 5 of its protocol: its length is told.
+# Before version 5 the protocol cannot close stdin, so the length of the input is passed.
 _WITH_INPUT = 'n=$1; shift; head -c "$n" | "$@"'
 
 
@@ -68,7 +68,7 @@ def run(
     except (WebSocketException, OSError) as error:
         raise _broken(where, str(error)) from error
     finally:
-        stream.sock.shutdown()  # at once: close() waits for a frame that has come already
+        stream.sock.shutdown()  # not close(), which waits for a frame that has already arrived
     if not status:
         raise _broken(where, "it closed without an exit status")
     return _exit_status(json.loads(status), where, words)
@@ -81,7 +81,7 @@ def _pass_on(stream: WSClient, out: Sink, err: Sink) -> None:
 
 
 def _exit_status(status: dict[str, Any], where: str, words: Sequence[str]) -> int:
-    """The number in what the API says last: Success, or a Failure with its cause."""
+    """The exit status in the final Status object: Success, or Failure with a cause."""
     if status.get("status") == "Success":
         return 0
     for cause in status.get("details", {}).get("causes") or []:

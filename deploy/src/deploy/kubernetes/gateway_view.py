@@ -1,4 +1,4 @@
-"""Whether every Envoy of a cluster's stack serves what its registry says."""
+"""Whether every Envoy of a cluster's stack uses its registry's newest revision."""
 
 import http.client
 import io
@@ -19,7 +19,7 @@ from deploy.kubernetes.objects.gateway import ADMIN_PORT, ENVOY
 _TIMEOUT_S = 60.0
 _OK = 200
 
-# Envoy's administration listens inside of its pod alone, whose image has bash, no HTTP client.
+# Envoy's administration listens on its pod's loopback, and its image has bash but no HTTP client.
 _HTTP_GET = (
     f"exec 3<>/dev/tcp/127.0.0.1/{ADMIN_PORT} && "
     r"""printf 'GET %s HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n' "$0" >&3 && cat <&3"""
@@ -27,7 +27,7 @@ _HTTP_GET = (
 
 
 class _Received(io.BytesIO):
-    """An answer that is here already, in place of the socket that http.client reads."""
+    """A complete response in place of the socket that http.client reads."""
 
     def makefile(self, *_: object) -> io.BytesIO:
         return self
@@ -40,7 +40,7 @@ def wait_until_taken(api: Api, place: Place, control: ControlPlane, poll_s: floa
         api: The cluster's.
         place: Where in it the stack is.
         control: Of that stack.
-        poll_s: How often its Envoys ask.
+        poll_s: Poll interval of its Envoys.
 
     Raises:
         ClusterTimeout: One of them does not take it.
@@ -79,7 +79,7 @@ def _has(api: Api, place: Place, pod: str, newest: Mapping[str, str]) -> bool:
     except ClusterError:
         if pod in _envoys(api, place):
             raise
-        return True  # it has gone, and with it whoever it sent where
+        return True  # the pod has terminated and routes no more requests
     return status == 0 and envoy_view.has_all(_versions(bytes(answer)), newest)
 
 

@@ -1,4 +1,4 @@
-"""A stack in a cluster: up, and down."""
+"""Deploys and removes a stack in a cluster."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ _BALANCER_S = 90.0
 
 @dataclass(frozen=True)
 class DeployOptions:
-    """How a deploy is done.
+    """Options of a deploy.
 
     Attributes:
-        gateway: The Service whose addresses are told in the end.
-        context: Of KUBECONFIG; None for its current one.
-        timeout_s: For all workloads to become ready, and for what is removed to go.
-        dry_run: Say what would change, and change nothing.
-        force: Take over fields that others set.
+        gateway: The Service whose addresses are printed.
+        context: Context of the kubeconfig file; None for the current one.
+        timeout_s: For all workloads to become ready, and for removals.
+        dry_run: Print the changes without making them.
+        force: Take over fields that other managers own.
     """
 
     gateway: str
@@ -35,9 +35,9 @@ class DeployOptions:
 def deploy_objects(
     objects: Sequence[Object], place: Place, options: DeployOptions, environ: Mapping[str, str]
 ) -> None:
-    """Apply the objects, wait until they are ready, remove ours that are in the list no more.
+    """Apply the objects, wait until they are ready, remove ours that are not in the list.
 
-    Broken off at any point, what is applied stays, and the next run does the rest.
+    After an interruption the next run completes the work.
 
     Raises:
         ClusterError: One sentence each.
@@ -54,7 +54,7 @@ def deploy_objects(
         for outcome in replace_failing(api, objects):
             say(str(outcome))
         wait_ready(api, objects, options.timeout_s)
-        # Last: what is stale may have served until now.
+        # Last, since stale objects may serve until now.
         for outcome in cluster.prune(objects, options.timeout_s):
             say(str(outcome))
         say("")
@@ -70,7 +70,7 @@ def undeploy_objects(
     purge: bool = False,
     timeout_s: float = 180.0,
 ) -> None:
-    """Remove what is ours in the namespace; `purge`: data and an empty namespace too.
+    """Remove our objects in the namespace; `purge` removes data and the namespace too.
 
     Raises:
         ClusterError: One sentence each.
@@ -109,4 +109,4 @@ def _node(api: Api) -> str | None:
     try:
         return addresses.node_address(api.list("v1", "Node", None))
     except ClusterForbidden:
-        return None  # nodes are seldom shown to tenants
+        return None  # tenants may rarely list nodes

@@ -1,4 +1,4 @@
-"""A load test's pods while they run: what the master says, and whether one of them is lost."""
+"""Follows a load test's pods: streams the master's log, and fails if a pod is lost."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ class Follower:
         self._pod: str | None = None
 
     def follow(self, limit_s: float) -> None:
-        """Show what the master says until its results are there."""
+        """Print the master's log until its results are ready."""
         deadline = time.monotonic() + limit_s
         while not self._has_ended():
             if time.monotonic() > deadline:
@@ -80,7 +80,7 @@ class Follower:
         try:
             text = self._at.api.log(self._at.place.namespace, self._pod, LOADTEST)
         except ClusterError:
-            return  # it has not started, or its node is gone: its state tells
+            return  # not started, or its node is gone: its state reports that
         sys.stderr.write(text[self._said :])
         sys.stderr.flush()
         self._said = len(text)

@@ -1,4 +1,4 @@
-"""What a load test has left in its pod, fetched into a folder of this machine."""
+"""Fetches a load test's results from its pod."""
 
 import shutil
 import tarfile
@@ -13,10 +13,10 @@ from deploy.kubernetes.session import Session
 
 
 def fetch(at: Session, results: Path) -> tuple[int, Path]:
-    """Copy what the master has left; its exit status, and the folder of its run.
+    """Copy the results of the master; returns its exit status and the folder of the run.
 
     Raises:
-        WorkloadFailed: It has left nothing, or its pod is lost.
+        WorkloadFailed: There are no results, or the pod is lost.
         ClusterError: It cannot be read.
     """
     labels = {**at.place.labels, "app.kubernetes.io/name": LOADTEST}

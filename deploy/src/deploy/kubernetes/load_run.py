@@ -1,4 +1,4 @@
-"""One load test in a cluster: its pods started, followed, their results fetched, all removed."""
+"""Runs a load test in a cluster: start its pods, follow them, fetch results, clean up."""
 
 import os
 import socket
@@ -86,7 +86,7 @@ def _leftovers(at: Session) -> list[Object]:
 
 
 def _remove_leftovers(at: Session) -> None:
-    """Of a run that was killed; one that goes on is somebody's."""
+    """Remove the objects of a killed run; fail if a run is active."""
     left = _leftovers(at)
     for item in left:
         owner = (item["metadata"].get("annotations") or {}).get(OWNER, "")
@@ -106,7 +106,7 @@ def _me() -> str:
 
 
 def _lives(owner: str) -> bool:
-    """Whether the command that started it may still be there; of another machine's nobody knows."""
+    """Whether the starting command may still run; unknown, so True, on another machine."""
     if owner == _me():
         return False
     words = owner.split()

@@ -1,4 +1,4 @@
-"""Objects as YAML for people and for kubectl."""
+"""Renders objects as YAML for kubectl."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ _FIRST = {"Namespace": "00-namespace"}
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as such, and no anchors where two objects share a value."""
+    """Block style for multi-line strings, and no anchors for shared values."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -52,13 +52,13 @@ def files(objects: Iterable[Object]) -> dict[str, str]:
 
 
 def write(objects: Iterable[Object], folder: Path) -> list[Path]:
-    """Write `files`; what an earlier run wrote and is no longer wanted goes.
+    """Write `files`, and remove outdated ones of an earlier run.
 
     Returns:
         The files, sorted.
 
     Raises:
-        SettingInvalid: A file of somebody else has one of the names.
+        SettingInvalid: One of the names is taken by another file.
     """
     wanted = files(objects)
     there = set(folder.glob("*.yaml"))

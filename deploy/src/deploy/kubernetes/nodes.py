@@ -1,4 +1,4 @@
-"""Nodes for the load test: labelled, and cordoned so that nothing else is put on them."""
+"""Labels and cordons nodes for load generators."""
 
 from deploy.console import say
 from deploy.errors import ClusterForbidden, ClusterRefused
@@ -24,7 +24,7 @@ def label(api: Api, name: str) -> None:
 
 
 def cordon(api: Api, name: str, *, closed: bool) -> None:
-    """Let no pods onto the node but those that tolerate it, as load generators do; or let them.
+    """Cordon a node for all pods except load generators, which tolerate that; or uncordon it.
 
     Raises:
         ClusterError: There is no such node, or it is not ours to change.
@@ -48,7 +48,7 @@ def require_labelled(api: Api) -> None:
             return
         names = _names(api.list("v1", "Node", None))
     except ClusterForbidden:
-        return  # a tenant sees no nodes: its pods say where they cannot go
+        return  # tenants may not list nodes; unschedulable pods report it
     raise ClusterRefused(
         f"no node has the label {_shown()}, expected one for the load generators; run make "
         f"label-loadtest-node NODE=… with one of {names}"

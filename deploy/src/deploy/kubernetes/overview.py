@@ -1,4 +1,4 @@
-"""What of the stack runs in the cluster, and what it says."""
+"""Status and logs of the stack's workloads in a cluster."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Row:
     Attributes:
         which: It.
         state: In words.
-        healthy: Whether it is as it should be, or still on its way there.
+        healthy: Whether it is ready, or a Job that may still become so.
         nodes: Where its pods are.
         restarts: Of their containers, together.
         image: Its first container's.
@@ -80,7 +80,7 @@ def log_lines(api: Api, place: Place, name: str | None, lines: int) -> Iterator[
     for pod in found:
         pod_name = str(pod["metadata"]["name"])
         for container in pod["spec"]["containers"]:
-            # One that waits for its image has none, which the API calls an invalid request.
+            # The API rejects log requests for a container that waits for its image.
             if not _has_started(pod, container["name"]):
                 yield f"{pod_name} {container['name']}", "(has not started yet)"
                 continue

@@ -1,4 +1,4 @@
-"""Which pods of the stack run now, and what to say when none does."""
+"""Finds running pods of the stack."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ _APPEARS_S = 60.0
 
 
 def selected(api: Api, namespace: str, labels: Mapping[str, str]) -> list[Object]:
-    """Pods with these labels that are not going, by name."""
+    """Pods with these labels that are not terminating, by name."""
     selector = ",".join(f"{name}={value}" for name, value in labels.items())
     found = api.list("v1", "Pod", namespace, labels=selector)
     staying = [one for one in found if "deletionTimestamp" not in one["metadata"]]
@@ -22,7 +22,7 @@ def selected(api: Api, namespace: str, labels: Mapping[str, str]) -> list[Object
 def ready_pod(
     api: Api, place: Place, deployment: str, remedy: str, patience_s: float = _APPEARS_S
 ) -> str:
-    """The name of a ready pod of a Deployment of ours; one that starts is waited for.
+    """The name of a ready pod of a Deployment of ours; waits for a starting one.
 
     Args:
         api: Of which cluster.

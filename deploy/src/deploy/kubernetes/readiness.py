@@ -1,4 +1,4 @@
-"""Whether a workload is ready, from what the API says of it and of its pods."""
+"""The state of a workload, from its own status and that of its pods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,25 +23,25 @@ _GIVE_UP_AFTER_S = {
 _IMAGE = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 # Between two tries, up to five minutes apart.
 _BACKS_OFF = frozenset({"ImagePullBackOff", "CrashLoopBackOff"})
-# A cluster that grows on demand needs minutes for a node, but says so of itself at once.
+# Cluster autoscalers need minutes for a node, but report the scale-up at once.
 _UNSCHEDULABLE_S = 90.0
-# In a rolling update a pod that goes makes room.
+# In a rolling update a terminating pod makes room.
 _QUOTA_S = 10.0
 _NO_STORAGE_CLASS_S = 30.0
 
 
 class Phase(Enum):
-    """Where a workload stands."""
+    """Phase of a workload."""
 
     READY = auto()
     WAITING = auto()
     TROUBLED = auto()
-    """It fails, unless it ends within `patience_s`."""
+    """A problem, which is a failure after `patience_s`."""
 
 
 @dataclass(frozen=True)
 class Log:
-    """Where a container's last words are to be had."""
+    """The log of a failed container."""
 
     pod: str
     container: str
@@ -135,7 +135,7 @@ def claim(item: Object) -> State:
 
 
 def backs_off(pod: Object) -> bool:
-    """Whether a container of it failed, and is tried again ever more slowly."""
+    """Whether one of its containers is in back-off."""
     return any(
         container.get("state", {}).get("waiting", {}).get("reason") in _BACKS_OFF
         for container in _containers(pod)
@@ -184,7 +184,7 @@ def _no_pods(message: str) -> State:
 
 
 def trouble(pods: Sequence[Object]) -> State | None:
-    """Of all their troubles the one that becomes a failure first."""
+    """The problem that becomes a failure first."""
     troubles = [found for pod in pods if (found := _trouble(pod))]
     return min(troubles, key=lambda found: found.patience_s, default=None)
 

@@ -1,4 +1,4 @@
-"""What a cluster says when it does not do what it was asked, as one sentence each."""
+"""Words the errors of a cluster's API, one sentence each."""
 
 import json
 import re
@@ -33,7 +33,7 @@ _MANAGER = re.compile(r'conflict with "([^"]+)"')
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of which server.
+    """A request to an API server.
 
     Attributes:
         server: Its URL.
@@ -56,7 +56,7 @@ class Request:
 
 
 def from_answer(request: Request, code: int, body: str | bytes | None) -> ClusterError:
-    """Word an answer that is an error; `body` is the API's Status, or what a proxy wrote."""
+    """The error of an HTTP response; `body` is the API's Status, or a proxy's text."""
     status = _status(body)
     message = " ".join(str(status.get("message", "")).split())
     causes = status.get("details", {}).get("causes", []) or []
@@ -108,7 +108,7 @@ def from_answer(request: Request, code: int, body: str | bytes | None) -> Cluste
 
 
 def from_transport(request: Request, error: Exception) -> ClusterError:
-    """Word a request that got no whole answer."""
+    """The error of a request without a complete response."""
     reason = error.reason if isinstance(error, http.MaxRetryError) else error
     server = request.server
     if isinstance(reason, http.SSLError):
@@ -181,7 +181,7 @@ def _conflict(request: Request, causes: list[dict[str, Any]]) -> ClusterError:
 
 
 def _invalid(cause: dict[str, Any]) -> str:
-    """Field and reason; the API repeats the whole value, which may be a screenful."""
+    """Field and reason, without the value, which the API repeats in full."""
     message = str(cause.get("message", ""))
     short = re.sub(r"^Invalid value: .{60,}: ", "", message, flags=re.DOTALL)
     return _clause(f"{cause.get('field')}: {short}")

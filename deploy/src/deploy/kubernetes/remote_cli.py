@@ -28,7 +28,7 @@ class Call:
 
 
 def plan(words: Sequence[str]) -> Call:
-    """The same words for the pod, which has none of this machine's files: they become its input."""
+    """The command for the pod; a file of this machine becomes its stdin."""
     made: list[str] = []
     source: str | None = None
     rest = iter(words)

@@ -1,9 +1,9 @@
-"""Microservices in a cluster, in and out of service without a failed request.
+"""Starts and stops microservices in a cluster without a failed request.
 
-In the order of deploy.rollout: the new pods start and become ready, the clients' variations move to
-them, every Envoy has taken that, and only then goes what nobody is sent to. Whatever fails before
-the variations move leaves the microservices as they were. A microservice that is replaced under its
-own name keeps its host name, whose pods its Deployment exchanges one by one in the same order.
+In the order of deploy.rollout: start the new pods, wait until they are ready, point the clients'
+variations to them, wait until every Envoy uses them, remove what has no traffic. A failure before
+the variations change restores the microservices. One that is replaced under its own name keeps its
+host name; its Deployment replaces the pods one by one in the same order.
 """
 
 import re
@@ -40,20 +40,20 @@ _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/@-]{0,254}")
 
 @dataclass(frozen=True)
 class Planned:
-    """One microservice on its way into service."""
+    """The planned rollout of one microservice."""
 
     microservice: Microservice
     ratio: float
 
     @property
     def variation(self) -> Variation:
-        """How a client is sent to it."""
+        """The variation that routes to it."""
         it = self.microservice
         return Variation(it.name, self.ratio, (endpoint(it.name, it.api),))
 
 
 def endpoint(name: str, api: Api) -> Endpoint:
-    """Where Envoy finds a microservice: a host name that has every ready pod's address."""
+    """A microservice's endpoint: a host name that resolves to every ready pod."""
     return Endpoint(object_name(name, api), PORTS[api])
 
 
@@ -63,7 +63,7 @@ def plan(
     from_folders: Sequence[Entry],
     replicas: int | None,
 ) -> list[Planned]:
-    """What the entries ask for.
+    """Plan the rollout of the entries.
 
     Args:
         settings: Of the stack.
@@ -139,7 +139,7 @@ class Rollout:
         self._timeout_s = timeout_s
 
     def start(self, client: str, planned: Sequence[Planned], *, force: bool = False) -> bool:
-        """Serve `client` by these; protocols that none of them speaks stay as they are.
+        """Serve `client` with these; other protocols are unchanged.
 
         Args:
             client: Its variations are replaced, protocol by protocol.
@@ -147,11 +147,11 @@ class Rollout:
             force: Take over fields of the objects that others set.
 
         Returns:
-            Whether anything had to be changed.
+            Whether anything changed.
 
         Raises:
             MicroserviceRefused: There is no such client.
-            WorkloadFailed, ClusterTimeout: Pods do not become ready; the old ones serve on.
+            WorkloadFailed, ClusterTimeout: Pods do not become ready; the old ones keep serving.
             ClusterError: The cluster, or the control plane, refuses.
         """
         before = self._control.assignments()
@@ -180,12 +180,12 @@ class Rollout:
             if not (moving and self._may_have_moved(before)):
                 undo.run()
             raise
-        # Also where nothing was changed: a run before this one may have been broken off here.
+        # Even without a change: an earlier run may have been interrupted here.
         self._await_gateway()
         return bool(self._at.cluster.remove(self._needless(planned, objects), _REMOVED_S)) | changed
 
     def stop(self, name: str, apis: Iterable[Api]) -> None:
-        """Take a microservice out of service; a client that has only this one has none then.
+        """Stop a microservice; a client without another one is left without.
 
         Raises:
             MicroserviceRefused: There is none of that name, or it shares a client's traffic.
@@ -213,7 +213,7 @@ class Rollout:
         gateway_view.wait_until_taken(at.api, at.place, self._control, at.settings.poll_s)
 
     def _may_have_moved(self, before: Assignments) -> bool:
-        """Whether what was broken off on its way to the control plane may have reached it."""
+        """Whether an interrupted move may have reached the control plane."""
         try:
             return self._control.assignments() != before
         except ClusterError:
@@ -228,7 +228,7 @@ class Rollout:
         return changed
 
     def _needless(self, planned: Sequence[Planned], objects: Sequence[Object]) -> list[Object]:
-        """What these microservices had and have no more, such as an autoscaler."""
+        """Objects that these microservices no longer need, such as an autoscaler."""
         wanted = {Reference.of(one) for one in objects}
         return [
             item
@@ -241,7 +241,7 @@ class Rollout:
 
 
 class _Undo:
-    """Puts back what a start that failed has changed."""
+    """Rolls back the changes of a failed start."""
 
     def __init__(self, at: Session, objects: Sequence[Object]) -> None:
         self._at = at
@@ -249,7 +249,7 @@ class _Undo:
         self._before = {Reference.of(one): at.api.read(Reference.of(one)) for one in objects}
 
     def run(self) -> None:
-        """Remove what is new; Deployments that were there get their old pods again."""
+        """Remove new objects; restore the old template of existing Deployments."""
         new: list[Object] = []
         for item in self._objects:
             which = Reference.of(item)

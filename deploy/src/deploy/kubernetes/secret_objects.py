@@ -1,4 +1,4 @@
-"""The Secrets that a deploy makes: their values are in the cluster, and nowhere else."""
+"""The Secrets that a deploy creates; their values are stored in the cluster alone."""
 
 import base64
 import secrets
@@ -17,7 +17,7 @@ from seldon_gateway.tokens import new_key_pem
 def secret_objects(settings: KubernetesSettings, api: Api) -> list[Object]:
     """Those that the stack needs and that are ours: as they are in the cluster, else made now.
 
-    A Secret of that name that somebody else made is used, and left alone.
+    A Secret of that name that is not managed by the stack is used unchanged.
 
     Raises:
         ClusterError: They cannot be read.
@@ -33,7 +33,7 @@ def secret_objects(settings: KubernetesSettings, api: Api) -> list[Object]:
         if found is not None and not place.owns(found):
             continue
         if needed.name == DATABASE_SECRET:
-            # Not kept as it is: SELDON_DATABASE_URL may have changed.
+            # Always updated: SELDON_DATABASE_URL may have changed.
             values = _encoded(needed, settings.database_url or "")
         elif found is not None:
             values = found.get("data") or {}

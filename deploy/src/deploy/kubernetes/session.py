@@ -1,4 +1,4 @@
-"""What every command in a cluster begins with: its settings, and the cluster itself."""
+"""The session of a command in a cluster: its settings and its connection."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -38,16 +38,16 @@ def place_of(settings: KubernetesSettings) -> Place:
 def session(
     environ: Mapping[str, str] = os.environ, context: str | None = None, *, quiet: bool = False
 ) -> Iterator[Session]:
-    """Read the settings and reach the cluster.
+    """Read the settings and connect to the cluster.
 
     Args:
         environ: docs/kubernetes.md has the variables.
-        context: Of KUBECONFIG; None for its current one.
-        quiet: Say nothing of it.
+        context: Context of the kubeconfig file; None for the current one.
+        quiet: Show no progress.
 
     Raises:
         SettingInvalid: Names the variable.
-        ClusterError: No cluster, or not for us.
+        ClusterError: The cluster cannot be used.
     """
     settings = KubernetesSettings.from_env(environ)
     if quiet:

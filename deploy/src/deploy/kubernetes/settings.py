@@ -1,4 +1,4 @@
-"""What the environment says about the stack on Kubernetes, read once."""
+"""Settings of the stack on Kubernetes, read once from the environment."""
 
 import json
 import re
@@ -24,7 +24,7 @@ SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer")
 ACCESS_MODES = ("ReadWriteOnce", "ReadWriteMany")
 OVERLAYS = ("monitoring", "loadtest")
 
-# What a load test's pods are told as it is; the rest is decided here.
+# Variables passed on unchanged to a load test's pods; the others are set here.
 _LOADTEST_PASSED = tuple(
     name
     for name in LOADTEST_VARIABLES
@@ -35,7 +35,7 @@ _LOADTEST_PASSED = tuple(
     }
 )  # fmt: skip
 
-# Likewise of the gateway, by who reads them.
+# The same for the control plane and for Envoy.
 _CONTROL_PLANE_PASSED = ("SELDON_TIMEOUT", "SELDON_TOKEN_TTL")
 _ENVOY_PASSED = ("SELDON_POLL", "SELDON_JWKS_CACHE")
 
@@ -113,10 +113,10 @@ class KubernetesSettings:
 
     Attributes:
         database_url: Its password: objects name a Secret, never this.
-        gateway_environment: SELDON_* that the control plane is told as they are.
-        envoy_environment: SELDON_* that Envoy is told as they are.
-        server_environment: MODEL_ENGINE, REST_* and GRPC_* that the servers are told as they are.
-        poll_s: Seconds between Envoy's questions, plus a random part of as much again.
+        gateway_environment: SELDON_* passed on to the control plane.
+        envoy_environment: SELDON_* passed on to Envoy.
+        server_environment: MODEL_ENGINE, REST_* and GRPC_* passed on to the servers.
+        poll_s: Seconds between Envoy's polls, plus a random delay of up to the same again.
         node_ports: REST and gRPC, with the service type NodePort; 0 lets the cluster choose.
         in_flight: Predictions in flight for each pod over which there are to be more pods; needs
             an adapter that gives the cluster Prometheus's metrics. 0: CPU alone decides.
@@ -220,7 +220,7 @@ class KubernetesSettings:
 
     @property
     def envoy_heap_mib(self) -> int:
-        """What Envoy may fill before it takes no more requests, so that its limit never ends it."""
+        """Heap limit at which Envoy rejects requests, below the memory limit that kills it."""
         # A fifth is left for what is not on its heap: threads, and the program itself.
         return int(parse_quantity(self.envoy.resources.memory_limit)) * 4 // 5 >> 20
 

@@ -1,4 +1,4 @@
-"""The stack as Kubernetes objects, in the order in which they are to be applied. Pure."""
+"""The stack as Kubernetes objects, in the order to apply them. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from deploy.kubernetes.settings import KubernetesSettings
 from loadtest.credentials import VARIABLES as CREDENTIALS
 from seldon_gateway.tokens import KEY_FILE
 
-# What others need comes first; kinds that are not here come last.
+# Dependencies first; kinds that are not listed come last.
 _ORDER = (
     "Namespace",
     "NetworkPolicy",

@@ -1,4 +1,4 @@
-"""Waits until workloads are ready, says what they wait for, and gives up where it is no use."""
+"""Waits until workloads are ready, shows why not, and fails early where waiting is useless."""
 
 import time
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def wait_ready(api: Api, objects: Sequence[Object], timeout_s: float, every_s: f
         api: Where they are.
         objects: As they were applied; other kinds need no waiting.
         timeout_s: For all of them together.
-        every_s: Between two looks.
+        every_s: Poll interval.
 
     Raises:
         WorkloadFailed: One of them will not become ready.
@@ -32,10 +32,10 @@ def wait_ready(api: Api, objects: Sequence[Object], timeout_s: float, every_s: f
 
 
 def replace_failing(api: Api, objects: Sequence[Object]) -> list[Outcome]:
-    """Have pods made anew that failed before this deploy and are tried again in minutes only.
+    """Recreate pods that failed before this deploy and are in back-off.
 
-    What they failed for may be put right: a folder, a Secret, an image. Else a deploy after that
-    would be told of the old failure, until they are tried again.
+    Their cause may be fixed: a folder, a Secret, an image. Otherwise the deploy would report the
+    old failure until the next retry, minutes later.
     """
     deployments = [Reference.of(one) for one in objects if one["kind"] == "Deployment"]
     replaced: list[Outcome] = []
@@ -55,7 +55,7 @@ def replace_failing(api: Api, objects: Sequence[Object]) -> list[Outcome]:
 
 
 def newest_pods(api: Api, deployment: Object) -> list[Object]:
-    """Without those of older revisions: their trouble may be why there is a new one."""
+    """Pods of the newest revision: older ones may have failed for fixed reasons."""
     newest = readiness.newest(_selected(api, "apps/v1", "ReplicaSet", deployment), deployment)
     return readiness.owned(_selected(api, "v1", "Pod", deployment), newest) if newest else []
 
@@ -67,18 +67,18 @@ def _selected(api: Api, api_version: str, kind: str, item: Object) -> list[Objec
 
 
 def state_of(api: Api, which: Reference) -> State:
-    """Where one of them stands now."""
+    """The current state of a workload."""
     return _Wait(api, []).state(which)
 
 
 class Patience:
-    """How long each trouble has lasted, which decides when it is a failure."""
+    """Tracks how long each problem has lasted, which decides when it is a failure."""
 
     def __init__(self) -> None:
         self._since: dict[tuple[Reference, float], float] = {}
 
     def has_ended(self, which: Reference, state: State) -> bool:
-        """Take note of a state; whether its trouble has lasted as long as it may."""
+        """Record a state; True if its problem has lasted longer than allowed."""
         trouble = (which, state.patience_s)
         for other in [one for one in self._since if one[0] == which and one != trouble]:
             del self._since[other]
@@ -126,10 +126,12 @@ class _Wait:
         try:
             line = self._api.last_log_line(which.namespace, log.pod, log.container, log.previous)
         except ClusterError:
-            line = ""  # the node may be gone, and with it the log: the failure is the news
-        told = f": {line}" if line else ""
+            line = ""  # the log may be gone with its node
+        reason = f": {line}" if line else ""
         previous = " --previous" if log.previous else ""
-        return f"{told} (kubectl logs -n {which.namespace} {log.pod} -c {log.container}{previous})"
+        return (
+            f"{reason} (kubectl logs -n {which.namespace} {log.pod} -c {log.container}{previous})"
+        )
 
     def state(self, which: Reference) -> State:
         item = self._api.read(which)
@@ -148,7 +150,7 @@ class _Wait:
         return readiness.stateful_set(item, pods, complaint)
 
     def _complaint(self, item: Object) -> str:
-        """Why its controller could make no pod; only its events tell."""
+        """Why its controller could not create pods, from its events."""
         metadata = item["metadata"]
         events = self._api.list(
             "v1",

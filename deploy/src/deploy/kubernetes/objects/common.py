@@ -1,4 +1,4 @@
-"""What the objects share: labels, and pods that Pod Security's level `restricted` lets in."""
+"""Builders of objects: labels, and pods that Pod Security level `restricted` admits."""
 
 import hashlib
 import json
@@ -11,12 +11,12 @@ Object: TypeAlias = dict[str, Any]
 
 USER = 10001  # as in the Dockerfiles
 ONE_NODE = f"{PROJECT}/shares-a-node"
-# Borne by what commands of its own start and stop: a deploy of the stack removes none of it.
+# Label of objects that separate commands manage: a deploy never removes them.
 ON_ITS_OWN = f"{PROJECT}/on-its-own"
 HOSTNAME = "kubernetes.io/hostname"
 
-# Until a pod that stops is in nobody's list of addresses: the name server's answers are good for
-# 5 s, Envoy asks again after 5 s, and the API server's news take their time.
+# Until a stopping pod is in no list of endpoints: DNS records live 5 s, Envoy resolves again after
+# 5 s, and updates of endpoints take time too.
 LEAVE_S = 15
 
 
@@ -85,7 +85,7 @@ def from_secret(name: str, key: str) -> Object:
     return {"secretKeyRef": {"name": name, "key": key}}
 
 
-# Not the node's cores, which a process would count; parts of one are rounded up.
+# Cores requested by the pod instead of the node's, rounded up.
 REQUESTED_CORES: Object = {"resourceFieldRef": {"resource": "requests.cpu", "divisor": "1"}}
 
 
@@ -165,7 +165,7 @@ def pod(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": list(containers),
-        # In memory: servers count every request in files there, which a disk's writes would stall.
+        # In memory: servers write their metrics there on every request.
         "volumes": [
             {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "128Mi"}},
             *volumes,
@@ -248,7 +248,7 @@ def config_map(
 def disruption_budget(
     settings: KubernetesSettings, name: str, program: str, pods: Mapping[str, str]
 ) -> Object:
-    """Nodes are emptied so that one pod at a time is missing; one that is ill keeps none."""
+    """Allows draining nodes one pod at a time; unhealthy pods never block it."""
     spec = {
         "maxUnavailable": 1,
         "unhealthyPodEvictionPolicy": "AlwaysAllow",
@@ -266,7 +266,7 @@ def network_policy(
 ) -> Object:
     """Who reaches `pods`; see ingress."""
     spec: Object = {"podSelector": {"matchLabels": dict(pods)}, "policyTypes": ["Ingress"]}
-    if allowed:  # the API drops an empty list, and takes it for a change each time
+    if allowed:  # the API drops an empty list, which would look like a change each time
         spec["ingress"] = list(allowed)
     return an_object(settings, "networking.k8s.io/v1", "NetworkPolicy", name, program, spec=spec)
 
@@ -298,7 +298,7 @@ def prometheus_pods(settings: KubernetesSettings) -> list[Object]:
 
 
 def apart(pods: Mapping[str, str]) -> Object:
-    """Pods on different nodes where there are some."""
+    """Spreads pods over nodes if possible."""
     return {
         "topologySpreadConstraints": [
             {
@@ -322,7 +322,7 @@ def together(settings: KubernetesSettings) -> Object:
 
 
 def http_probe(path: str, port_name: str, **times: int) -> Object:
-    """Asks by HTTP; `times` as the API spells them."""
+    """An HTTP probe; `times` as the API spells them."""
     return {"httpGet": {"path": path, "port": port_name}, **times}
 
 

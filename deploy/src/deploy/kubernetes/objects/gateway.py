@@ -25,7 +25,7 @@ from deploy.kubernetes.settings import KubernetesSettings, Resources
 from seldon_gateway.tokens import KEY_FILE
 
 ENVOY = "envoy"
-CONTROL_PLANE = "control-plane"  # the host that Envoy's image asks
+CONTROL_PLANE = "control-plane"  # the host in the bootstrap of Envoy's image
 GATEWAY_SERVICE = "seldon-server"  # the original's name
 OPERATOR = "seldon-cli"
 
@@ -35,8 +35,7 @@ SIGNING_KEY_SECRET = "signing-key"  # noqa: S105 - names
 DATABASE_SECRET, DATABASE_KEY = "database", "url"
 
 ADMIN_PORT = 9901
-# From now on every answer tells its caller to connect anew, which ends at another pod; then wait
-# until the last callers have noticed.
+# Drains: responses tell callers to reconnect, which leads to another pod; then wait for the last.
 _LEAVE = (
     f"exec 3<>/dev/tcp/127.0.0.1/{ADMIN_PORT} && "
     r"printf 'POST /healthcheck/fail HTTP/1.1\r\nHost: envoy\r\nContent-Length: 0\r\n"
@@ -46,7 +45,7 @@ _LEAVE = (
 
 
 def gateway(settings: KubernetesSettings) -> list[Object]:
-    """What callers reach, and what tells it where to send them."""
+    """The objects of Envoy and of its control plane."""
     return [*_envoy(settings), *_control_plane(settings)]
 
 
@@ -63,8 +62,7 @@ def _envoy(settings: KubernetesSettings) -> list[Object]:
             "SELDON_ENVOY_HEAP": str(settings.envoy_heap_mib),
             **settings.envoy_environment,
         },
-        # Not by HTTP: without its control plane it has no routes, and to start it anew has none
-        # to offer either.
+        # Not by HTTP: without its control plane it has no routes, which a restart would not fix.
         startupProbe={"tcpSocket": {"port": "rest"}, "periodSeconds": 1, "failureThreshold": 60},
         livenessProbe={"tcpSocket": {"port": "rest"}, "periodSeconds": 10, "failureThreshold": 3},
         readinessProbe=http_probe(
@@ -120,11 +118,11 @@ def _control_plane(settings: KubernetesSettings) -> list[Object]:
         readinessProbe=http_probe(
             "/health/ready", "http", periodSeconds=5, timeoutSeconds=3, failureThreshold=2
         ),
-        # Where another one takes over; callers ask for tokens here, Envoy goes on without.
+        # With several replicas: keep serving tokens until endpoints are updated.
         **({"lifecycle": {"preStop": {"sleep": {"seconds": 5}}}} if shared else {}),
     )
-    # Where the operator's commands run, beside the registry: a volume of one pod has room for two
-    # containers, not for a second pod on another node.
+    # Runs the operator's commands. A container of the same pod, since the volume of the registry
+    # may be usable by one pod only.
     operator = container(
         OPERATOR,
         settings.image("loadtest"),
@@ -153,7 +151,7 @@ def _control_plane(settings: KubernetesSettings) -> list[Object]:
             CONTROL_PLANE,
             pods,
             [port("http", CONTROL_PORT, "http")],
-            # A control plane paces what each Envoy is told: an Envoy stays with one.
+            # xDS state per Envoy is in memory, so an Envoy stays with one control plane.
             sessionAffinity="ClientIP",
         ),
         deployment(
@@ -170,7 +168,7 @@ def _control_plane(settings: KubernetesSettings) -> list[Object]:
             CONTROL_PLANE,
             CONTROL_PLANE,
             pods,
-            # It tells whoever reaches it every client's keys.
+            # It serves every client's keys.
             [ingress(["http"], pods_of(settings, ENVOY))],
         ),
     ]

@@ -44,7 +44,7 @@ _ON_ITS_NODES: Object = {
     ],
 }
 
-# A run whose results are fetched by who started it: they wait in the pod, which is ready then.
+# The pod holds the results until they are fetched, and is ready when they are complete.
 HELD, HELD_S = "/results", 3600
 RUNS, PRINTED, STATUS = "runs", "printed", "status"
 _HOLD = (
@@ -162,13 +162,13 @@ def _run(settings: KubernetesSettings, words: Sequence[str], results: _Results) 
                 envFrom=[{"secretRef": {"name": CREDENTIALS_SECRET}}],
             )
         ],
-        # A load generator may be there before its master is.
+        # A load generator may start before its master.
         restartPolicy="OnFailure",
         **_ON_ITS_NODES,
         **apart(workers),
     )
     return [
-        # Load generators may ask for its address before it is ready.
+        # Load generators may resolve its address before it is ready.
         service(
             settings,
             LOADTEST,

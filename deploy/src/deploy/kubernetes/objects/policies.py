@@ -1,4 +1,4 @@
-"""The namespace, and what holds for every pod in it."""
+"""The namespace and its default network policy."""
 
 from deploy.kubernetes.objects.common import Object, labels, network_policy
 from deploy.kubernetes.settings import PROJECT, KubernetesSettings
@@ -26,6 +26,6 @@ def namespace(settings: KubernetesSettings) -> list[Object]:
 
 
 def nobody_by_default(settings: KubernetesSettings) -> list[Object]:
-    """Nothing reaches a pod of the stack that no other policy allows."""
+    """Deny all ingress that no other policy allows."""
     pods = {"app.kubernetes.io/instance": settings.instance}
     return [network_policy(settings, "default-deny", PROJECT, pods, [])]

@@ -76,7 +76,7 @@ class Microservice:
 
 
 def object_name(name: str, api: Api) -> str:
-    """Of what a microservice's objects are called."""
+    """The name of a microservice's objects."""
     return f"{name}-{api.protocol}"
 
 
@@ -124,7 +124,7 @@ def microservice(settings: KubernetesSettings, wanted: Microservice) -> list[Obj
         volumes=[storage.data_mount(settings, read_only=True)[0]] if wanted.folder else [],
         **_wait_for_download(settings, wanted),
         annotations={"prometheus.io/port": str(metrics_port)},
-        # It leaves, then what is in flight is answered.
+        # It leaves the endpoints, then completes requests in flight.
         terminationGracePeriodSeconds=LEAVE_S + grace_s(wanted.api, wanted.environment) + 10,
         **(
             storage.one_node(settings)
@@ -139,8 +139,8 @@ def microservice(settings: KubernetesSettings, wanted: Microservice) -> list[Obj
     )
     calls = ingress([ports[0]["name"]], pods_of(settings, ENVOY))
     objects = [
-        # Headless: its name has every pod's address, and Envoy chooses one for each request. A
-        # Service's own address would keep a connection, and with it all its calls, on one pod.
+        # Headless: the name resolves to every pod, and Envoy balances requests. A cluster IP would
+        # keep a connection with all its calls on one pod.
         service(settings, name, program, pods, ports, clusterIP="None"),
         deployment(
             settings,
@@ -194,10 +194,10 @@ def _server(settings: KubernetesSettings, wanted: Microservice) -> Object:
         ports=ports,
         environment={**environment, **wanted.environment},
         mounts=[storage.data_mount(settings, read_only=True)[1]] if wanted.folder else [],
-        # Until the model has scored its first digits, which TensorFlow takes its time for.
+        # Until the model has scored its first instance, which takes long with TensorFlow.
         startupProbe={**ready, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 180},
         readinessProbe={**ready, "periodSeconds": 3, "timeoutSeconds": 3, "failureThreshold": 2},
-        # So patient that a full queue is not taken for a dead server.
+        # Tolerant, so that a full queue does not count as a dead server.
         livenessProbe=http_probe(
             "/health/live", side, periodSeconds=10, timeoutSeconds=5, failureThreshold=6
         ),
@@ -206,7 +206,7 @@ def _server(settings: KubernetesSettings, wanted: Microservice) -> Object:
 
 
 def _wait_for_download(settings: KubernetesSettings, wanted: Microservice) -> Object:
-    """A server without its model ends, and is tried again ever more slowly: this one waits."""
+    """An init container that waits for the model, since a failing server would be in back-off."""
     if settings.model_source is None or wanted.folder != settings.model_folder:
         return {}
     waiting = container(
@@ -245,7 +245,7 @@ def _autoscaler(settings: KubernetesSettings, name: str, program: str, sizing: S
         "minReplicas": sizing.replicas,
         "maxReplicas": sizing.max_replicas,
         "metrics": metrics,
-        # A server that starts has its own cost: more at once, fewer slowly.
+        # Starting a server is expensive: scale up fast, down slowly.
         "behavior": {
             "scaleDown": {
                 "stabilizationWindowSeconds": 300,
@@ -288,7 +288,7 @@ def model_download(settings: KubernetesSettings) -> list[Object]:
         restartPolicy="OnFailure",
         **storage.one_node(settings),
     )
-    # A job cannot be changed: another model is another job.
+    # Jobs are immutable, so another model is another Job.
     name = f"{DOWNLOAD}-{digest(template)}"
     spec = {"backoffLimit": 6, "activeDeadlineSeconds": 3600, "template": template}
     return [an_object(settings, "batch/v1", "Job", name, DOWNLOAD, spec=spec)]

@@ -1,4 +1,4 @@
-"""Volumes: the shared one with the models, and those of one pod."""
+"""Volumes: the shared one of the models, and those of single pods."""
 
 from typing import Any
 
@@ -95,7 +95,7 @@ def _claim(
             "accessModes": [access_mode],
             "persistentVolumeReclaimPolicy": "Retain",
             "storageClassName": "",
-            # Nobody else's claim gets it.
+            # Reserved for this claim.
             "claimRef": {
                 "apiVersion": "v1",
                 "kind": "PersistentVolumeClaim",
