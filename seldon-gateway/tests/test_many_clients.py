@@ -122,11 +122,11 @@ def test_a_client_comes_and_goes_and_the_others_do_not_notice(
 
     gateway.registry.setup_client("fresh", "DB", "fresh-js", "fresh-all", "fresh-secret")
     gateway.serve("fresh", "rest", http_upstream)
-    eventually(lambda: seen(200), PATIENCE_S)
+    eventually(lambda: seen(200), within_s=PATIENCE_S)
     token = gateway.token("fresh-all", "fresh-secret")
     assert gateway.predict(token).json()["headers"]["x-seldon-client"] == "fresh"
     gateway.registry.remove_client("fresh")
-    eventually(lambda: seen(401), PATIENCE_S)
+    eventually(lambda: seen(401), within_s=PATIENCE_S)
     assert gateway.predict(token).status_code == 401
     assert answered == {200}
 
@@ -169,7 +169,7 @@ def test_more_routes_than_envoy_takes_by_default_arrive(
     told(gateway)  # the clusters: without them there are no routes
     assert len(ask(gateway, REST_ROUTES, "").content) > 1 << 25
     [row] = gateway.registry.list_keys("client-1499", "js")
-    eventually(lambda: gateway.js(row.consumer_key).status_code == 200, PATIENCE_S)
+    eventually(lambda: gateway.js(row.consumer_key).status_code == 200, within_s=PATIENCE_S)
     assert gateway.js(row.consumer_key).json()["headers"]["x-seldon-client"] == "client-1499"
 
 
