@@ -47,7 +47,7 @@ def ask(stack: Stack, query: str) -> list[dict[str, Any]]:
     """What a query gives now, without what is no number."""
     answer = requests.get(
         f"http://127.0.0.1:{stack.prometheus_port}/api/v1/query",
-        params={"query": query.replace("$protocol", ".*").replace("$__interval", "1m")},
+        params={"query": dashboards.interpolate(query)},
         timeout=10,
     )
     document = answer.json()
@@ -71,12 +71,13 @@ def load(stack: Stack, test_type: str, output: Path, *options: str) -> subproces
 
 def test_every_panel_has_data_while_a_load_test_runs(watched: Stack, tmp_path: Path) -> None:
     wanted = {
-        (page.title, title, expr)
-        for page in dashboards.pages()
-        for title, expr in dashboards.queries(page)
+        (board.title, title, dashboards.interpolate(expr, hop=hop))
+        for board in dashboards.DASHBOARDS
+        for title, expr in dashboards.queries(board)
+        for hop in rules.HOPS
     }
     # One load test at a time has live metrics here: the other's mark is the next test's.
-    wanted |= {("all", one.name, one.expr) for one in dashboards.MARKS if "gRPC" in one.name}
+    wanted |= {("all", one.name, one.expr) for one in dashboards.ANNOTATIONS if "gRPC" in one.name}
     both = '{__name__=~"hop:(client|gateway|server)_seconds:p99", protocol="grpc"}'
     other = load(
         watched, "js-predict", tmp_path / "rest", *LOAD, "--duration", "60",
@@ -103,7 +104,7 @@ def test_prometheus_counts_what_the_load_test_counts(watched: Stack, tmp_path: P
     process = load(watched, "js-predict", tmp_path, *LOAD, "--duration", "3")
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
-    (mark,) = [one.expr for one in dashboards.MARKS if "REST" in one.name]
+    (mark,) = [one.expr for one in dashboards.ANNOTATIONS if "REST" in one.name]
     assert ask(watched, mark)
     summary = json.loads((tmp_path / "latest" / "summary.json").read_text(encoding="utf-8"))
     measured = summary["server_metrics"]
@@ -118,21 +119,27 @@ def test_prometheus_counts_what_the_load_test_counts(watched: Stack, tmp_path: P
     assert counted() == expected
 
 
-def test_the_dashboards_can_be_narrowed_to_a_protocol(watched: Stack) -> None:
-    (asked,) = {page_variable(dashboards.text(page)) for page in dashboards.pages()}
+@pytest.mark.parametrize(
+    ("variable", "values"),
+    [("protocol", ["grpc", "rest"]), ("variation", ["default"]), ("cluster", None)],
+)
+def test_a_dashboard_variable_has_values(
+    watched: Stack, variable: str, values: list[str] | None
+) -> None:
+    (asked,) = {
+        one["query"]
+        for board in dashboards.DASHBOARDS
+        for one in json.loads(dashboards.to_json(board))["templating"]["list"]
+        if one["name"] == variable
+    }
     metric, label = asked.removeprefix("label_values(").removesuffix(")").split(", ")
     answer = requests.get(
         f"http://127.0.0.1:{watched.prometheus_port}/api/v1/label/{label}/values",
         params={"match[]": metric},
         timeout=10,
     )
-    assert answer.json()["data"] == ["grpc", "rest"]
-
-
-def page_variable(text: str) -> str:
-    """What Grafana fills the choice of protocols with."""
-    listed = json.loads(text)["templating"]["list"]
-    return str(next(one["query"] for one in listed if one["name"] == "protocol"))
+    found = answer.json()["data"]
+    assert found == values if values else any(one.startswith("grpc_") for one in found)
 
 
 def test_status_names_the_prometheus_and_its_rules_are_loaded(watched: Stack) -> None:

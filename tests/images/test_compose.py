@@ -202,7 +202,7 @@ def test_grafanas_user_finds_what_grafana_reads(deployed: Deployed) -> None:
     folder = provider["options"]["path"]
     found = {json.loads(inside("cat", path))["uid"]
              for path in inside("find", folder, "-name", "*.json").split()}  # fmt: skip
-    assert found == {page.uid for page in dashboards.pages()}
+    assert found == {board.uid for board in dashboards.DASHBOARDS}
 
 
 def test_prometheus_sends_its_alerts_to_alertmanager(deployed: Deployed) -> None:

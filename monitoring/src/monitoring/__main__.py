@@ -1,4 +1,4 @@
-"""`python -m monitoring`: write what is generated here; with GRAFANA_URL, push the dashboards."""
+"""`python -m monitoring`: write the generated files; with GRAFANA_URL, push the dashboards."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from monitoring.generated import files
 
 
 def main() -> None:
-    """Write the files below the folder of this package's sources; push if told to."""
+    """Write the files below `monitoring/` and push the dashboards if GRAFANA_URL is set."""
     root = Path(__file__).parents[2]
     for name, text in files().items():
         path = root / name
@@ -21,10 +21,12 @@ def main() -> None:
         return
     token = os.environ.get("GRAFANA_TOKEN")
     if not token:
-        sys.exit("error: GRAFANA_URL is given and GRAFANA_TOKEN is not: it takes a token to push")
+        sys.exit(
+            "error: GRAFANA_TOKEN is not set, expected a service account token with GRAFANA_URL; "
+            "create one with the role Editor"
+        )
     try:
-        pages = [dashboards.text(page) for page in dashboards.pages()]
-        for address in grafana.push(url, token, pages):
+        for address in grafana.push(url, token, map(dashboards.to_json, dashboards.DASHBOARDS)):
             sys.stdout.write(f"pushed {address}\n")
     except grafana.GrafanaRefused as error:
         sys.exit(f"error: {error}")

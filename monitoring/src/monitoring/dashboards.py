@@ -1,35 +1,25 @@
-"""Grafana's dashboards as typed values: JSON comes of them, and is committed. Pure.
-
-Every query is one that a test can run as it stands, but for `$protocol`, of which `.*` is one
-value, and `$__interval`, a duration.
-"""
+"""The Grafana dashboards as code. Pure; their JSON is generated and committed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
+from string import Template
 
-from grafana_foundation_sdk.builders import (
-    common,
-    dashboard,
-    heatmap,
-    prometheus,
-    stat,
-    timeseries,
-)
+from grafana_foundation_sdk.builders import dashboard, timeseries
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, StackingMode
 from grafana_foundation_sdk.models.dashboard import (
+    Dashboard,
     DashboardCursorSync,
-    DataSourceRef,
+    DashboardLinkType,
+    Panel,
     VariableRefresh,
 )
-from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
-from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+from grafana_foundation_sdk.models.prometheus import Dataquery
 
 from monitoring import gateway_metrics as envoy
-from monitoring import rules
+from monitoring import limits, rules
 from monitoring.metrics import (
     BATCH_SIZE,
     IN_FLIGHT,
@@ -45,402 +35,562 @@ from monitoring.metrics import (
     RESIDENT_MEMORY,
     START_TIME,
 )
+from monitoring.panels import (
+    BYTES,
+    CONCURRENCY,
+    ERRORS,
+    FULL,
+    HALF,
+    LATENCY,
+    MILLISECONDS,
+    NEUTRAL,
+    NUMBER,
+    PER_SECOND,
+    RATIO,
+    SECONDS,
+    SOURCE,
+    THIRD,
+    TRAFFIC,
+    VALIDITY,
+    heatmap_panel,
+    stat_panel,
+    stat_row,
+    timeseries_panel,
+)
 
-SOURCE = DataSourceRef(type_val="prometheus", uid="${source}")
-OF_PROTOCOL = '{protocol=~"$protocol"}'
-HEIGHT, FULL, HALF, THIRD = 8, 24, 12, 8
-WINDOW = "[30s]"
+TITLES = {
+    "prediction-serving": "Prediction serving",
+    "load-test": "Load test",
+    "gateway": "Gateway",
+}
+ALL = ".*"  # the value of a variable when All is selected
 
-# Units as Grafana names them.
-SECONDS, PER_SECOND, SHARE, BYTES, NUMBER = "s", "reqps", "percentunit", "bytes", "short"
-
-
-@dataclass(frozen=True)
-class Query:
-    """What is asked, and what a line is called."""
-
-    expr: str
-    legend: str
-
-
-@dataclass(frozen=True)
-class Graph:
-    """Lines over time."""
-
-    title: str
-    unit: str
-    queries: tuple[Query, ...]
-    width: int = HALF
-    stacked: bool = False
-    description: str = ""
-
-
-@dataclass(frozen=True)
-class Heat:
-    """Buckets of a histogram over time."""
-
-    title: str
-    expr: str
-    width: int = HALF
-    description: str = ""
-
-
-@dataclass(frozen=True)
-class Number:
-    """One figure for each series, now."""
-
-    title: str
-    unit: str
-    query: Query
-    width: int = THIRD
-
-
-Panel = Graph | Heat | Number
+# Label matchers by template variable.
+PROTOCOL = 'protocol=~"$protocol"'
+VARIATION = f'{PROTOCOL}, variation=~"$variation"'
+LISTENER = f'{envoy.PREFIX}=~"rest|grpc", {envoy.PREFIX}=~"$protocol"'
+UPSTREAM = (
+    f'{envoy.CLUSTER}=~"(rest|grpc)_.+", {envoy.CLUSTER}=~"${{protocol}}_.+", '
+    f'{envoy.CLUSTER}=~"$cluster"'
+)
 
 
 @dataclass(frozen=True)
-class Row:
-    title: str
-    panels: tuple[Panel, ...]
-
-
-@dataclass(frozen=True)
-class Page:
-    """One dashboard."""
-
-    uid: str
-    title: str
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A region on every panel, from where a run starts to be measured to where it ends."""
+class Annotation:
+    """A region on every panel of every dashboard: the measured part of a load test."""
 
     name: str
     color: str
     expr: str
 
 
-def _mark(protocol: str, name: str, color: str) -> Mark:
-    # $__interval: Grafana asks for a hundred moments of what is shown, and a run of a minute lies
-    # between two of them where that is half a day.
+def _annotation(protocol: str, name: str, color: str) -> Annotation:
+    # $__interval: over half a day Grafana's steps are longer than a run of a minute.
     running = f'{LOADTEST_RUNNING}{{protocol="{protocol}", phase="measuring"}}'
-    return Mark(f"load test over {name}", color, f"max(max_over_time({running}[$__interval])) > 0")
+    expr = f"max(max_over_time({running}[$__interval])) > 0"
+    return Annotation(f"{name} load test", color, expr)
 
 
-MARKS = (_mark("rest", "REST", "purple"), _mark("grpc", "gRPC", "orange"))
+ANNOTATIONS = (_annotation("rest", "REST", "purple"), _annotation("grpc", "gRPC", "orange"))
 
 
-def recorded(hop: str, name: str) -> str:
-    """A hop's percentile as the rules record it."""
-    return rules.percentile(hop, name) + OF_PROTOCOL
+def rate(metric: str, by: str = "protocol", match: str = PROTOCOL) -> str:
+    """Query a counter's per-second increase."""
+    return f"sum by ({by}) (rate({metric}{{{match}}}[$__rate_interval]))"
 
 
-def percentiles(hop: str) -> tuple[Query, ...]:
-    """A hop's percentiles, a line each."""
-    whose = " ".join(f"{{{{{label}}}}}" for label in rules.HOPS[hop].labels)
-    return tuple(
-        Query(recorded(hop, name), f"{whose} {name.replace('_', '.')}") for name in rules.QUANTILES
-    )
+def latency_by_hop(*names: str) -> tuple[timeseries.Panel, ...]:
+    """A panel for each percentile, with a series for each selected hop and variation."""
+    panels = []
+    for name in names:
+        series = f'{{__name__=~"{rules.percentile("${hop}", name)}", {PROTOCOL}'
+        # The empty alternative keeps the hops that have no variation: client and gateway.
+        series = f'{series}, variation=~"$variation|"}}'
+        by_hop = f'label_replace({series}, "hop", "$1", "__name__", "hop:(.*)_seconds:.*")'
+        panels.append(
+            timeseries_panel(
+                f"{name.replace('_', '.')} latency by hop",
+                SECONDS,
+                "Latency at each place where it is measured; the client includes the gateway, the "
+                "gateway includes the server. The gateway's resolution is 1 ms. If it rises, "
+                "find the innermost hop that rises with it.",
+                (by_hop, "{{hop}} {{protocol}} {{variation}}"),
+            )
+        )
+    return tuple(panels)
 
 
-def heat(title: str, hop: str, width: int = HALF) -> Heat:
-    """A hop's buckets over time, of all variations."""
-    measured = rules.HOPS[hop]
-    return Heat(title, measured.rates((), f'{measured.protocol}=~"$protocol"'), width)
-
-
-def rate(metric: str, by: str, match: str = "") -> str:
-    """What a counter adds in a second."""
-    inner = 'protocol=~"$protocol"' + (f", {match}" if match else "")
-    return f"sum by ({by}) (rate({metric}{{{inner}}}{WINDOW}))"
-
-
-def serving() -> Page:
-    """What the servers do."""
+def prediction_serving() -> Dashboard:
+    """The model servers: requests, latency, saturation, model."""
     total = f"{REQUESTS}_total"
-    per_instance = f"{rate(f'{PROCESS_CPU}_total', 'protocol')} / {rate(total, 'protocol')}"
-    return Page(
+    by, legend = "protocol, variation", "{{protocol}} {{variation}}"
+    batch_size = (
+        f"{rate(f'{BATCH_SIZE}_sum', by, VARIATION)} / {rate(f'{BATCH_SIZE}_count', by, VARIATION)}"
+    )
+    cpu = f"{PROCESS_CPU}_total"
+    in_flight = f"sum by (protocol) ({IN_FLIGHT}{{{PROTOCOL}}})"
+    overview = stat_row(
+        stat_panel(
+            "Request rate",
+            PER_SECOND,
+            TRAFFIC,
+            "Completed requests per second. Grey: no traffic; check the gateway and the clients.",
+            (rate(total, match=VARIATION), "{{protocol}}"),
+        ),
+        stat_panel(
+            "Error ratio",
+            RATIO,
+            ERRORS,
+            "Server errors per request over 5 minutes; client errors do not count. Yellow: above "
+            "the objective. Red: fast enough to page; check the status codes.",
+            (rules.error_ratio("5m", match=VARIATION), "{{protocol}}"),
+        ),
+        stat_panel(
+            "p99 latency",
+            SECONDS,
+            LATENCY,
+            "p99 latency in the server. Red: above the objective; compare queue time and "
+            "inference time below.",
+            (rules.HOPS["server"].quantile(0.99, ("protocol",), VARIATION), "{{protocol}}"),
+        ),
+        stat_panel(
+            "In-flight requests",
+            NUMBER,
+            CONCURRENCY,
+            "Requests received and not yet answered, of all servers. Red: as many as the queue of "
+            "one worker holds by default; add replicas before requests are rejected.",
+            (in_flight, "{{protocol}}"),
+        ),
+    )
+    requests = (
+        timeseries_panel(
+            "Request rate by variation",
+            PER_SECOND,
+            "Completed requests per second. If the shares differ from the configured ratios, check "
+            "the variations of each client.",
+            (rate(total, by, VARIATION), legend),
+        ),
+        timeseries_panel(
+            "Requests by status code",
+            PER_SECOND,
+            "HTTP status or gRPC status code. 429 and RESOURCE_EXHAUSTED: the queue is full, add "
+            "replicas. 5xx, INTERNAL and UNAVAILABLE: read the server log.",
+            (rate(total, "protocol, code", VARIATION), "{{protocol}} {{code}}"),
+        ),
+        timeseries_panel(
+            "Error ratio by variation",
+            RATIO,
+            "Server errors per request over 5 minutes. If one variation is above the dashed "
+            "objective, set its ratio to 0 and read its log.",
+            (rules.error_ratio("5m", by, VARIATION), legend),
+            limit=limits.SLO_ERROR_RATIO,
+        ),
+        timeseries_panel(
+            "Requests by client",
+            PER_SECOND,
+            "Completed requests per second. If the total rises, find the client that causes it. "
+            "Requests of the client direct bypass the gateway.",
+            (rate(total, "client, protocol", VARIATION), "{{client}} {{protocol}}"),
+        ),
+    )
+    latency = (
+        *latency_by_hop("p50", "p90", "p99", "p99_9"),
+        heatmap_panel(
+            "Server latency",
+            "server",
+            "From the request received to the response written. Two bands: compare variations.",
+            THIRD,
+        ),
+        heatmap_panel(
+            "Queue time",
+            "queue",
+            "Time between arrival and the start of inference. If it rises, add replicas.",
+            THIRD,
+        ),
+        heatmap_panel(
+            "Inference (compute) time",
+            "compute",
+            "Time in the inference engine for the whole batch. If it rises, check batch size and "
+            "CPU usage.",
+            THIRD,
+        ),
+    )
+    saturation = (
+        timeseries_panel(
+            "In-flight requests by protocol",
+            NUMBER,
+            "Requests received and not yet answered. If it grows at a constant request rate, the "
+            "servers are saturated: add replicas.",
+            (in_flight, "{{protocol}}"),
+        ),
+        timeseries_panel(
+            "Batch size",
+            NUMBER,
+            "Mean instances per inference. Near 1: no queueing. If it stays at the maximum, the "
+            "servers are saturated.",
+            (batch_size, legend),
+        ),
+        timeseries_panel(
+            "CPU usage",
+            NUMBER,
+            "CPU of all server processes. If it reaches the cores of the machine, add machines.",
+            (rate(cpu), "{{protocol}}"),
+            width=THIRD,
+            axis="cores",
+        ),
+        timeseries_panel(
+            "CPU time per request",
+            SECONDS,
+            "Mean CPU time, health checks and scrapes included. If it rises after a release, "
+            "profile that release.",
+            (f"{rate(cpu)} / {rate(total)}", "{{protocol}}"),
+            width=THIRD,
+        ),
+        timeseries_panel(
+            "Resident memory",
+            BYTES,
+            "Memory of all processes of a server. If it grows without bound, restart the server "
+            "and report a leak.",
+            (f"{RESIDENT_MEMORY}{{{PROTOCOL}}}", "{{protocol}} {{instance}}"),
+            width=THIRD,
+        ),
+    )
+    model = (
+        stat_panel(
+            "Servers by model version",
+            NUMBER,
+            NEUTRAL,
+            "Servers that serve each model version. Two versions outside a rollout: redeploy.",
+            (
+                f"count by (protocol, model, version) ({MODEL_INFO}{{{PROTOCOL}}})",
+                "{{protocol}} {{model}} {{version}}",
+            ),
+        ).span(HALF),
+        stat_panel(
+            "Uptime",
+            SECONDS,
+            NEUTRAL,
+            "Time since the oldest process of the server loaded the model. If it restarts at 0 "
+            "unexpectedly, read the server log.",
+            (f"time() - {START_TIME}{{{PROTOCOL}}}", "{{protocol}} {{instance}}"),
+        ).span(HALF),
+    )
+    return _dashboard(
         "prediction-serving",
-        "Prediction serving",
-        (
-            Row(
-                "Requests",
-                (
-                    Graph(
-                        "Rate",
-                        PER_SECOND,
-                        (Query(rate(total, "protocol, variation"), "{{protocol}} {{variation}}"),),
-                    ),
-                    Graph(
-                        "Rate by end",
-                        PER_SECOND,
-                        (Query(rate(total, "protocol, code"), "{{protocol}} {{code}}"),),
-                    ),
-                    Graph(
-                        "Errors of ours, of all predictions",
-                        SHARE,
-                        (Query(rules.errors("5m") + OF_PROTOCOL, "{{protocol}}, 5 minutes"),),
-                    ),
-                    Graph(
-                        "By client",
-                        PER_SECOND,
-                        (Query(rate(total, "client, protocol"), "{{client}} {{protocol}}"),),
-                    ),
-                ),
-            ),
-            Row(
-                "Latency",
-                (
-                    Graph("In the server", SECONDS, percentiles("server")),
-                    Graph("Waiting for the model", SECONDS, percentiles("queue")),
-                    Graph("The model computes", SECONDS, percentiles("compute")),
-                    heat("In the server", "server"),
-                    heat("Waiting for the model", "queue"),
-                    heat("The model computes", "compute"),
-                ),
-            ),
-            Row(
-                "Saturation",
-                (
-                    Graph(
-                        "Being answered now",
-                        NUMBER,
-                        (Query(f"sum by (protocol) ({IN_FLIGHT}{OF_PROTOCOL})", "{{protocol}}"),),
-                    ),
-                    Graph(
-                        "Instances in an engine call, mean",
-                        NUMBER,
-                        (
-                            Query(
-                                f"{rate(f'{BATCH_SIZE}_sum', 'protocol')} / "
-                                f"{rate(f'{BATCH_SIZE}_count', 'protocol')}",
-                                "{{protocol}}",
-                            ),
-                        ),
-                    ),
-                    Graph(
-                        "CPU, cores",
-                        NUMBER,
-                        (Query(rate(f"{PROCESS_CPU}_total", "protocol"), "{{protocol}}"),),
-                    ),
-                    Graph("CPU of a prediction", SECONDS, (Query(per_instance, "{{protocol}}"),)),
-                    Graph(
-                        "Resident memory",
-                        BYTES,
-                        (Query(RESIDENT_MEMORY + OF_PROTOCOL, "{{protocol}} {{instance}}"),),
-                    ),
-                ),
-            ),
-            Row(
-                "Model",
-                (
-                    Number(
-                        "Served",
-                        NUMBER,
-                        Query(
-                            f"count by (protocol, model, version) ({MODEL_INFO}{OF_PROTOCOL})",
-                            "{{protocol}} {{model}} {{version}}",
-                        ),
-                    ),
-                    Number(
-                        "Running for",
-                        SECONDS,
-                        Query(f"time() - {START_TIME}{OF_PROTOCOL}", "{{protocol}} {{instance}}"),
-                    ),
-                ),
-            ),
-        ),
+        {
+            "Overview": overview,
+            "Requests": requests,
+            "Latency": latency,
+            "Saturation": saturation,
+            "Model": model,
+        },
     )
 
 
-def load_test() -> Page:
-    """The client's side beside the server's."""
-    both = tuple(
-        Query(recorded(hop, name), f"{hop}, {{{{protocol}}}} {name}")
-        for name in ("p50", "p99")
-        for hop in ("client", "server")
-    )
+def load_test() -> Dashboard:
+    """A running load test: client and server latency, load, and the generator itself."""
     done = f"{LOADTEST_REQUESTS}_total"
-    parts = (
-        ("the model computes", _part("server_compute")),
-        ("waiting for the model", _part("server_queue")),
-        (
-            "the rest of the server",
-            f"{_part('server_total')} - {_part('server_queue')} - {_part('server_compute')}",
-        ),
-        ("gateway to server and back", f"{_part('upstream')} - {_part('server_total')}"),
-        ("gateway", _part("gateway")),
-        ("client and network", f"{_part('client')} - {_part('gateway')} - {_part('upstream')}"),
+    error_ratio = f"{rate(done, match=_outcome('failure'))} / {rate(done)}"
+    valid = (
+        f"1 - group by (protocol) ({rules.generator_saturated()}) "
+        f"or group by (protocol) ({LOADTEST_BUSY})"
     )
-    return Page(
+    overview = stat_row(
+        stat_panel(
+            "Request rate",
+            PER_SECOND,
+            TRAFFIC,
+            "Completed requests per second of the load test. Grey: no load test is running.",
+            (rate(done), "{{protocol}}"),
+        ),
+        stat_panel(
+            "Error ratio",
+            RATIO,
+            ERRORS,
+            "Failed requests per request. Red: read the failure reasons in the report.",
+            (error_ratio, "{{protocol}}"),
+        ),
+        stat_panel(
+            "p99 latency",
+            SECONDS,
+            LATENCY,
+            "p99 latency at the client. Red: above the servers' objective; compare the hops below.",
+            (f"{rules.percentile('client', 'p99')}{{{PROTOCOL}}}", "{{protocol}}"),
+        ),
+        stat_panel(
+            "In-flight requests",
+            NUMBER,
+            CONCURRENCY,
+            "Requests received by the servers and not yet answered. Red: as many as the queue of "
+            "one worker holds by default; lower the rate or add replicas.",
+            (f"sum by (protocol) ({IN_FLIGHT}{{{PROTOCOL}}})", "{{protocol}}"),
+        ),
+        stat_panel(
+            "Generator valid",
+            NUMBER,
+            VALIDITY,
+            "Whether CPU utilization and dispatch lag of the load generator are within limits. "
+            "Red: the run is invalid; use more workers or a lower rate.",
+            (f"({valid}) and on (protocol) {LOADTEST_BUSY}{{{PROTOCOL}}}", "{{protocol}}"),
+            texts=True,
+        ),
+    )
+    latency = (
+        *latency_by_hop("p50", "p90", "p99", "p99_9"),
+        timeseries_panel(
+            "Latency breakdown",
+            RATIO,
+            "Share of the mean client latency by component. If latency rises, the largest "
+            "component is where to look.",
+            *((expr, f"{{{{protocol}}}} {name}") for name, expr in _components().items()),
+            width=FULL,
+            stacked=True,
+        ),
+        heatmap_panel(
+            "Client latency",
+            "client",
+            "From the scheduled dispatch to the response. If it has a band that server latency "
+            "lacks, check the gateway.",
+        ),
+        heatmap_panel(
+            "Server latency",
+            "server",
+            "From the request received to the response written. Two bands: compare variations.",
+        ),
+    )
+    load = (
+        timeseries_panel(
+            "Offered and achieved request rate",
+            PER_SECOND,
+            "Scheduled arrivals and completed requests. If achieved stays below offered, servers "
+            "or generator are saturated. A closed loop has no offered rate.",
+            (f"{LOADTEST_OFFERED}{{{PROTOCOL}}}", "{{protocol}} offered"),
+            (rate(done), "{{protocol}} achieved"),
+        ),
+        timeseries_panel(
+            "Failed requests",
+            PER_SECOND,
+            "Failed requests per second. If above 0, read the failure reasons in the report.",
+            (rate(done, match=_outcome("failure")), "{{protocol}}"),
+        ),
+    )
+    generator = (
+        timeseries_panel(
+            "Generator CPU utilization",
+            RATIO,
+            "Share of one core that the busiest generator process uses. Above the dashed limit "
+            "the run is invalid; use more workers.",
+            (f"{LOADTEST_BUSY}{{{PROTOCOL}}}", "{{protocol}}"),
+            limit=limits.GENERATOR_CPU,
+        ),
+        timeseries_panel(
+            "Dispatch lag",
+            SECONDS,
+            "p99 delay between scheduled and actual dispatch in an open loop. The dashed limit "
+            f"holds at up to {limits.LIGHT_CPU:.0%} CPU utilization, "
+            f"{limits.DISPATCH_LAG_P99_LOADED_S * 1000:g} ms above. Over it the run is invalid; "
+            "remove other work from the machine.",
+            (f"{LOADTEST_LAG}{{{PROTOCOL}}}", "{{protocol}} p99"),
+            limit=limits.DISPATCH_LAG_P99_S,
+        ),
+    )
+    return _dashboard(
         "load-test",
-        "Load test",
-        (
-            Row(
-                "Client and server",
-                (
-                    Graph("p50 and p99 of both sides", SECONDS, both, FULL),
-                    Graph(
-                        "Where the time goes, of a second",
-                        NUMBER,
-                        tuple(Query(expr, f"{{{{protocol}}}} {name}") for name, expr in parts),
-                        FULL,
-                        stacked=True,
-                        description="Seconds of waiting that pass in a second, by what they are "
-                        "spent on: their shares are those of a request's time.",
-                    ),
-                    heat("Client side", "client"),
-                    heat("Server side", "server"),
-                ),
-            ),
-            Row(
-                "Load",
-                (
-                    Graph(
-                        "Offered and achieved",
-                        PER_SECOND,
-                        (
-                            Query(LOADTEST_OFFERED + OF_PROTOCOL, "{{protocol}} offered"),
-                            Query(rate(done, "protocol"), "{{protocol}} achieved"),
-                        ),
-                    ),
-                    Graph(
-                        "Failures",
-                        PER_SECOND,
-                        (Query(rate(done, "protocol", 'outcome="failure"'), "{{protocol}}"),),
-                    ),
-                ),
-            ),
-            Row(
-                "The load generator itself",
-                (
-                    Graph(
-                        "Of its core (over 85 % a run is invalid)",
-                        SHARE,
-                        (Query(LOADTEST_BUSY + OF_PROTOCOL, "{{protocol}}"),),
-                    ),
-                    Graph(
-                        "Sent late by, p99 (over 1 ms a calm run is invalid)",
-                        SECONDS,
-                        (Query(LOADTEST_LAG + OF_PROTOCOL, "{{protocol}}"),),
-                    ),
-                ),
-            ),
-        ),
+        {
+            "Overview": overview,
+            "Latency": latency,
+            "Load": load,
+            "Load generator": generator,
+        },
     )
 
 
-def gateway() -> Page:
-    """What Envoy says of itself."""
-
-    def one(metric: str, by: str, match: str = "") -> str:
-        return f"sum by ({by}) (rate({metric}{{{match}}}{WINDOW}))"
-
-    listeners = f'{envoy.PREFIX}=~"rest|grpc"'
-    servers = f'{envoy.CLUSTER}!~"admin|control_plane|xds_cluster"'
-    legend = f"{{{{{envoy.CLUSTER}}}}}"
-    times = one(f"{envoy.SERVERS_TIME}_bucket", f"le, {envoy.CLUSTER}", servers)
-    return Page(
+def gateway() -> Dashboard:
+    """Envoy: downstream requests, upstream requests, memory."""
+    listener = f"{{{{{envoy.PREFIX}}}}}"
+    cluster = f"{{{{{envoy.CLUSTER}}}}}"
+    requests = rate(envoy.DOWNSTREAM_REQUESTS, envoy.PREFIX, LISTENER)
+    server_errors = f'{LISTENER}, {envoy.CODE_CLASS}="5"'
+    errors = rate(envoy.DOWNSTREAM_REQUESTS, envoy.PREFIX, server_errors)
+    upstream_buckets = rate(f"{envoy.UPSTREAM_DURATION}_bucket", f"le, {envoy.CLUSTER}", UPSTREAM)
+    overview = stat_row(
+        stat_panel(
+            "Request rate",
+            PER_SECOND,
+            TRAFFIC,
+            "Completed downstream requests per second. Grey: no traffic; check the clients.",
+            (requests, listener),
+        ),
+        stat_panel(
+            "Error ratio",
+            RATIO,
+            ERRORS,
+            "Share of 5xx responses; gRPC errors are in 'Prediction serving', Envoy counts them "
+            "as 200. Red: check upstream timeouts and circuit-breaker overflows.",
+            (f"{errors} / {requests}", listener),
+        ),
+        stat_panel(
+            "p99 latency",
+            SECONDS,
+            LATENCY,
+            "p99 downstream latency, resolution 1 ms. Red: above the servers' objective; compare "
+            "it with the server hop below.",
+            (f"{rules.percentile('gateway', 'p99')}{{{PROTOCOL}}}", "{{protocol}}"),
+        ),
+        stat_panel(
+            "In-flight requests",
+            NUMBER,
+            CONCURRENCY,
+            "Active downstream requests. Red: as many as the queue of one worker holds by "
+            "default; check the servers' queue time.",
+            (f"sum by ({envoy.PREFIX}) ({envoy.DOWNSTREAM_IN_FLIGHT}{{{LISTENER}}})", listener),
+        ),
+    )
+    downstream = (
+        timeseries_panel(
+            "Requests by response class",
+            PER_SECOND,
+            "HTTP response class of the downstream. 4xx: check keys and request bodies. 5xx: check "
+            "the upstream.",
+            (
+                rate(
+                    envoy.DOWNSTREAM_REQUESTS,
+                    f"{envoy.PREFIX}, {envoy.CODE_CLASS}",
+                    LISTENER,
+                ),
+                f"{listener} {{{{{envoy.CODE_CLASS}}}}}xx",
+            ),
+        ),
+        timeseries_panel(
+            "Downstream connections",
+            NUMBER,
+            "Active client connections. If it grows with a constant request rate, clients do not "
+            "reuse connections.",
+            (f"{envoy.DOWNSTREAM_CONNECTIONS}{{{LISTENER}}}", listener),
+        ),
+        *latency_by_hop("p50", "p99"),
+        heatmap_panel(
+            "Gateway latency",
+            "gateway",
+            "From the request received to the response sent, resolution 1 ms. If it has a band "
+            "that server latency lacks, check retries.",
+            FULL,
+        ),
+    )
+    upstream = (
+        timeseries_panel(
+            "Upstream request rate",
+            PER_SECOND,
+            "Requests per second to each cluster of servers. If one has none, check its "
+            "variation's ratio and its servers.",
+            (rate(envoy.UPSTREAM_REQUESTS, envoy.CLUSTER, UPSTREAM), cluster),
+        ),
+        timeseries_panel(
+            "p99 upstream latency",
+            MILLISECONDS,
+            "p99 latency from the gateway to a cluster and back, resolution 1 ms. If it is far "
+            "above the server latency, check the network and the servers' CPU usage.",
+            (f"histogram_quantile(0.99, {upstream_buckets})", cluster),
+        ),
+        *(
+            timeseries_panel(
+                title,
+                PER_SECOND,
+                description,
+                (rate(metric, envoy.CLUSTER, UPSTREAM), cluster),
+                width=THIRD,
+            )
+            for title, metric, description in (
+                (
+                    "Retries",
+                    envoy.UPSTREAM_RETRIES,
+                    "Upstream requests sent again after a failure. If above 0, a server resets "
+                    "connections or restarts.",
+                ),
+                (
+                    "Upstream timeouts",
+                    envoy.UPSTREAM_TIMEOUTS,
+                    "Upstream requests that exceed the route's timeout. If above 0, check the "
+                    "servers' queue time.",
+                ),
+                (
+                    "Circuit-breaker overflows",
+                    envoy.UPSTREAM_OVERFLOWS,
+                    "Requests rejected because the cluster's connections or pending requests are "
+                    "at their limit. If above 0, add replicas.",
+                ),
+            )
+        ),
+        timeseries_panel(
+            "Envoy memory",
+            BYTES,
+            "Allocated heap. It grows with the number of clients; if it grows otherwise, check "
+            "the connections.",
+            (envoy.MEMORY, "{{instance}}"),
+            width=FULL,
+        ),
+    )
+    return _dashboard(
         "gateway",
-        "Gateway",
-        (
-            Row(
-                "Callers",
-                (
-                    Graph(
-                        "Requests by class",
-                        PER_SECOND,
-                        (
-                            Query(
-                                one(
-                                    envoy.CALLERS_REQUESTS,
-                                    f"{envoy.PREFIX}, {envoy.CODE_CLASS}",
-                                    listeners,
-                                ),
-                                f"{{{{{envoy.PREFIX}}}}} {{{{{envoy.CODE_CLASS}}}}}xx",
-                            ),
-                        ),
-                    ),
-                    Graph(
-                        "Connections",
-                        NUMBER,
-                        (
-                            Query(
-                                f"{envoy.CALLERS_CONNECTIONS}{{{listeners}}}",
-                                f"{{{{{envoy.PREFIX}}}}}",
-                            ),
-                        ),
-                    ),
-                    Graph(
-                        "From a request to its answer, in whole milliseconds",
-                        SECONDS,
-                        percentiles("gateway"),
-                    ),
-                    heat("From a request to its answer", "gateway"),
-                ),
-            ),
-            Row(
-                "Servers",
-                (
-                    Graph(
-                        "Requests",
-                        PER_SECOND,
-                        (Query(one(envoy.SERVERS_REQUESTS, envoy.CLUSTER, servers), legend),),
-                    ),
-                    Graph(
-                        "p99 of the servers, seen from the gateway",
-                        "ms",
-                        (Query(f"histogram_quantile(0.99, {times})", legend),),
-                    ),
-                    Graph(
-                        "Tried again, given up, refused for too many",
-                        PER_SECOND,
-                        tuple(
-                            Query(one(metric, envoy.CLUSTER, servers), f"{legend} {said}")
-                            for metric, said in (
-                                (envoy.SERVERS_TRIED_AGAIN, "again"),
-                                (envoy.SERVERS_TIMED_OUT, "timeout"),
-                                (envoy.SERVERS_OVERFLOW, "overflow"),
-                            )
-                        ),
-                    ),
-                    Graph(
-                        "Memory",
-                        BYTES,
-                        (Query(envoy.MEMORY, "allocated"),),
-                    ),
-                ),
-            ),
+        {"Overview": overview, "Downstream": downstream, "Upstream": upstream},
+        _variable("cluster", f"label_values({envoy.UPSTREAM_REQUESTS}, {envoy.CLUSTER})").regex(
+            "/^(?:rest|grpc)_.+/"
         ),
     )
 
 
-def pages() -> tuple[Page, ...]:
-    return (serving(), load_test(), gateway())
+def to_json(board: Dashboard) -> str:
+    """The dashboard as Grafana imports it."""
+    return json.dumps(board, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
 
 
-def queries(page: Page) -> list[tuple[str, str]]:
-    """Every panel's title and query."""
-    found = []
-    for row in page.rows:
-        for panel in row.panels:
-            match panel:
-                case Graph():
-                    found += [(panel.title, query.expr) for query in panel.queries]
-                case Heat():
-                    found.append((panel.title, panel.expr))
-                case Number():
-                    found.append((panel.title, panel.query.expr))
-    return found
+def queries(board: Dashboard) -> list[tuple[str, str]]:
+    """The title and the expression of every query of every panel."""
+    return [
+        (panel.title or "", target.expr)
+        for panel in board.panels or ()
+        if isinstance(panel, Panel)
+        for target in panel.targets or ()
+        if isinstance(target, Dataquery)
+    ]
 
 
-def text(page: Page) -> str:
-    """The dashboard as Grafana reads it."""
-    built = (
-        dashboard.Dashboard(page.title)
-        .uid(page.uid)
+def interpolate(expr: str, **values: str) -> str:
+    """The query that Grafana sends: All where a variable has no value in `values`."""
+    names = Template(expr).get_identifiers()
+    intervals = {"__interval": "1m", "__rate_interval": "30s"}
+    return Template(expr).safe_substitute({**dict.fromkeys(names, ALL), **intervals, **values})
+
+
+def _outcome(outcome: str) -> str:
+    return f'{PROTOCOL}, outcome="{outcome}"'
+
+
+def _components() -> dict[str, str]:
+    """What client latency consists of, each as a share of it."""
+
+    def part(name: str) -> str:
+        return rate(f"{LOADTEST_PART}_total", match=f'{PROTOCOL}, part="{name}"')
+
+    client, gateway_, upstream = part("client"), part("gateway"), part("upstream")
+    server, queue, compute = part("server_total"), part("server_queue"), part("server_compute")
+    seconds = {
+        "inference": compute,
+        "queue time": queue,
+        "server overhead": f"({server} - {queue} - {compute})",
+        "upstream network and scheduling": f"({upstream} - {server})",
+        "gateway": gateway_,
+        "client and network": f"({client} - {gateway_} - {upstream})",
+    }
+    return {name: f"{expr} / {client}" for name, expr in seconds.items()}
+
+
+def _dashboard(
+    uid: str, rows: dict[str, tuple[Builder[Panel], ...]], *variables: dashboard.QueryVariable
+) -> Dashboard:
+    board = (
+        dashboard.Dashboard(TITLES[uid])
+        .uid(uid)
         .tags(["prediction-services"])
         .refresh("5s")
         .time("now-15m", "now")
@@ -448,104 +598,56 @@ def text(page: Page) -> str:
         .with_variable(
             dashboard.DatasourceVariable("source").label("Prometheus").type("prometheus")
         )
+        .with_variable(_variable("protocol", f"label_values({START_TIME}, protocol)"))
+        .with_variable(_variable("variation", f"label_values({REQUESTS}_total, variation)"))
         .with_variable(
-            dashboard.QueryVariable("protocol")
-            .label("protocol")
-            .datasource(SOURCE)
-            .query(f"label_values({START_TIME}, protocol)")
-            .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+            dashboard.CustomVariable("hop")
+            .label("hop")
+            .values(",".join(rules.HOPS))
             .include_all(True)
-            .all_value(".*")
+            .all_value(ALL)
             .multi(True)
         )
     )
-    for mark in MARKS:
-        built = built.annotation(
+    for variable in variables:
+        board.with_variable(variable)
+    for other, title in TITLES.items():
+        if other != uid:
+            board.link(
+                dashboard.DashboardLink(title)
+                .type(DashboardLinkType.LINK)
+                .icon("dashboard")
+                .url(f"/d/{other}")
+                .keep_time(True)
+                .include_vars(True)
+            )
+    for annotation in ANNOTATIONS:
+        board.annotation(
             dashboard.AnnotationQuery()
-            .name(mark.name)
+            .name(annotation.name)
             .datasource(SOURCE)
             .enable(True)
-            .icon_color(mark.color)
-            .expr(mark.expr)
+            .icon_color(annotation.color)
+            .expr(annotation.expr)
         )
-    for row in page.rows:
-        built = built.with_row(dashboard.Row(row.title))
-        for panel in row.panels:
-            built = built.with_panel(_built(panel))
-    return json.dumps(built.build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+    for title, panels in rows.items():
+        board.with_row(dashboard.Row(title))
+        for panel in panels:
+            board.with_panel(panel)
+    return board.build()
 
 
-def _part(part: str) -> str:
-    return rate(f"{LOADTEST_PART}_total", "protocol", f'part="{part}"')
+def _variable(name: str, query: str) -> dashboard.QueryVariable:
+    return (
+        dashboard.QueryVariable(name)
+        .label(name)
+        .datasource(SOURCE)
+        .query(query)
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .include_all(True)
+        .all_value(ALL)
+        .multi(True)
+    )
 
 
-def _built(
-    panel: Panel,
-) -> timeseries.Panel | heatmap.Panel | stat.Panel:
-    match panel:
-        case Graph():
-            graph = (
-                timeseries.Panel()
-                .title(panel.title)
-                .description(panel.description)
-                .datasource(SOURCE)
-                .unit(panel.unit)
-                .min(0)
-                .span(panel.width)
-                .height(HEIGHT)
-                .line_width(1.5)
-                .fill_opacity(30 if panel.stacked else 5)
-                .legend(
-                    common.VizLegendOptions()
-                    .display_mode(LegendDisplayMode.TABLE)
-                    .placement(LegendPlacement.BOTTOM)
-                    .show_legend(True)
-                    .calcs(["lastNotNull", "max"])
-                )
-            )
-            if panel.stacked:
-                graph = graph.stacking(common.StackingConfig().mode(StackingMode.NORMAL))
-            for target in _targets(panel.queries):
-                graph = graph.with_target(target)
-            return graph
-        case Heat():
-            target = (
-                prometheus.Dataquery()
-                .expr(panel.expr)
-                .legend_format("{{le}}")
-                .format(PromQueryFormat.HEATMAP)
-                .ref_id("A")
-            )
-            return (
-                heatmap.Panel()
-                .title(panel.title)
-                .datasource(SOURCE)
-                .calculate(False)
-                .color(
-                    heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges")
-                )
-                .y_axis(heatmap.YAxisConfig().unit(SECONDS))
-                .span(panel.width)
-                .height(HEIGHT)
-                .with_target(target)
-            )
-        case Number():
-            return (
-                stat.Panel()
-                .title(panel.title)
-                .datasource(SOURCE)
-                .unit(panel.unit)
-                .span(panel.width)
-                .height(HEIGHT // 2)
-                .with_target(_targets([panel.query])[0])
-            )
-
-
-def _targets(asked: Sequence[Query]) -> list[prometheus.Dataquery]:
-    return [
-        prometheus.Dataquery()
-        .expr(query.expr)
-        .legend_format(query.legend)
-        .ref_id(chr(ord("A") + place))
-        for place, query in enumerate(asked)
-    ]
+DASHBOARDS = (prediction_serving(), load_test(), gateway())

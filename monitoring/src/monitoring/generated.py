@@ -1,10 +1,10 @@
-"""Every file that is generated from this package, by its path below `monitoring/`. Pure."""
+"""The files that this package generates. Pure."""
 
 from monitoring import dashboards, prometheus, provisioning, rules
 
 
 def files() -> dict[str, str]:
-    """Path and text of each; a test holds them against what is committed."""
+    """Text by path below `monitoring/`; a test compares them with the committed files."""
     return {
         "prometheus/rules.yaml": prometheus.text(rules.rules()),
         "prometheus/compose.yaml": prometheus.text(prometheus.in_compose()),
@@ -14,5 +14,8 @@ def files() -> dict[str, str]:
         "grafana/dashboards/prediction-services.yaml": prometheus.text(
             provisioning.grafana_dashboards()
         ),
-        **{f"dashboards/{page.uid}.json": dashboards.text(page) for page in dashboards.pages()},
+        **{
+            f"dashboards/{board.uid}.json": dashboards.to_json(board)
+            for board in dashboards.DASHBOARDS
+        },
     }

@@ -1,7 +1,7 @@
-"""Recording and alerting rules of Prometheus, as values. Pure.
+"""Prometheus recording and alerting rules, as values. Pure.
 
-Names follow level:metric:operations. Percentiles are recorded per hop, so that a panel, an alert
-and a person ask the same question.
+Names follow level:metric:operations. Percentiles are recorded per hop, so that panels, alerts and
+people query the same series.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from monitoring import gateway_metrics
+from monitoring import gateway_metrics, limits
 from monitoring.metrics import (
     COMPUTE_DURATION,
     LOADTEST_BUSY,
@@ -30,14 +30,14 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
 
 @dataclass(frozen=True)
 class Hop:
-    """A place where a request's time is measured.
+    """A place where the latency of a request is measured.
 
     Attributes:
-        histogram: Its name.
-        labels: By what its percentiles are told apart: the caller's side knows no variation.
-        match: Which of its series.
-        protocol: The label that says what `protocol` says elsewhere.
-        unit_s: Of its bounds.
+        histogram: The metric's name.
+        labels: Labels of the recorded percentiles; client and gateway have no variation.
+        match: Label matchers of its series.
+        protocol: The label that holds the protocol.
+        unit_s: The unit of its bucket bounds, in seconds.
     """
 
     histogram: str
@@ -46,19 +46,24 @@ class Hop:
     protocol: str = "protocol"
     unit_s: float = 1.0
 
-    def rates(self, by: tuple[str, ...], match: str = "") -> str:
-        """What its buckets add in a second, of those series that `match`."""
-        both = ", ".join(filter(None, (self.match, match)))
-        rates = f"rate({self.histogram}_bucket{f'{{{both}}}' if both else ''}[{WINDOW}])"
+    def bucket_rates(self, by: tuple[str, ...], match: str = "") -> str:
+        """Query the per-second increase of each bucket, of the series that `match`."""
+        matchers = ", ".join(filter(None, (self.match, match)))
+        rates = f"rate({self.histogram}_bucket{f'{{{matchers}}}' if matchers else ''}[{WINDOW}])"
         if self.protocol != "protocol":
             rates = f'label_replace({rates}, "protocol", "$1", "{self.protocol}", "(.*)")'
         return f"sum by ({', '.join(('le', *by))}) ({rates})"
+
+    def quantile(self, q: float, by: tuple[str, ...], match: str = "") -> str:
+        """Query a quantile in seconds."""
+        scale = "" if self.unit_s == 1 else f" * {self.unit_s:g}"
+        return f"histogram_quantile({q}, {self.bucket_rates(by, match)}){scale}"
 
 
 HOPS = {
     "client": Hop(LOADTEST_DURATION, ("protocol",)),
     "gateway": Hop(
-        gateway_metrics.CALLERS_TIME,
+        gateway_metrics.DOWNSTREAM_DURATION,
         ("protocol",),
         f'{gateway_metrics.PREFIX}=~"rest|grpc"',
         gateway_metrics.PREFIX,
@@ -69,27 +74,42 @@ HOPS = {
     "compute": Hop(COMPUTE_DURATION),
 }
 
-# The objective that the alerts watch: so many predictions answered, and so fast.
-SLO_ERRORS = 0.001
-SLO_P99_S = 0.05
-# Of a month's allowed errors, a burn rate of 14.4 takes 2 % in an hour, one of 6 takes 5 % in six.
+# Long window, short window, burn rate, severity. A burn rate of 14.4 spends 2 % of a month's error
+# budget in an hour, one of 6 spends 5 % in six hours.
 # Source: Google, "The Site Reliability Workbook", chapter 5.
-BURNS = (("1h", "5m", 14.4, "page"), ("6h", "30m", 6.0, "ticket"))
-# Whose end is the caller's doing.
-CALLERS_FAULT = "4..|INVALID_ARGUMENT|UNAUTHENTICATED|PERMISSION_DENIED|NOT_FOUND|CANCELLED"
+BURN_RATES = (("1h", "5m", 14.4, "page"), ("6h", "30m", 6.0, "ticket"))
+SUCCESS = "200|OK"
+CLIENT_ERRORS = "4..|INVALID_ARGUMENT|UNAUTHENTICATED|PERMISSION_DENIED|NOT_FOUND|CANCELLED"
 OVERLOADED = "429|RESOURCE_EXHAUSTED"
-GENERATOR_BUSY = 0.85  # as loadtest/judgement.py
-GENERATOR_LAG_S = 0.001
+STATUS = "Run `make status`."
 
 
 def percentile(hop: str, name: str) -> str:
-    """The name under which a hop's percentile is recorded."""
+    """The recorded series of a hop's percentile."""
     return f"hop:{hop}_seconds:{name}"
 
 
-def errors(window: str) -> str:
-    """The name under which the share of failed predictions over a window is recorded."""
+def recorded_error_ratio(window: str) -> str:
+    """The recorded series of the server error ratio over a window."""
     return f"protocol:errors:ratio_{window}"
+
+
+def error_ratio(window: str, by: str = "protocol", match: str = "") -> str:
+    """Query the server error ratio: 0, not absent, where nothing fails."""
+    total = f"{REQUESTS}_total"
+    failed = ", ".join(filter(None, (f'code!~"{SUCCESS}|{CLIENT_ERRORS}"', match)))
+    every = f"sum by ({by}) (rate({total}{f'{{{match}}}' if match else ''}[{window}]))"
+    return f"(sum by ({by}) (rate({total}{{{failed}}}[{window}])) or 0 * {every}) / {every}"
+
+
+def generator_saturated() -> str:
+    """Query the load generators whose run will be invalid."""
+    return (
+        f"{LOADTEST_BUSY} > {limits.GENERATOR_CPU} "
+        f"or {LOADTEST_LAG} > {limits.DISPATCH_LAG_P99_LOADED_S} "
+        f"or ({LOADTEST_LAG} > {limits.DISPATCH_LAG_P99_S} "
+        f"and on (protocol) {LOADTEST_BUSY} <= {limits.LIGHT_CPU})"
+    )
 
 
 def rules() -> Json:
@@ -104,33 +124,17 @@ def rules() -> Json:
 
 
 def _percentiles() -> list[Json]:
-    found = []
-    for hop, measured in HOPS.items():
-        rates = measured.rates(measured.labels)
-        scale = "" if measured.unit_s == 1 else f" * {measured.unit_s:g}"
-        found += [
-            {
-                "record": percentile(hop, name),
-                "expr": f"histogram_quantile({quantile}, {rates}){scale}",
-            }
-            for name, quantile in QUANTILES.items()
-        ]
-    return found
+    return [
+        {"record": percentile(hop, name), "expr": measured.quantile(q, measured.labels)}
+        for hop, measured in HOPS.items()
+        for name, q in QUANTILES.items()
+    ]
 
 
 def _error_ratios() -> list[Json]:
-    total = f"{REQUESTS}_total"
-    ours = f'{total}{{code!~"200|OK|{CALLERS_FAULT}"}}'
+    windows = sorted({window for long, short, *_ in BURN_RATES for window in (long, short)})
     return [
-        {
-            "record": errors(window),
-            "expr": (
-                f"(sum by (protocol) (rate({ours}[{window}])) "
-                f"or 0 * sum by (protocol) (rate({total}[{window}]))) "
-                f"/ sum by (protocol) (rate({total}[{window}]))"
-            ),
-        }
-        for window in sorted({window for long, short, *_ in BURNS for window in (long, short)})
+        {"record": recorded_error_ratio(window), "expr": error_ratio(window)} for window in windows
     ]
 
 
@@ -138,25 +142,29 @@ def _alerts() -> list[Json]:
     burning = [
         _alert(
             f"ErrorBudgetBurns{long.upper()}",
-            " and ".join(f"{errors(one)} > {burn * SLO_ERRORS:.4g}" for one in (long, short)),
+            " and ".join(
+                f"{recorded_error_ratio(window)} > {burn_rate * limits.SLO_ERROR_RATIO:.4g}"
+                for window in (long, short)
+            ),
             "2m",
             severity,
-            f"{{{{ $labels.protocol }}}} fails {{{{ $value | humanizePercentage }}}} of its "
-            f"predictions over {long}",
-            "Look at the codes in 'Prediction serving', then at `make logs`.",
+            "{{ $labels.protocol }}: error ratio over "
+            f"{long} is {{{{ $value | humanizePercentage }}}}, a burn rate above {burn_rate:g}",
+            "Check 'Requests by status code' in the dashboard 'Prediction serving', "
+            "then run `make logs`.",
         )
-        for long, short, burn, severity in BURNS
+        for long, short, burn_rate, severity in BURN_RATES
     ]
     return [
         *burning,
         _alert(
             "SlowPredictions",
-            f"{percentile('server', 'p99')} > {SLO_P99_S:g}",
+            f"{percentile('server', 'p99')} > {limits.SLO_P99_S:g}",
             "5m",
             "ticket",
-            "{{ $labels.protocol }} {{ $labels.variation }}: one prediction in a hundred takes "
-            "over {{ $value | humanizeDuration }} in the server",
-            "If its queue is as slow, it needs more replicas; else look at compute.",
+            "{{ $labels.protocol }} {{ $labels.variation }}: p99 server latency is "
+            f"{{{{ $value | humanizeDuration }}}}, expected at most {limits.SLO_P99_S * 1000:g}ms",
+            "Add replicas if the queue time is high; otherwise check the inference time.",
         ),
         _alert(
             "QueueFull",
@@ -164,17 +172,17 @@ def _alerts() -> list[Json]:
             " > 0",
             "1m",
             "ticket",
-            '{{ $labels.protocol }} {{ $labels.variation }} refuses {{ $value | printf "%.3g" }} '
-            "predictions a second: its queue is full",
-            "start-microservice with more --replicas.",
+            "{{ $labels.protocol }} {{ $labels.variation }}: queue is full, "
+            '{{ $value | printf "%.3g" }} requests per second are rejected',
+            "Add replicas: start-microservice --replicas.",
         ),
         _alert(
             "NotScraped",
             'up{job!="loadtest"} == 0',
             "30s",
             "page",
-            "{{ $labels.job }} at {{ $labels.instance }} does not answer",
-            "`make status` says what runs.",
+            "{{ $labels.job }} target {{ $labels.instance }} is down",
+            STATUS,
         ),
         # A server that discovery no longer finds has no `up` that could be 0.
         _alert(
@@ -183,44 +191,43 @@ def _alerts() -> list[Json]:
             f"unless group by (protocol) ({START_TIME})",
             "30s",
             "page",
-            "no server of {{ $labels.protocol }} is left of those that were there within the hour",
-            "`make status` says what runs.",
+            "{{ $labels.protocol }}: no server is left, at least one was up within the last hour",
+            STATUS,
         ),
         _alert(
             "GatewayGone",
             'absent(up{job="gateway"})',
             "30s",
             "page",
-            "Prometheus finds no gateway to scrape",
-            "`make status` says what runs.",
+            "Prometheus has no gateway target",
+            STATUS,
         ),
         _alert(
             "GeneratorIsTheBottleneck",
-            f"{LOADTEST_BUSY} > {GENERATOR_BUSY} "
-            f"or ({LOADTEST_LAG} > {GENERATOR_LAG_S} and on (protocol) {LOADTEST_BUSY} < 0.5)",
+            generator_saturated(),
             "10s",
             "info",
-            "the load test over {{ $labels.protocol }} measures its own load generator",
-            "Use more workers (WORKERS=), or a lower rate: the run will be INVALID.",
+            "{{ $labels.protocol }}: the load generator is saturated, the run will be INVALID",
+            "Use more workers (WORKERS=) or a lower rate.",
         ),
         _alert(
             "LoadTestFails",
             f'rate({LOADTEST_REQUESTS}_total{{outcome="failure"}}[30s]) > 0',
             "10s",
             "info",
-            "requests of the load test over {{ $labels.protocol }} fail",
-            "Its report names the reasons.",
+            "{{ $labels.protocol }}: load test requests fail",
+            "Read the failure reasons in the load test's report.",
         ),
     ]
 
 
 def _alert(
-    name: str, expression: str, lasting: str, severity: str, summary: str, next_step: str
+    name: str, expression: str, pending: str, severity: str, summary: str, description: str
 ) -> Json:
     return {
         "alert": name,
         "expr": expression,
-        "for": lasting,
+        "for": pending,
         "labels": {"severity": severity},
-        "annotations": {"summary": summary, "next_step": next_step},
+        "annotations": {"summary": summary, "description": description},
     }
