@@ -45,12 +45,12 @@ def unpack(archive: Path, name: str, folder: Path, max_bytes: int) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             content = opened()
             if content is None:
-                raise ModelInvalid(f"{name} has {member!r} without content: pack it anew")
+                raise ModelInvalid(f"{name} has {member!r} without content: pack it again")
             with content, target.open("xb") as output:
                 shutil.copyfileobj(content, output)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, FileExistsError) as error:
         raise ModelInvalid(
-            f"{name} is no whole archive ({type(error).__name__}): pack it anew"
+            f"{name} is no whole archive ({type(error).__name__}): pack it again"
         ) from error
 
 

@@ -128,7 +128,7 @@ def _files(description: Path) -> dict[str, str]:
 
 def _verify(path: Path, checksum: str, name: str, said_by: str) -> None:
     if not path.is_file():
-        raise ModelInvalid(f"{name} is missing, and {said_by} names it: pack the model anew")
+        raise ModelInvalid(f"{name} is missing, and {said_by} names it: pack the model again")
     actual = _sha256(path)
     if actual != checksum:
         path.unlink()  # nothing to go on with
