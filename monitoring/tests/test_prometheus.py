@@ -12,6 +12,7 @@ from monitoring import gateway_metrics, metrics, prometheus, rules
 from monitoring.generated import files
 
 FOLDER = Path(__file__).parents[1]
+RULE_TESTS = sorted((FOLDER / "tests").glob("*rules_test.yaml"))
 NAMES = {
     value
     for module in (metrics, gateway_metrics)
@@ -68,11 +69,11 @@ def test_prometheus_accepts_the_rules() -> None:
 @promtool
 @pytest.mark.stack
 def test_the_rules_do_what_they_say() -> None:
-    run("test", "rules", FOLDER / "tests" / "rules_test.yaml")
+    run("test", "rules", *RULE_TESTS)
 
 
 def test_every_alert_is_seen_to_fire() -> None:
-    asked = yaml.safe_load((FOLDER / "tests" / "rules_test.yaml").read_text())["tests"]
+    asked = [test for file in RULE_TESTS for test in yaml.safe_load(file.read_text())["tests"]]
     fires = {
         case["alertname"]
         for test in asked
