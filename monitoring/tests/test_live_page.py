@@ -1,4 +1,4 @@
-"""The live page: real metrics over HTTP, what it tells of them, and the page in a browser."""
+"""The live page: scrapes over HTTP, summaries, and the page in a browser."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import requests
 from prometheus_client import CollectorRegistry, Histogram, start_http_server
 
 from monitoring import live_page
-from monitoring.live_page import Watch
+from monitoring.live_page import Scraper
 from monitoring.metrics import DURATION_BUCKETS, LOADTEST_DURATION, ServingMetrics
 from polling import eventually
 from ports import free_ports
@@ -61,14 +61,14 @@ def running(
     targets = tmp_path / "targets.json"
     targets.write_text(json.dumps([{"targets": [serve(one)], "labels": {}} for one in servers]))
     loadtest = serve(client)
-    watch = Watch(lambda: live_page.addresses(targets, loadtest), FAST_S)
-    server = live_page.serve(watch, "127.0.0.1", 0)
+    scraper = Scraper(lambda: live_page.scrape_targets(targets, loadtest), FAST_S)
+    server = live_page.serve(scraper, "127.0.0.1", 0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     ask()  # so that there is something to count from
-    watch.start()
+    scraper.start()
     yield f"http://127.0.0.1:{server.server_port}", ask
-    watch.stop()
+    scraper.stop()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -97,19 +97,19 @@ def test_client_and_servers_are_side_by_side(running: tuple[str, Callable[[], No
 
 
 def test_who_does_not_answer_is_left_out(tmp_path: Path) -> None:
-    missing = live_page.addresses(tmp_path / "none.json", "127.0.0.1:1")
+    missing = live_page.scrape_targets(tmp_path / "none.json", "127.0.0.1:1")
     assert missing == ["127.0.0.1:1"]
     with requests.Session() as session:
-        assert live_page.read(missing, session) == {}
+        assert live_page.scrape(missing, session) == {}
 
 
 def test_between_two_readings_is_what_was_counted_between() -> None:
     before = {("server", "rest"): {"0.001": 10.0, "+Inf": 10.0}}
     now = {("server", "rest"): {"0.001": 30.0, "+Inf": 30.0}, ("client", "rest"): {"+Inf": 5.0}}
-    (row,) = live_page.point(now, before, 4.0)  # what was not there before is not yet known
+    (row,) = live_page.summarise(now, before, 4.0)  # what was not there before is not yet known
     assert (row["side"], row["per_s"], row["p50_ms"]) == ("server", 5.0, 0.5)
     restarted = {("server", "rest"): {"0.001": 2.0, "+Inf": 2.0}}
-    assert live_page.point(restarted, before, 4.0) == []
+    assert live_page.summarise(restarted, before, 4.0) == []
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
@@ -131,7 +131,7 @@ def test_the_page_shows_them_in_a_browser(
     ).stdout
     assert "REST, server" in page
     assert "REST, client" in page
-    assert "a load test runs" in page
+    assert "load test running" in page
     assert page.count("<path") == 2
     assert page.index("REST, client") < page.index("REST, server")
     assert 'class="key rest server"' in page  # which line is which

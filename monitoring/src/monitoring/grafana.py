@@ -1,7 +1,7 @@
-"""Dashboards into a Grafana that runs somewhere: one call of its HTTP API for each.
+"""Client of Grafana's HTTP API that pushes dashboards.
 
-The package grafana-client would do this, but it brings urllib3-future, which takes the place of
-urllib3 for everything else in the environment.
+The package grafana-client depends on urllib3-future, which replaces urllib3 for everything else in
+the environment.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ MESSAGE = "prediction-services: generated, changes are lost"
 
 
 class GrafanaRefused(Exception):
-    """`str(error)` says which address, what it answered and what to do."""
+    """Grafana cannot be reached or rejects a dashboard."""
 
 
 def push(url: str, token: str, dashboards: Iterable[str]) -> list[str]:
     """Create or overwrite dashboards.
 
     Args:
-        url: Grafana's address, such as http://127.0.0.1:3000.
-        token: Of a service account with the role Editor.
-        dashboards: JSON of each.
+        url: Grafana's URL, such as http://127.0.0.1:3000.
+        token: Token of a service account with the role Editor.
+        dashboards: Their JSON.
 
     Returns:
-        The address of each.
+        The URL of each.
 
     Raises:
-        GrafanaRefused: It cannot be reached, or does not take one.
+        GrafanaRefused: Grafana cannot be reached or rejects a dashboard.
     """
     base = url.rstrip("/")
     addresses = []
@@ -41,20 +41,21 @@ def push(url: str, token: str, dashboards: Iterable[str]) -> list[str]:
             document = json.loads(text)
             body = {"dashboard": document, "overwrite": True, "message": MESSAGE}
             try:
-                answer = session.post(f"{base}/api/dashboards/db", json=body, timeout=TIMEOUT_S)
+                response = session.post(f"{base}/api/dashboards/db", json=body, timeout=TIMEOUT_S)
             except requests.RequestException as error:
                 raise GrafanaRefused(
-                    f"no Grafana answers at {base} (GRAFANA_URL): {type(error).__name__}"
+                    f"GRAFANA_URL is {base}, which does not respond ({type(error).__name__}); "
+                    "check that Grafana is running there"
                 ) from None
-            if answer.status_code in (401, 403):
+            if response.status_code in (401, 403):
                 raise GrafanaRefused(
-                    f"{base} refuses the token (GRAFANA_TOKEN): it needs a service account with "
-                    f"the role Editor; Grafana says {answer.status_code}"
+                    f"GRAFANA_TOKEN is rejected by {base} with {response.status_code}, expected "
+                    "the token of a service account with the role Editor; create one"
                 )
-            if answer.status_code != 200:
+            if response.status_code != 200:
                 raise GrafanaRefused(
-                    f"{base} does not take {document['title']}: {answer.status_code} "
-                    f"{answer.text[:200]}"
+                    f"{base} rejects the dashboard {document['title']} with "
+                    f"{response.status_code}: {response.text[:200]}"
                 )
-            addresses.append(base + str(answer.json().get("url", "")))
+            addresses.append(base + str(response.json().get("url", "")))
     return addresses

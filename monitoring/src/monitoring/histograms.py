@@ -1,4 +1,4 @@
-"""Prometheus's cumulative buckets: read from metrics text, and a quantile of them. Pure."""
+"""Quantiles of Prometheus histograms, parsed from metrics text. Pure."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ Buckets = dict[str, float]  # cumulative counts by upper bound in seconds, with 
 
 
 class Quantile(NamedTuple):
-    """Seconds, and the bounds of the bucket that it was found in."""
+    """A quantile in seconds and the bounds of its bucket."""
 
     s: float
     bucket_s: tuple[float, float]
 
 
 def quantile(buckets: Mapping[str, float], q: float) -> Quantile | None:
-    """As Prometheus's histogram_quantile: linear within the bucket that holds the rank.
+    """Estimate a quantile as histogram_quantile does: linear within the bucket of the rank.
 
     Args:
         buckets: Cumulative counts by upper bound in seconds, with "+Inf".
         q: In [0, 1].
 
     Returns:
-        The largest finite bound where the rank lies beyond it; None of no durations.
+        The largest finite bound if the rank is above it; None if nothing was counted.
     """
     ordered = sorted((float(bound), count) for bound, count in buckets.items())
     if not ordered or not ordered[-1][1]:
@@ -45,7 +45,7 @@ def quantile(buckets: Mapping[str, float], q: float) -> Quantile | None:
 
 
 def by_protocol(text: str, metric: str) -> dict[str, Buckets]:
-    """The buckets of a histogram in a page of metrics, its other labels added up."""
+    """Parse the buckets of a histogram, summed over its other labels."""
     found: dict[str, Buckets] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -56,7 +56,7 @@ def by_protocol(text: str, metric: str) -> dict[str, Buckets]:
     return found
 
 
-def since(now: Mapping[str, float], before: Mapping[str, float]) -> Buckets | None:
-    """What has been counted between two readings; None where a server has started anew."""
+def increase(now: Mapping[str, float], before: Mapping[str, float]) -> Buckets | None:
+    """The increase between two scrapes; None after a counter reset."""
     counts = {bound: count - before.get(bound, 0.0) for bound, count in now.items()}
     return None if min(counts.values(), default=0.0) < 0 else counts

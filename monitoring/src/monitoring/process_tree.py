@@ -1,4 +1,4 @@
-"""What the processes of a server cost, read from the system when somebody asks."""
+"""CPU time and memory of a server's processes, read at each scrape."""
 
 from collections.abc import Iterable
 
@@ -11,14 +11,14 @@ from monitoring.metrics import PROCESS_CPU, RESIDENT_MEMORY
 
 
 class ProcessTree(Collector):
-    """CPU time and memory of a server's parent process and all that it has started.
+    """Collects the CPU time and memory of a process and its descendants.
 
-    Prometheus's own process metrics know nothing of several workers. A worker that has ended stays
-    in the CPU time: the system adds it to its parent's when that has taken note of the end.
+    Prometheus's process metrics cover one process. The system adds the CPU time of a worker to its
+    parent's when the parent waits for it, so the counter never decreases.
     """
 
     def __init__(self, parent: int, protocol: str, registry: CollectorRegistry) -> None:
-        """Add to `registry` what `parent`, a process id, and its children cost."""
+        """Register a collector for the process with the id `parent`."""
         self._parent = parent
         self._protocol = protocol
         registry.register(self)
@@ -38,15 +38,15 @@ class ProcessTree(Collector):
                 times = process.cpu_times()
                 cpu_s += times.user + times.system
                 resident += process.memory_info().rss
-            except psutil.Error:  # it has just ended
+            except psutil.Error:  # the process has exited
                 continue
         cpu = CounterMetricFamily(
-            PROCESS_CPU, "CPU time of all processes of the server.", labels=("protocol",)
+            PROCESS_CPU, "CPU time of all server processes.", labels=("protocol",)
         )
         cpu.add_metric((self._protocol,), cpu_s)
         yield cpu
         memory = GaugeMetricFamily(
-            RESIDENT_MEMORY, "Resident memory of all its processes.", labels=("protocol",)
+            RESIDENT_MEMORY, "Resident memory of all server processes.", labels=("protocol",)
         )
         memory.add_metric((self._protocol,), resident)
         yield memory

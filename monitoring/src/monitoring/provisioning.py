@@ -1,15 +1,15 @@
-"""What Alertmanager and Grafana are started with, in containers and on Kubernetes. Pure."""
+"""Alertmanager configuration and Grafana provisioning for containers and Kubernetes. Pure."""
 
 from __future__ import annotations
 
 from monitoring.prometheus import Json
 
-# Where Grafana's container finds the dashboards' JSON.
+# The folder of the dashboards in Grafana's container.
 DASHBOARDS_FOLDER = "/var/lib/grafana-dashboards"
 
 
 def alertmanager() -> Json:
-    """Alerts are shown and go nowhere: who is told is the operator's to add."""
+    """Route every alert to a receiver without notifications; operators add their own."""
     return {
         "route": {"receiver": "nobody", "group_by": ["alertname", "protocol"]},
         "receivers": [{"name": "nobody"}],
@@ -17,7 +17,7 @@ def alertmanager() -> Json:
 
 
 def grafana_datasource() -> Json:
-    """The Prometheus beside it, which the dashboards use as their default."""
+    """Provision Prometheus as the default data source."""
     return {
         "apiVersion": 1,
         "datasources": [
@@ -35,7 +35,7 @@ def grafana_datasource() -> Json:
 
 
 def grafana_dashboards() -> Json:
-    """That the dashboards come from files."""
+    """Provision the dashboards from files."""
     return {
         "apiVersion": 1,
         "providers": [

@@ -1,9 +1,8 @@
-"""Metrics of several worker processes, exact while workers come and go.
+"""Metrics of several worker processes, exact across worker restarts.
 
-The Prometheus client keeps a file for every process that ever counted, and a scrape reads them all.
-What a worker has counted when it ends is added here to one file, so a server that has started a
-thousand workers is scraped as fast as a new one. A scrape never sees a count in both places, or in
-neither: whoever moves counts holds a lock.
+The Prometheus client keeps the files of every process that ever ran, and a scrape reads them all.
+Here the counts of an exited worker are merged into one file, so scrape time does not grow with
+restarts. A lock makes the merge atomic for scrapes.
 """
 
 import fcntl
@@ -25,13 +24,13 @@ _LOCK = "lock"
 
 
 def share(folder: Path) -> None:
-    """In a worker, before its first metric: all of them live in files of `folder` from here on."""
+    """Store this process's metrics in files of `folder`; call before creating the first one."""
     files: dict[str, MmapedDict] = {}
     lock = threading.Lock()
     pid = os.getpid()
 
     class SharedValue:
-        """The client's own value, which asks for the process id at every step: no worker forks."""
+        """The library's value without its check for a fork: no worker forks."""
 
         _multiprocess = True
 
@@ -74,10 +73,10 @@ def share(folder: Path) -> None:
 
 
 class SharedMetrics(Collector):
-    """What all workers have counted, those that are gone included."""
+    """Collects the metrics of all workers, exited ones included."""
 
     def __init__(self, folder: Path, registry: CollectorRegistry) -> None:
-        """Add to `registry` what is in `folder`, where the workers `share` theirs."""
+        """Register a collector of the files in `folder`; see `share`."""
         self._folder = folder
         self._files = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
         registry.register(self)
@@ -89,7 +88,7 @@ class SharedMetrics(Collector):
 
 
 def absorb(folder: Path, pid: int) -> None:
-    """Keep what a worker that has ended had counted, and remove its files."""
+    """Merge the counts of an exited worker and remove its files."""
     mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
     for kind in KINDS:
         ended = folder / f"{kind}_{pid}.db"
@@ -97,7 +96,7 @@ def absorb(folder: Path, pid: int) -> None:
             continue
         gone = folder / f"{kind}_{GONE}.db"
         with _locked(folder, fcntl.LOCK_EX):
-            # Beside it first: a parent that is killed here leaves the old sums and the worker's.
+            # A copy first: a parent killed here leaves the old sums and the worker's file.
             partial = gone.with_suffix(".partial")
             if gone.exists():
                 shutil.copy(gone, partial)
@@ -109,7 +108,7 @@ def absorb(folder: Path, pid: int) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Remove what absorb has left, when nobody will read it any more."""
+    """Remove the merged counts after the last scrape."""
     for file in (*folder.glob(f"*_{GONE}.*"), folder / _LOCK):
         file.unlink(missing_ok=True)
 
