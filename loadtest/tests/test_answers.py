@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from loadtest import answers
-from loadtest.answers import Answer, WrongAnswer
+from loadtest.answers import Answer, InvalidResponse
 from seldon_pb2 import ClassificationReply
 
 RIGHT = Answer("p1", tuple("0123456789"), (0.01, 0.01, 0.91, *[0.01] * 7))
@@ -20,10 +20,10 @@ def test_every_image_has_its_own_ten() -> None:
     three = replace(RIGHT, scores=(*RIGHT.scores[1:], 0.01))
     both = Answer("p1", RIGHT.classes * 2, RIGHT.scores + three.scores)
     assert answers.judge(both, "p1", 2) == (2, 1)
-    with pytest.raises(WrongAnswer, match="20 predictions, expected 10"):
+    with pytest.raises(InvalidResponse, match="20 predictions, expected 10"):
         answers.judge(both, "p1")
     halves = replace(both, scores=(0.05,) * 10 + (0.15,) * 10)
-    with pytest.raises(WrongAnswer, match="do not sum to 1"):
+    with pytest.raises(InvalidResponse, match="do not sum to 1"):
         answers.judge(halves, "p1", 2)
 
 
@@ -40,7 +40,7 @@ def test_every_image_has_its_own_ten() -> None:
     ],
 )
 def test_a_wrong_answer_is_named(answer: Answer, reason: str) -> None:
-    with pytest.raises(WrongAnswer) as refused:
+    with pytest.raises(InvalidResponse) as refused:
         answers.judge(answer, "p1")
     assert str(refused.value) == reason
 
@@ -61,12 +61,12 @@ def test_a_wrong_answer_is_named(answer: Answer, reason: str) -> None:
     ],
 )
 def test_a_wrong_document_is_named(status: int, body: bytes, reason: str) -> None:
-    with pytest.raises(WrongAnswer, match=reason):
+    with pytest.raises(InvalidResponse, match=reason):
         answers.of_document(status, answers.from_jsonp(status, body))
 
 
 def test_an_empty_reply_is_wrong() -> None:
-    with pytest.raises(WrongAnswer, match="0 predictions"):
+    with pytest.raises(InvalidResponse, match="0 predictions"):
         answers.judge(answers.of_reply(ClassificationReply()), "p1")
 
 

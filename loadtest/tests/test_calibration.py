@@ -51,7 +51,7 @@ def test_a_rate_that_is_kept_the_second_time_is_kept() -> None:
 @pytest.mark.truth
 def test_a_calibration_measures_both_protocols(tmp_path: Path) -> None:
     told: list[str] = []
-    folder = calibrate(tmp_path, run_load_test, rates=(), seconds=1, told=told.append)
+    folder = calibrate(tmp_path, run_load_test, rates=(), seconds=1, notify=told.append)
     document = json.loads((folder / CALIBRATION).read_text())
     for protocol in ("rest", "grpc"):
         floor = document[protocol]["floor"]

@@ -10,8 +10,8 @@ import pytest
 from queue_simulation import latencies, percentile
 
 from loadtest.capacity import (
+    CONVERGED,
     MAX_PROBES,
-    NARROW,
     Capacity,
     Probe,
     Stop,
@@ -103,7 +103,7 @@ def test_a_cliff_is_found_within_five_percent() -> None:
         assert found.rate_per_s == pytest.approx(171, rel=0.025)
         assert found.low_per_s is not None
         assert found.high_per_s is not None
-        assert found.low_per_s <= 171 <= found.high_per_s <= found.low_per_s * NARROW
+        assert found.low_per_s <= 171 <= found.high_per_s <= found.low_per_s * CONVERGED
 
 
 def constant(count: int) -> np.ndarray:
@@ -143,7 +143,7 @@ def test_the_capacity_of_a_drawn_md1_is_found_within_five_percent() -> None:
 def test_one_wild_probe_does_not_decide() -> None:
     """Whichever probe something else on the machine spoils, the search gets over it."""
     for spoilt in range(8):
-        made = []
+        made: list[float] = []
 
         def probe(rate: float, spoilt: int = spoilt, made: list[float] = made) -> Probe:
             made.append(rate)
@@ -160,7 +160,7 @@ def test_it_doubles_then_halves_then_looks_again() -> None:
     assert found.stop is Stop.FOUND
     kept = max(rate for rate in rates if rate <= 171)
     broken = min(rate for rate in rates if rate > 171)
-    assert broken / kept <= NARROW
+    assert broken / kept <= CONVERGED
     assert rates.count(kept) == rates.count(broken) == 2
     assert found.sentence == (
         f"p99<50ms is met up to {found.rate_per_s:.0f} requests/s "
@@ -195,7 +195,7 @@ def test_it_goes_down_when_the_first_rate_is_too_high() -> None:
 
 def test_never_kept_is_said() -> None:
     found = find_capacity(lambda rate: probe_of(rate, 60), SLO, 160)
-    assert found.stop is Stop.NEVER_KEPT
+    assert found.stop is Stop.NEVER_MET
     assert (found.rate_per_s, found.low_per_s, found.high_per_s) == (None, None, None)
     assert [probe.rate_per_s for probe in found.probes] == [160, 80, 40, 20, 10, 10]
     assert found.sentence == "p99<50ms is not met at 10 requests/s, the lowest rate tried"
@@ -222,7 +222,7 @@ def test_a_server_that_keeps_everything_has_a_lower_bound() -> None:
 
 def test_out_of_probes_without_one_that_kept() -> None:
     found = find_capacity(lambda rate: probe_of(rate, 60), SLO, 160, max_probes=2)
-    assert found.stop is Stop.NEVER_KEPT
+    assert found.stop is Stop.NEVER_MET
 
 
 BUSY = "generator CPU utilization is 93 %"

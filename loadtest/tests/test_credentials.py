@@ -109,7 +109,7 @@ def test_a_token_is_fetched_once_until_shortly_before_it_expires() -> None:
 def test_a_refused_token_is_replaced_once() -> None:
     source = Tokens().source()
     first = source.current()
-    assert [source.other_than(first) for _ in range(3)] == ["t2"] * 3
+    assert [source.renew(first) for _ in range(3)] == ["t2"] * 3
 
 
 def test_the_old_token_serves_while_no_new_one_is_to_be_had() -> None:

@@ -58,7 +58,7 @@ def test_a_server_that_does_not_answer_delays_no_request() -> None:
     eventually(lambda: engine.in_flight == 200)
     assert not engine.done
     assert not engine.finished
-    assert engine.late_for_want_of_a_thread == 0
+    assert engine.delayed_by_limit == 0
     gate.set()
     eventually(lambda: engine.finished)
     assert sorted(instance for instance, _ in engine.done) == list(range(200))
@@ -86,7 +86,7 @@ def test_a_late_arrival_that_had_a_thread_is_not_late_for_want_of_one() -> None:
     still.due_ns[:] = time.perf_counter_ns() - 200_000_000
     still.start()
     eventually(lambda: still.finished)
-    assert still.late_for_want_of_a_thread == 0
+    assert still.delayed_by_limit == 0
 
 
 def test_a_late_arrival_while_threads_still_connect_is_not_late_for_want_of_one() -> None:
@@ -106,7 +106,7 @@ def test_a_late_arrival_while_threads_still_connect_is_not_late_for_want_of_one(
     still.start()
     eventually(lambda: still.finished)
     connect.set()
-    assert still.late_for_want_of_a_thread == 0
+    assert still.delayed_by_limit == 0
 
 
 def test_past_the_limit_requests_are_late_counted_and_all_sent() -> None:
@@ -119,7 +119,7 @@ def test_past_the_limit_requests_are_late_counted_and_all_sent() -> None:
     gate.set()
     eventually(lambda: engine.finished)
     assert len(engine.done) == 50
-    assert engine.late_for_want_of_a_thread >= 42
+    assert engine.delayed_by_limit >= 42
     late = [outcome for _, outcome in engine.done if outcome.lag_us > 40_000]
     assert len(late) >= 42
     assert all(outcome.latency_us >= outcome.lag_us for _, outcome in engine.done)

@@ -9,7 +9,7 @@ from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 
 from loadtest import histogram_files, summary
-from loadtest.histogram_files import Stretch
+from loadtest.histogram_files import Segment
 from loadtest.series import DIGITS, HIGHEST_US, LOWEST_US, Series
 
 SERIES_FILES = ("client", "gateway", "upstream", "server_total", "server_queue", "server_compute")
@@ -45,7 +45,7 @@ def test_every_series_has_both_files_and_an_empty_one_has_none(
 
 def test_the_logs_stretches_are_the_whole_run(tmp_path: Path) -> None:
     durations = np.random.default_rng(1).lognormal(7, 1, 3000)
-    parts = [Stretch(2.0 * n, 2.0, of(durations[n::3])) for n in range(3)]
+    parts = [Segment(2.0 * n, 2.0, of(durations[n::3])) for n in range(3)]
     whole = of(durations)
     started = "2026-01-02T03:04:05.000+00:00"
     histogram_files.write(tmp_path, {"client": whole, "lag": Series()}, parts, started, 6)

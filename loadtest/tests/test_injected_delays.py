@@ -8,7 +8,7 @@ import pytest
 from loadtest.attribution import (
     CLIENT_AND_NETWORK,
     GATEWAY,
-    MODEL,
+    INFERENCE,
     OTHER_SERVER,
 )
 
@@ -52,4 +52,4 @@ def test_a_delay_is_found_where_it_was_put(
                     statistic,
                     part,
                 )
-    assert parts["none"]["p50"][MODEL] == pytest.approx(2, abs=WITHIN_MS)
+    assert parts["none"]["p50"][INFERENCE] == pytest.approx(2, abs=WITHIN_MS)

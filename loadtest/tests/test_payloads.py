@@ -88,7 +88,7 @@ def test_a_url_holds_no_character_that_needs_an_escape() -> None:
 
 def test_every_instance_comes_once_a_round_in_the_users_own_order() -> None:
     first, second = (
-        list(itertools.islice(payloads.in_own_order(200, random.Random(seed)), 400))  # noqa: S311
+        list(itertools.islice(payloads.shuffled(200, random.Random(seed)), 400))  # noqa: S311
         for seed in (1, 2)
     )
     assert sorted(first[:200]) == list(range(200))
@@ -97,16 +97,16 @@ def test_every_instance_comes_once_a_round_in_the_users_own_order() -> None:
 
 
 def test_model_wrong_reads_the_model(tmp_path: Path) -> None:
-    assert payloads.model_wrong(None) is None
+    assert payloads.misclassified(None) is None
     # As the training writes it.
     misses = [{"index": i, "label": 4, "predicted": 9} for i in (3, 199)]
     document = {"accuracy": {"held_out": {"wrong": misses}}}
     (tmp_path / "model.json").write_text(json.dumps(document))
-    assert payloads.model_wrong(tmp_path) == {3, 199}
+    assert payloads.misclassified(tmp_path) == {3, 199}
     (tmp_path / "model.json").write_text('{"name": "mine"}')
-    assert payloads.model_wrong(tmp_path) is None
+    assert payloads.misclassified(tmp_path) is None
 
 
 def test_a_model_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingInvalid, match=r"--model-folder .* no readable model.json"):
-        payloads.model_wrong(tmp_path)
+        payloads.misclassified(tmp_path)

@@ -80,9 +80,9 @@ def test_failures_are_counted_by_reason_and_are_in_no_series() -> None:
 def test_digits_are_scored_against_the_model() -> None:
     recorder = Recorder("locust", "rest", (7, 8, 9), frozenset({1}), Clock())
     recorder.open(10)
-    recorder.record(outcome(100, told=(7,)), 0)
-    recorder.record(outcome(101, told=(3,)), 1)  # the model tells this one wrong
-    recorder.record(outcome(102, told=(9,)), 2)
+    recorder.record(outcome(100, predicted=(7,)), 0)
+    recorder.record(outcome(101, predicted=(3,)), 1)  # the model tells this one wrong
+    recorder.record(outcome(102, predicted=(9,)), 2)
     recorder.record(outcome(103, failure="closed"), 2)
     assert recorder.result()["digits"] == {"scored": 3, "correct": 2, "expected_correct": 2}
 
@@ -90,7 +90,7 @@ def test_digits_are_scored_against_the_model() -> None:
 def test_without_a_model_nothing_is_expected() -> None:
     recorder = Recorder("locust", "rest", (7,), None, Clock())
     recorder.open(10)
-    recorder.record(outcome(100, told=(7,)), 0)
+    recorder.record(outcome(100, predicted=(7,)), 0)
     assert recorder.result()["digits"] == {"scored": 1, "correct": 1, "expected_correct": None}
 
 
@@ -183,7 +183,7 @@ def test_a_generator_that_works_all_its_turns_is_busy_though_it_rests_in_others(
         else:
             time.sleep(0.002)
             rests.append(time.perf_counter() - at)
-        recorder.look()
+        recorder.sample_cpu()
     elapsed = time.perf_counter() - began
     recorder.close()
     result = recorder.result()
@@ -208,8 +208,8 @@ def test_failures_before_the_window_are_the_warm_ups() -> None:
 def test_every_answers_time_in_the_server_counts_refusals_too() -> None:
     recorder = Recorder("locust", "rest", None, None, Clock())
     recorder.open(10)
-    recorder.record(outcome(101, answered_ms=2.0), 0)
-    recorder.record(outcome(102, failure="error 40", answered_ms=0.5), 0)
+    recorder.record(outcome(101, server_total_ms=2.0), 0)
+    recorder.record(outcome(102, failure="error 40", server_total_ms=0.5), 0)
     recorder.record(outcome(103, failure="timed out"), 0)
     series = recorder.result()["series"]
     assert (series["server_every"]["count"], series["server_every"]["sum_us"]) == (2, 2500)

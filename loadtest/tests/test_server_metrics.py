@@ -81,11 +81,11 @@ def test_the_histograms_p99_is_within_five_per_cent(median_ms: float) -> None:
     registry = CollectorRegistry()
     metrics = ServingMetrics(registry, "rest", "m", "1")
     answers = Series()
-    before = server_metrics.added_up([generate_latest(registry).decode()], "rest")
+    before = server_metrics.aggregate([generate_latest(registry).decode()], "rest")
     for ms in np.random.default_rng(1).lognormal(np.log(median_ms), 0.5, 20_000):
         observed(metrics, ms / 1000)
         answers.record(ms * 1000)
-    after = server_metrics.added_up([generate_latest(registry).decode()], "rest")
+    after = server_metrics.aggregate([generate_latest(registry).decode()], "rest")
     found = server_metrics.figures(Reading(before, after), answers)
     assert found["count"] == found["answers"] == 20_000
     assert found["p99_ms"] == pytest.approx(found["answers_p99_ms"], rel=0.05)

@@ -170,7 +170,7 @@ def test_report_is_rebuilt_byte_for_byte_from_the_machine_it_was_made_on(
     machine = json.loads((folder / "machine.json").read_text(encoding="utf-8"))
     machine["cpu"] = "another machine"
     (folder / "machine.json").write_text(json.dumps(machine), encoding="utf-8")
-    written = {}
+    written: dict[str, bytes] = {}
     for _ in range(2):
         for name in ("summary.json", "percentiles.png", "report.html"):
             (folder / name).unlink()

@@ -73,13 +73,13 @@ def test_the_parts_and_the_residual_add_up(make_run: MakeRun) -> None:
         assert sum(part[column] for part in parts) == pytest.approx(whole, abs=0.005)
     assert dict(figures["attribution"]["mean"]["parts"]) == pytest.approx(
         {
-            attribution.MODEL: 0.499,
+            attribution.INFERENCE: 0.499,
             attribution.QUEUE: 0.2,
-            attribution.REST_OF_SERVER: 0.299,
-            attribution.GATEWAY_TO_SERVER: 0.249,
+            attribution.OTHER_SERVER: 0.299,
+            attribution.UPSTREAM: 0.249,
             attribution.GATEWAY: 0.249,
             attribution.CLIENT_AND_NETWORK: 0.499,
-            attribution.SENT_LATE: 0,
+            attribution.DISPATCH_LAG: 0,
         },
         abs=0.001,
     )

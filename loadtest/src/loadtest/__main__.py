@@ -18,7 +18,7 @@ from loadtest.capacity_run import START_RATE, measure_capacities
 from loadtest.cli import in_one_sentence, show, show_capacities
 from loadtest.errors import SettingInvalid
 from loadtest.matrix import BLOCKS as MATRIX_BLOCKS
-from loadtest.matrix import WAYS, matrix
+from loadtest.matrix import VARIANTS, matrix
 from loadtest.options import given, load_options
 from loadtest.run_folder import read_json
 from loadtest.runner import run_load_test
@@ -71,7 +71,7 @@ def run_benchmark(client: str, blocks: int, **flags: Any) -> None:
 )
 @click.option(
     "--ways",
-    default=",".join(WAYS),
+    default=",".join(VARIANTS),
     show_default=True,
     help="Request variants, comma-separated; the first is the baseline.",
 )
@@ -157,7 +157,7 @@ def run_capacity(
             run_load_test,
             start_rate=start_rate,
             max_probes=probes,
-            told=lambda text: click.echo(text, err=True),
+            notify=lambda text: click.echo(text, err=True),
         )
         sys.exit(show_capacities(folder))
 
@@ -184,7 +184,7 @@ def run_calibration(output: Path, seconds: float) -> None:
     """
     with in_one_sentence():
         folder = calibrate(
-            output, run_load_test, seconds=seconds, told=lambda text: click.echo(text, err=True)
+            output, run_load_test, seconds=seconds, notify=lambda text: click.echo(text, err=True)
         )
         tables.print_calibration(read_json(folder / CALIBRATION))
         click.echo(f"\nResult: {folder / CALIBRATION}")

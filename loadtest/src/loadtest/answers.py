@@ -1,4 +1,4 @@
-"""Is an answer right? The same test for both protocols, after the clock has stopped."""
+"""Parses and validates responses, the same for both protocols, outside the measured time."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _TIMING = re.compile(r"([a-z]+);dur=([0-9.]+)")
 _MAX_REASON = 120
 
 
-class WrongAnswer(Exception):
-    """`str(error)` is the short reason under which the failure is counted."""
+class InvalidResponse(Exception):
+    """A response is invalid; `str(error)` is the reason that failures are counted by."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason[:_MAX_REASON])
@@ -31,7 +31,7 @@ class WrongAnswer(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What both protocols answer."""
+    """A response of either protocol."""
 
     puid: str
     classes: tuple[str, ...]
@@ -40,7 +40,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class ServerTiming:
-    """What the server says it spent on a request, in milliseconds."""
+    """The Server-Timing of a response, milliseconds."""
 
     queue_ms: float
     compute_ms: float
@@ -49,11 +49,11 @@ class ServerTiming:
 
 @dataclass(frozen=True)
 class GatewayTiming:
-    """What the gateway says of a request, in microseconds.
+    """The gateway's timing of a response, microseconds.
 
     Attributes:
-        in_us: From its first byte to the moment when it went on to a server.
-        upstream_us: From then to the first byte of the server's answer.
+        in_us: From the first downstream byte to the upstream request.
+        upstream_us: From the upstream request to the first response byte.
     """
 
     in_us: float
@@ -61,10 +61,10 @@ class GatewayTiming:
 
 
 def from_jsonp(status: int, body: bytes) -> Any:
-    """The document within `j(…)`, or within nothing.
+    """Parse a JSONP or JSON body.
 
     Raises:
-        WrongAnswer: Neither.
+        InvalidResponse: The body is neither.
     """
     if body.startswith(b"j(") and body.endswith(b")"):
         body = body[2:-1]
@@ -72,19 +72,19 @@ def from_jsonp(status: int, body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         reason = f"HTTP status {status}" if status != 200 else "the response is not JSON"
-        raise WrongAnswer(reason) from None
+        raise InvalidResponse(reason) from None
 
 
 def of_document(status: int, document: Any) -> Answer:
-    """The answer of /js/predict.
+    """Parse a /js/predict response.
 
     Raises:
-        WrongAnswer: An error object, another status than 200, or another shape.
+        InvalidResponse: An error object, a status other than 200, or an unexpected shape.
     """
     if isinstance(document, dict) and "error_id" in document:
-        raise WrongAnswer(f"error {document['error_id']}: {document.get('error_msg')}")
+        raise InvalidResponse(f"error {document['error_id']}: {document.get('error_msg')}")
     if status != 200:
-        raise WrongAnswer(f"HTTP status {status}")
+        raise InvalidResponse(f"HTTP status {status}")
     try:
         predictions = document["predictions"]
         return Answer(
@@ -93,11 +93,11 @@ def of_document(status: int, document: Any) -> Answer:
             tuple(float(prediction["prediction"]) for prediction in predictions),
         )
     except (KeyError, TypeError, ValueError):
-        raise WrongAnswer("the response has an unexpected shape") from None
+        raise InvalidResponse("the response has an unexpected shape") from None
 
 
 def of_reply(reply: ClassificationReply) -> Answer:
-    """The answer of Classify."""
+    """Parse a Classify reply."""
     return Answer(
         reply.meta.puid,
         tuple(prediction.predictedClass for prediction in reply.predictions),
@@ -106,32 +106,35 @@ def of_reply(reply: ClassificationReply) -> Answer:
 
 
 def judge(answer: Answer, puid: str, images: int = 1) -> tuple[int, ...]:
-    """The digits that a right answer to the request `puid`, of so many images, tells.
+    """Validate the response to the request `puid` of `images` images.
+
+    Returns:
+        The predicted digit of each image.
 
     Raises:
-        WrongAnswer: Not ten probabilities of the classes 0 to 9 that sum to 1 for each image, or
-            the answer to another request.
+        InvalidResponse: Not ten probabilities of the classes 0 to 9 with sum 1 per image, or a
+            response to another request.
     """
     width = len(CLASSES)
     if len(answer.scores) != width * images:
-        raise WrongAnswer(f"{len(answer.scores)} predictions, expected {width * images}")
+        raise InvalidResponse(f"{len(answer.scores)} predictions, expected {width * images}")
     if answer.classes != CLASSES * images:
-        raise WrongAnswer("the classes are not 0 to 9 in order")
+        raise InvalidResponse("the classes are not 0 to 9 in order")
     if not all(0 <= score <= 1 for score in answer.scores):
-        raise WrongAnswer("a prediction is outside [0, 1]")
-    told = []
+        raise InvalidResponse("a prediction is outside [0, 1]")
+    predicted = []
     for start in range(0, width * images, width):
         scores = answer.scores[start : start + width]
         if not abs(sum(scores) - 1) <= SUM_TOLERANCE:
-            raise WrongAnswer("the predictions do not sum to 1")
-        told.append(max(range(width), key=scores.__getitem__))
+            raise InvalidResponse("the predictions do not sum to 1")
+        predicted.append(max(range(width), key=scores.__getitem__))
     if answer.puid != puid:
-        raise WrongAnswer("the puid does not match the request")
-    return tuple(told)
+        raise InvalidResponse("the puid does not match the request")
+    return tuple(predicted)
 
 
 def server_timing(text: str | None) -> ServerTiming | None:
-    """The three durations of a Server-Timing text; None where it is absent or lacks one."""
+    """Parse a Server-Timing header; None if it is absent or incomplete."""
     if text is None:
         return None
     durations = dict(_TIMING.findall(text))
@@ -144,7 +147,7 @@ def server_timing(text: str | None) -> ServerTiming | None:
 
 
 def server_total_ms(text: str | None) -> float | None:
-    """The total of a Server-Timing text, which a refusal states as well; None where it lacks it."""
+    """The total of a Server-Timing header, which error responses carry too; None if absent."""
     total = dict(_TIMING.findall(text or "")).get("total")
     try:
         return None if total is None else float(total)
@@ -153,13 +156,13 @@ def server_total_ms(text: str | None) -> float | None:
 
 
 def gateway_timing(text: str | None) -> GatewayTiming | None:
-    """The two durations of the gateway's header; None where it is absent or lacks one."""
+    """Parse the gateway's timing header; None if it is absent or incomplete."""
     found = _GATEWAY.fullmatch(text or "")
     return GatewayTiming(float(found[1]), float(found[2])) if found else None
 
 
 def in_metadata(metadata: Sequence[Any] | None, name: str) -> str | None:
-    """The text under `name` in a call's metadata."""
+    """The text value of `name` in a call's metadata."""
     for key, value in metadata or ():
         if key == name and isinstance(value, str):
             return value

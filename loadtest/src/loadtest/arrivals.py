@@ -1,7 +1,7 @@
-"""When an open loop's requests are due: a pure function of the seed, made before the run.
+"""Arrival schedules of the open loop: send times as a pure function of the seed.
 
-Seconds from the start of the schedule, in order. Workers share a schedule by taking every n-th
-arrival of it, so that together they send the same requests at the same times however many they are.
+Times are ascending seconds from the start. Each of n load generators takes every n-th arrival, so
+the requests and their times do not depend on n.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ Times = NDArray[np.float64]
 
 
 def schedule(arrivals: str, rate: float | None, duration_s: float, seed: int) -> Times:
-    """Every arrival before `duration_s`.
+    """The arrival times before `duration_s`.
 
     Args:
-        arrivals: "poisson" (independent callers: the gaps are exponential), "constant", or
-            "trace:FILE" (a number of seconds on each line, in any order; the trace starts at its
-            first arrival and is repeated until the end).
-        rate: Arrivals per second; of a trace None keeps its own pace, a number stretches it.
+        arrivals: "poisson" (exponential gaps), "constant", or "trace:FILE" (one time in seconds
+            per line, in any order; the trace starts at its first arrival and repeats).
+        rate: Arrivals per second; None replays a trace at its own rate.
         duration_s: Seconds, > 0.
-        seed: Of the gaps of "poisson"; the others do not depend on it.
+        seed: The seed of "poisson".
 
     Returns:
-        Shape (n,), seconds, ascending, in [0, duration_s).
+        Shape (n,), ascending seconds in [0, duration_s).
 
     Raises:
-        SettingInvalid: No rate where one is needed, too many arrivals, a trace that cannot be read.
+        SettingInvalid: The rate is missing, there are too many arrivals, or the trace is invalid.
     """
     if arrivals.startswith(TRACE):
         return _repeated(read_trace(Path(arrivals.removeprefix(TRACE))), rate, duration_s)
@@ -51,15 +50,15 @@ def schedule(arrivals: str, rate: float | None, duration_s: float, seed: int) ->
 
 
 def share(count: int, index: int, workers: int) -> NDArray[np.int64]:
-    """The arrivals, by their place in the schedule, that one of `workers` sends."""
+    """The indices of the arrivals that load generator `index` of `workers` sends."""
     return np.arange(index, count, workers)
 
 
 def read_trace(path: Path) -> Times:
-    """The arrivals of a file, ascending, the first at 0.
+    """The arrival times of a file, ascending, the first at 0.
 
     Raises:
-        SettingInvalid: No such file, or a line that is no number of seconds.
+        SettingInvalid: The file is not readable or a line is not a number.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -104,7 +103,7 @@ def _poisson(rate: float, duration_s: float, rng: np.random.Generator) -> Times:
 
 
 def _repeated(trace: Times, rate: float | None, duration_s: float) -> Times:
-    # One mean gap after the last arrival the trace begins again.
+    # The trace repeats one mean gap after its last arrival.
     period = float(trace[-1]) * len(trace) / (len(trace) - 1)
     if rate is not None:
         factor = len(trace) / period / rate

@@ -1,8 +1,8 @@
-"""What a request's time is made of, at the mean and at percentiles. Pure.
+"""Latency breakdown: the parts of the request latency at the mean and at percentiles. Pure.
 
-A row is one request with all its parts, so the parts at a percentile are those of requests that
-took about as long as that percentile says, not percentiles of each part: these do not add up, as
-the requests that waited longest for the model are not those that the network held up.
+The parts at a percentile are means over the requests near that percentile, so they add up.
+Percentiles of each part would not: the requests with the longest queue time are not those with the
+slowest network.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Floats = NDArray[np.float64]
 
 
 class Row(NamedTuple):
-    """One request's times in microseconds; `client` holds the others.
+    """One request's times in microseconds; `client` contains the others.
 
     Attributes:
-        client: From when it was due to the parsed answer.
-        late: From when it was due to when it was sent; 0 of a closed loop.
-        gateway: From its first byte at the gateway to the moment when it went on to a server.
-        upstream: From then to the first byte of the server's answer at the gateway.
-        server_total: What the server says of itself; `queue` and `compute` are within.
+        client: From the scheduled send to the parsed response.
+        late: Dispatch lag, from the scheduled to the actual send; 0 in a closed loop.
+        gateway: From the first byte at the gateway to the upstream request.
+        upstream: From the upstream request to the first response byte at the gateway.
+        server_total: Server latency, from Server-Timing; contains `queue` and `compute`.
     """
 
     client: float
@@ -38,27 +38,27 @@ class Row(NamedTuple):
 
 
 CLIENT_AND_NETWORK = "client and network"
-SENT_LATE = "sent late"
+DISPATCH_LAG = "sent late"
 GATEWAY = "gateway"
-GATEWAY_TO_SERVER = "gateway to server and back"
+UPSTREAM = "gateway to server and back"
 QUEUE = "waiting for the model"
-MODEL = "the model computes"
-REST_OF_SERVER = "the rest of the server"
-# The parts by their key in summary.json, with the label that people read.
+INFERENCE = "the model computes"
+OTHER_SERVER = "the rest of the server"
+# Keys in summary.json and their labels.
 LABELS = {
-    MODEL: "inference (compute) time",
+    INFERENCE: "inference (compute) time",
     QUEUE: "queue time",
-    REST_OF_SERVER: "other server time",
-    GATEWAY_TO_SERVER: "upstream network and scheduling",
+    OTHER_SERVER: "other server time",
+    UPSTREAM: "upstream network and scheduling",
     GATEWAY: "gateway",
     CLIENT_AND_NETWORK: "client and network",
-    SENT_LATE: "dispatch lag",
+    DISPATCH_LAG: "dispatch lag",
 }
 PARTS = tuple(LABELS)
 
 PERCENTILES = (50.0, 90.0, 99.0)
 AT_MEAN = "mean"
-# Of all requests, how many on either side of a percentile are looked at, and how few at least.
+# Share of all requests on either side of a percentile that count as near it, and its minimum.
 NEIGHBOURS = 0.005
 FEWEST_NEIGHBOURS = 2
 FEWEST_ROWS = 20
@@ -69,9 +69,9 @@ class Attribution:
     """The parts at one statistic, milliseconds.
 
     Attributes:
-        total_ms: The statistic itself, of all requests.
-        parts_ms: By name, in the order of PARTS; the mean of each over `rows` requests.
-        rows: How many requests that take about as long were looked at.
+        total_ms: The statistic itself, over all requests.
+        parts_ms: Mean of each part over `rows` requests, in the order of PARTS.
+        rows: The number of requests near the statistic.
     """
 
     total_ms: float
@@ -80,7 +80,7 @@ class Attribution:
 
     @property
     def residual_ms(self) -> float:
-        """What the parts do not explain: those requests are near the percentile, not at it."""
+        """The difference between the percentile and the requests near it."""
         return self.total_ms - sum(self.parts_ms.values())
 
     def document(self) -> dict[str, Any]:
@@ -95,14 +95,14 @@ class Attribution:
 def attribute(
     rows: Sequence[ArrayLike], totals_ms: Mapping[str, float | None]
 ) -> dict[str, Attribution]:
-    """What the client's mean and percentiles are made of.
+    """Break the mean and percentiles of the request latency into parts.
 
     Args:
-        rows: A uniform sample of a run's requests, each as Row.
-        totals_ms: The client's statistics by name: mean, p50, p90, p99.
+        rows: A uniform sample of the requests, each a Row.
+        totals_ms: The latency statistics by name: mean, p50, p90, p99.
 
     Returns:
-        By the same names; empty where there are fewer than FEWEST_ROWS rows.
+        By the same names; empty for fewer than FEWEST_ROWS rows.
     """
     if len(rows) < FEWEST_ROWS:
         return {}
@@ -121,15 +121,15 @@ def attribute(
     }
 
 
-def together(samples: Sequence[Sequence[ArrayLike]], counts: Sequence[int]) -> list[ArrayLike]:
-    """One uniform sample from those of several processes.
+def merge(samples: Sequence[Sequence[ArrayLike]], counts: Sequence[int]) -> list[ArrayLike]:
+    """Merge the uniform samples of several processes into one.
 
     Args:
         samples: Each process's rows, a uniform sample of its requests.
-        counts: How many requests each of these samples stands for.
+        counts: The number of requests that each sample represents.
 
     Returns:
-        Of each sample as many rows as make every request equally likely to be among them.
+        A uniform sample: every request is equally likely to be in it.
     """
     share = min((len(s) / n for s, n in zip(samples, counts, strict=True) if n), default=1.0)
     return [
@@ -141,7 +141,7 @@ def together(samples: Sequence[Sequence[ArrayLike]], counts: Sequence[int]) -> l
 
 
 def _near(percentile: float, count: int) -> slice:
-    """Of `count` requests in the order of their times, those about the percentile."""
+    """The requests near the percentile, of `count` sorted ones."""
     rank = percentile / 100 * (count - 1)
     half = max(NEIGHBOURS * count, FEWEST_NEIGHBOURS)
     return slice(max(0, round(rank - half)), min(count, round(rank + half) + 1))
@@ -151,11 +151,11 @@ def _parts(table: Floats) -> dict[str, Floats]:
     client, late, gateway, upstream, total, queue, compute = table.T
     found = {
         CLIENT_AND_NETWORK: client - late - gateway - upstream,
-        SENT_LATE: late,
+        DISPATCH_LAG: late,
         GATEWAY: gateway,
-        GATEWAY_TO_SERVER: upstream - total,
+        UPSTREAM: upstream - total,
         QUEUE: queue,
-        MODEL: compute,
-        REST_OF_SERVER: total - queue - compute,
+        INFERENCE: compute,
+        OTHER_SERVER: total - queue - compute,
     }
     return {name: found[name] for name in PARTS}

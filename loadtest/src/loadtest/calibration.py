@@ -1,6 +1,6 @@
-"""What the harness itself costs: the same load on a server that answers at once.
+"""Calibration: the load test's own overhead, against a server that responds immediately.
 
-Nothing that a load test measures is below this floor, and no rate above these is its to offer.
+It gives the lowest measurable latency and the highest arrival rate of one load generator.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RATES = (500.0, 1_000.0, 1_500.0, 2_000.0, 2_500.0, 3_000.0, 4_000.0)
 SECONDS = 5.0
 WARM_UP_S = 1.0
 CALIBRATION = "calibration.json"
-# The instant server knows no client: it takes any key.
+# The instant server accepts any key.
 KEYS = Credentials("instant", "instant", "instant")
 
 Run = Callable[[LoadTestSettings, Credentials], Path]
@@ -32,7 +32,7 @@ Run = Callable[[LoadTestSettings, Credentials], Path]
 
 @dataclass(frozen=True)
 class Instant:
-    """Where the instant server listens."""
+    """The ports of the instant server."""
 
     http_port: int
     grpc_port: int
@@ -43,22 +43,22 @@ def calibrate(
     run: Run,
     rates: Sequence[float] = RATES,
     seconds: float = SECONDS,
-    told: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Measure the floor of both protocols, and the highest rate that one process keeps.
+    """Measure the latency floor of both protocols and the highest valid rate of one process.
 
     Args:
-        output: Where the folder `<time>-calibration` is made.
+        output: Parent of the new folder `<time>-calibration`.
         run: Runs one load test and returns its folder.
-        rates: Arrivals per second, ascending; the first that is not kept ends the search.
-        seconds: Of each measurement.
-        told: Hears what is being done.
+        rates: Arrivals per second, ascending; the first invalid one ends the search.
+        seconds: Duration of each measurement.
+        notify: Receives progress messages.
 
     Returns:
         The folder, with calibration.json and every run.
 
     Raises:
-        LoadGeneratorFailed: The instant server does not start, or a load test fails.
+        LoadGeneratorFailed: The instant server or a load test failed.
     """
     folder = RunFolder.create(output, "calibration").path
     found: dict[str, Any] = {}
@@ -67,7 +67,7 @@ def calibrate(
 
             def at(rate: float, test_type: str = test_type) -> Mapping[str, Any]:
                 settings = _settings(instant, test_type, rate, seconds, folder)
-                told(f"{settings.protocol}: {rate:,.0f} arrivals/s")
+                notify(f"{settings.protocol}: {rate:,.0f} arrivals/s")
                 return read_json(run(settings, KEYS) / SUMMARY)
 
             protocol = "rest" if test_type == JS_PREDICT else "grpc"
@@ -78,14 +78,14 @@ def calibrate(
 
 
 def measure(at: Callable[[float], Mapping[str, Any]], rates: Sequence[float]) -> dict[str, Any]:
-    """One protocol's floor and highest rate; `at` gives the figures of a run at a rate."""
+    """One protocol's latency floor and highest rate; `at` runs a load test at a rate."""
     low = at(FLOOR_RATE)
     kept: Mapping[str, Any] = low
     highest, limit = FLOOR_RATE, None
     for rate in rates:
         figures = at(rate)
         if not _kept(figures):
-            figures = at(rate)  # other work on the machine may have been in the way
+            figures = at(rate)  # repeated, as other work on the machine may have disturbed it
         if not _kept(figures):
             limit = [*figures["invalid_because"], *figures["failures_by_reason"]]
             break
@@ -112,10 +112,10 @@ def _kept(figures: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def instant_server() -> Iterator[Instant]:
-    """Start one as a process of its own, and end it.
+    """Run the instant server in its own process.
 
     Raises:
-        LoadGeneratorFailed: It does not start.
+        LoadGeneratorFailed: It did not start.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "loadtest.instant_server"], stdout=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""capacity.html and capacity.png: latency over the offered rate, both protocols in one picture."""
+"""capacity.html and capacity.png: latency by arrival rate for every protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loadtest.summary import MACHINE
 CAPACITY = "capacity.json"
 PICTURE = "capacity.png"
 PAGE = "capacity.html"
-WIDE, NARROW = (9.6, 4.9), (4.3, 4.6)
+WIDE, CONVERGED = (9.6, 4.9), (4.3, 4.6)
 CURVES = {"p50": "--", "p99": "-"}
 
 
@@ -27,7 +27,7 @@ def is_capacity(folder: Path) -> bool:
 
 
 def read(folder: Path) -> dict[str, Capacity]:
-    """What was found, by protocol.
+    """The capacities by protocol.
 
     Raises:
         ResultUnreadable: The folder holds no capacity.
@@ -61,10 +61,10 @@ def page(found: Mapping[str, Capacity], machine: Mapping[str, Any]) -> str:
         headline=headline(found),
         capacities=named,
         wide=plots.svg(WIDE, lambda axes: draw(axes, found), "wide"),
-        narrow=plots.svg(NARROW, lambda axes: draw(axes, found), "narrow"),
+        narrow=plots.svg(CONVERGED, lambda axes: draw(axes, found), "narrow"),
         summary=tables.of_capacities(named),
         probes=[tables.of_probes(name, one) for name, one in named],
-        machine=report.beside([machine]),
+        machine=report.machine_rows([machine]),
         names=[""],
         colours=plots.COLOURS,
         parts=[],
@@ -72,20 +72,20 @@ def page(found: Mapping[str, Capacity], machine: Mapping[str, Any]) -> str:
 
 
 def headline(found: Mapping[str, Capacity]) -> str:
-    """Both capacities in a line."""
+    """The capacities in one line."""
     slo = next(iter(found.values())).slo.text
     rates = [f"{PROTOCOLS[protocol]} {tables.rate_of(one)}" for protocol, one in found.items()]
     return f"Capacity at {slo}: {', '.join(rates)}"
 
 
 def draw(axes: Axes, found: Mapping[str, Capacity]) -> None:
-    """The curves of every protocol up to the knee, the objective, the capacities."""
+    """Draw latency by arrival rate, the SLO and the likely ranges."""
     for protocol, capacity in found.items():
         colour = plots.COLOURS[list(PROTOCOLS).index(protocol)]
         probes = sorted(capacity.probes, key=lambda one: one.rate_per_s)
         for statistic, style in CURVES.items():
-            told = [one for one in probes if one.margin(capacity.slo) is not None]
-            for points, face in ((told, colour), ([p for p in probes if p not in told], "none")):
+            valid = [one for one in probes if one.margin(capacity.slo) is not None]
+            for points, face in ((valid, colour), ([p for p in probes if p not in valid], "none")):
                 drawn = [
                     (one.offered_per_s, ms)
                     for one in points
@@ -94,12 +94,12 @@ def draw(axes: Axes, found: Mapping[str, Capacity]) -> None:
                 if drawn:
                     axes.plot(
                         *zip(*drawn, strict=True),
-                        linestyle=style if points is told else "none",
+                        linestyle=style if points is valid else "none",
                         marker="o",
                         markersize=4.5,
                         markerfacecolor=face,
                         color=colour,
-                        label=f"{PROTOCOLS[protocol]}, {statistic}" if points is told else None,
+                        label=f"{PROTOCOLS[protocol]} {statistic}" if points is valid else None,
                     )
         if capacity.low_per_s is not None and capacity.high_per_s is not None:
             axes.axvspan(capacity.low_per_s, capacity.high_per_s, color=colour, alpha=0.15, lw=0)

@@ -1,4 +1,4 @@
-"""Capacity of a running stack, over one protocol or both: a load test at each rate asked for."""
+"""Measures the capacity of a running stack, with a load test per probe."""
 
 from __future__ import annotations
 
@@ -35,31 +35,30 @@ def measure_capacities(
     *,
     start_rate: float = START_RATE,
     max_probes: int = MAX_PROBES,
-    told: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Search the highest arrival rate at which the stack keeps `slo`, one protocol after the other.
+    """Search the highest arrival rate at which the stack meets `slo`, protocol by protocol.
 
     Args:
-        wanted: Of each protocol the settings of a probe, but for its rate; `duration_s` is one
-            probe's.
-        credentials: The client's, for these settings.
-        slo: What has to be kept.
+        wanted: The settings of a probe for each protocol, without its rate.
+        credentials: Returns the client's keys for the settings.
+        slo: The objective.
         run: Runs one load test and returns its folder.
-        start_rate: Arrivals per second of the first probe.
-        max_probes: Most load tests over each protocol.
-        told: Hears what is being done.
+        start_rate: Arrival rate of the first probe, requests per second.
+        max_probes: Maximum number of probes per protocol.
+        notify: Receives progress messages.
 
     Returns:
-        The folder `<time>-capacity`: capacity.json, its page and picture, every run.
+        The folder `<time>-capacity`: capacity.json, its page and plot, every run.
 
     Raises:
-        LoadTestError: A load test could not be made; what was found over another protocol is there.
+        LoadTestError: A load test failed; the results until then are kept.
     """
     folder = RunFolder.create(wanted[0].output, "capacity").path
     keep_machine(folder)
     document: dict[str, Any] = {}
     for settings in wanted:
-        measured = _probe(settings, credentials(settings), run, folder / settings.protocol, told)
+        measured = _probe(settings, credentials(settings), run, folder / settings.protocol, notify)
         done: list[Probe] = []
 
         def probe(
@@ -71,9 +70,9 @@ def measure_capacities(
         found: Capacity | None = None
         try:
             found = find_capacity(probe, slo, start_rate, max_probes)
-        finally:  # what was measured until Ctrl-C is kept
+        finally:  # keep partial results, also on Ctrl-C
             if found is None and done:
-                found = conclude(done, slo, Stop.CUT_SHORT)
+                found = conclude(done, slo, Stop.INTERRUPTED)
             if found is not None:
                 document[settings.protocol] = found.document()
                 write_json(folder / capacity_report.CAPACITY, document)
@@ -86,12 +85,12 @@ def _probe(
     credentials: Credentials,
     run: Run,
     output: Path,
-    told: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> Callable[[float], Probe]:
-    """A load test at a rate, as the search wants it."""
+    """A function that probes a rate with a load test."""
 
     def probe(rate: float) -> Probe:
-        told(f"{settings.protocol}: {rate:,.0f} arrivals/s")
+        notify(f"{settings.protocol}: {rate:,.0f} arrivals/s")
         at_rate = replace(settings, loop=OPEN, rate=rate, output=output)
         figures = read_json(run(at_rate, credentials) / SUMMARY)
         cpu_ms = (figures["server_metrics"] or {}).get("cpu_ms")

@@ -1,4 +1,4 @@
-"""Runs side by side in one folder: figures, verdicts and report."""
+"""Comparison of runs: one folder with their summaries, verdicts and report."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ SIDES = "sides.json"
 
 
 class RunsUnlike(LoadTestError):
-    """The runs differ in more than what is compared: look at what, or allow it."""
+    """The runs have unequal settings."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One run that is to be compared.
+    """One run to compare.
 
     Attributes:
-        folder: The run's.
-        key: Its folder's name in the comparison.
-        name: As people call it.
+        folder: The folder of the run.
+        key: The name of its copy in the comparison's folder.
+        name: Its display name.
     """
 
     folder: Path
@@ -55,11 +55,11 @@ class Source:
 
 
 def sources(folders: Sequence[Path], names: Sequence[str] = ()) -> list[Source]:
-    """Runs to compare: called by `names`, or by their protocols where these differ, or A and B.
+    """The runs to compare, named by `names`, else by distinct protocols, else A, B and so on.
 
     Raises:
         ResultUnreadable: A folder holds no run.
-        RunsUnlike: There are not as many names as runs, or two that are the same.
+        RunsUnlike: `names` does not have one distinct name per run.
     """
     protocols = [str(read_run(folder).figures["protocol"]) for folder in folders]
     if not names and len(set(protocols)) == len(protocols):
@@ -83,18 +83,18 @@ def compare(
 ) -> Path:
     """Compare every run with the first, in a new folder `<time>-<a>-vs-<b>` below `output`.
 
-    The folder gets a copy of the runs, so that it can be read, moved and rebuilt by itself.
+    The folder holds copies of the runs, so it can be moved and rebuilt on its own.
 
     Args:
-        runs: Two or more.
-        output: Where the folder is made.
-        allow_differences: Compare, and call it unfair, what differs in more than it should.
+        runs: Two or more runs.
+        output: Parent of the new folder.
+        allow_differences: Compare runs with unequal settings and report them as unfair.
         varied: Settings that differ on purpose.
-        what: The folder's name after the time, instead of that.
+        what: Suffix of the folder's name, instead of `<a>-vs-<b>`.
 
     Raises:
         ResultUnreadable: A folder holds no run.
-        RunsUnlike: They differ in more than the protocol and what is varied.
+        RunsUnlike: The settings differ in more than the protocol and `varied`.
     """
     first, *others = [Side(one.key, one.name, read_run(one.folder).figures) for one in runs]
     unlike = [text for side in others for text in verdict.differences(first, side, varied)]
@@ -132,7 +132,7 @@ def is_comparison(folder: Path) -> bool:
 
 
 def write_report(folder: Path) -> dict[str, Any]:
-    """Write the comparison's summary.json, its pictures and report.html; return the first.
+    """Write the comparison's summary.json, plots and report.html; return the summary.
 
     Raises:
         ResultUnreadable: The folder holds no comparison.
@@ -182,13 +182,14 @@ def sides(folder: Path) -> list[tuple[str, str]]:
 
 
 def between(a: Run, b: Run) -> Difference | None:
-    """The difference of a from b: over pairs of turns, or stretches of each; None if too few.
+    """The estimated difference of two runs; None if there are too few blocks.
 
-    The k-th turns of two runs of one group are of the same round: there or back.
+    The k-th blocks of two interleaved runs of one group are a pair: they were measured in the same
+    round.
     """
     groups = [run.figures["settings"].get("group") for run in (a, b)]
-    in_turns = groups[0] is not None and groups[0] == groups[1]
-    if in_turns:
+    paired = groups[0] is not None and groups[0] == groups[1]
+    if paired:
         pairs = list(zip(a.blocks.values(), b.blocks.values(), strict=False))
         pairs = [(one, other) for one, other in pairs if one.count and other.count]
         of_a, of_b = [one for one, _ in pairs], [other for _, other in pairs]
@@ -196,10 +197,10 @@ def between(a: Run, b: Run) -> Difference | None:
         of_a, of_b = ([one for one in run.blocks.values() if one.count] for run in (a, b))
     if min(len(of_a), len(of_b)) < difference.FEWEST_BLOCKS:
         return None
-    return difference.between(of_a, of_b, paired=in_turns)
+    return difference.between(of_a, of_b, paired=paired)
 
 
 def _slug(name: str) -> str:
-    """Fit for a folder's name."""
+    """A folder name."""
     slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
     return slug or "run"

@@ -1,4 +1,4 @@
-"""A client's keys, as the operator of this machine sees them, and the access token they buy."""
+"""A client's keys and access tokens."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ RETRY_S = 5.0
 
 @dataclass(frozen=True)
 class Credentials:
-    """What REST and gRPC calls of one client show. Nothing of it is printed or stored."""
+    """The keys of one client; never printed or stored."""
 
     js_key: str = field(default="", repr=False)
     oauth_key: str = field(default="", repr=False)
     oauth_secret: str = field(default="", repr=False)
 
     def environment(self) -> dict[str, str]:
-        """For a Locust process: command lines can be read by everyone."""
+        """Variables for a Locust process, as other users can read command lines."""
         return {
             JS_KEY: self.js_key,
             OAUTH_KEY: self.oauth_key,
@@ -57,11 +57,11 @@ def load(
 
     Args:
         client: The client's name.
-        protocol: `rest` wants the JS key only, `grpc` the OAuth key only, None both.
-        environ: SELDON_JS_KEY, SELDON_OAUTH_KEY and SELDON_OAUTH_SECRET win over the command.
+        protocol: `rest` needs the JS key, `grpc` the OAuth key and secret, None both.
+        environ: SELDON_JS_KEY, SELDON_OAUTH_KEY and SELDON_OAUTH_SECRET override the command.
 
     Raises:
-        CredentialsMissing: A wanted key is not known, or its secret is not on this machine.
+        CredentialsMissing: A key or secret is unknown on this machine.
     """
     found = Credentials.from_environment(environ)
     js_key, oauth_key, oauth_secret = found.js_key, found.oauth_key, found.oauth_secret
@@ -112,9 +112,9 @@ def _seldon_cli(client: str, scope: str, environ: Mapping[str, str]) -> list[dic
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CredentialsMissing(f"seldon-cli keys failed: {error}") from error
     if done.returncode != 0:
-        said = " ".join(done.stderr.split()).removeprefix("error: ")
+        reason = " ".join(done.stderr.split()).removeprefix("error: ")
         raise CredentialsMissing(
-            f'the keys of client "{client}" are not readable: {said or "seldon-cli failed"}; '
+            f'the keys of client "{client}" are not readable: {reason or "seldon-cli failed"}; '
             "list the clients with seldon-cli client --action list, add one with "
             f"seldon-cli client --action setup --db-name ClientDB --client-name {client}"
         )
@@ -128,19 +128,19 @@ def _seldon_cli(client: str, scope: str, environ: Mapping[str, str]) -> list[dic
 
 
 class TokenRefused(Exception):
-    """`str(error)` says why there is no token, without key or secret."""
+    """There is no token; `str(error)` says why, without key or secret."""
 
 
 class TokenUnreachable(TokenRefused):
-    """Nothing answers where tokens are fetched."""
+    """The token endpoint is not reachable."""
 
 
 def fetch_token(endpoint: str, credentials: Credentials) -> tuple[str, float]:
-    """A new access token and its life in seconds.
+    """Fetch an access token and its lifetime in seconds.
 
     Raises:
-        TokenUnreachable: Nothing answers.
-        TokenRefused: The answer is no token.
+        TokenUnreachable: The endpoint is not reachable.
+        TokenRefused: The response has no token.
     """
     with requests.Session() as session:
         session.trust_env = False  # a proxy would be measured too
@@ -163,19 +163,19 @@ def fetch_token(endpoint: str, credentials: Credentials) -> tuple[str, float]:
     try:
         return str(document["access_token"]), float(document.get("expires_in", 6000))
     except (KeyError, TypeError, ValueError, AttributeError):
-        said = document.get("error_msg") if isinstance(document, dict) else None
-        raise TokenRefused(said or f"HTTP status {answer.status_code} without a token") from None
+        reason = document.get("error_msg") if isinstance(document, dict) else None
+        raise TokenRefused(reason or f"HTTP status {answer.status_code} without a token") from None
 
 
 class TokenSource:
-    """One process's token: fetched once, again when refused or before it expires."""
+    """Caches a token; fetches another when it is rejected or about to expire."""
 
     def __init__(
         self,
         fetch: Callable[[], tuple[str, float]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`fetch` gives a token and its life in seconds."""
+        """`fetch` returns a token and its lifetime in seconds."""
         self._fetch = fetch
         self._clock = clock
         self._lock = threading.Lock()
@@ -183,26 +183,26 @@ class TokenSource:
         self._refresh_at = 0.0
 
     def current(self) -> str:
-        """A token that has not expired. Other callers keep the old one while one fetches.
+        """A valid token; while one caller fetches, others get the previous one.
 
         Raises:
-            TokenRefused: There is none, and none to be had.
+            TokenRefused: There is no token.
         """
         token = self._token
         if token is not None and self._clock() < self._refresh_at:
             return token
         if token is None:
-            return self.other_than(None)
+            return self.renew(None)
         if self._lock.locked():
             return token
         try:
-            return self.other_than(token)
+            return self.renew(token)
         except TokenRefused:
-            self._refresh_at = self._clock() + RETRY_S  # the old one is good for a while
+            self._refresh_at = self._clock() + RETRY_S  # the current one has not expired yet
             return token
 
-    def other_than(self, refused: str | None) -> str:
-        """A token that is not `refused`: the one that another caller has fetched, or a new one."""
+    def renew(self, refused: str | None) -> str:
+        """Replace the `refused` token, unless another caller already did."""
         with self._lock:
             if self._token is None or self._token == refused:
                 self._token, life_s = self._fetch()

@@ -1,4 +1,4 @@
-"""Where a noisy curve falls through 0: the capacity, from probes of which each is a draw. Pure."""
+"""Zero crossing of a noisy falling curve: the capacity, from the margins of probes. Pure."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# A margin beyond which a probe is no longer a matter of luck.
-CLEAR = 0.25
-# How far a probe has a say in where the line falls through 0: the standard deviation of its
-# weight, in the logarithm of the rate.
-NEAR = 0.25
-STEEPNESS = 0.5  # the least fall of the margin for each e-fold of the rate; a queue's is above 0.7
-ERRORS = 2.5  # standard errors of the place to either side
-CLIFF = 0.045  # clear on both sides, so near to each other: a line has nothing to say in between
+CLEAR = 0.25  # margin beyond which noise cannot change a probe's result
+NEAR = 0.25  # standard deviation of a probe's weight around the crossing, in log rate
+STEEPNESS = 0.5  # minimum fall of the margin per e-fold of the rate; a queue's is above 0.7
+ERRORS = 2.5  # half-width of the range, in standard errors
+CLIFF = 0.045  # distance of clear probes on both sides below which no line is fitted
 ROUNDS = 20
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """Logarithms of a rate: where the curve is 0, and the range that likely holds the place."""
+    """The crossing and its likely range, as logarithms of a rate."""
 
     at: float
     low: float
@@ -31,18 +28,18 @@ class Crossing:
 
 
 def find(x: Floats, margin: Floats) -> Crossing:
-    """Where the margin is 0.
+    """Find where the margin is 0.
 
-    A falling line through all points, each with the weight of its nearness to the crossing, moved
-    there until it stays. It has the last word only where points contradict each other: not below
-    the highest point above 0 under which all are, nor above the lowest under 0 over which all are.
+    Fits a falling line, weighting points by their distance to the crossing, and iterates until the
+    crossing is stable. The result is clamped to where points conflict: every point below the range
+    is positive, every point above it is not.
 
     Args:
-        x: Shape (n,), logarithms of rates, in any order; a rate may come several times.
+        x: Shape (n,), logarithms of rates, in any order, repeated for repeated probes.
         margin: Shape (n,), at least one above 0 and one not.
 
     Returns:
-        The crossing. Its range is the line's error, cut where all points beyond are clear.
+        The crossing; its range is the line's error, clamped to the clear points.
     """
     above, under = x[margin > 0], x[margin <= 0]
     low = float(above[above < under.min()].max(initial=x.min() - math.log(2)))
@@ -66,9 +63,9 @@ def find(x: Floats, margin: Floats) -> Crossing:
 
 
 def _line(x: Floats, margin: Floats, weights: Floats) -> tuple[float, float]:
-    """Where a falling line through weighted points is 0, and the standard error of that place."""
+    """The zero of a weighted falling line and its standard error."""
     share = weights / weights.sum()
-    many = 1 / float((share**2).sum())  # so many points of equal weight would say as much
+    effective = 1 / float((share**2).sum())  # effective sample size
     x_mean, margin_mean = float(share @ x), float(share @ margin)
     spread = float(share @ (x - x_mean) ** 2)
     slope = -STEEPNESS
@@ -76,6 +73,6 @@ def _line(x: Floats, margin: Floats, weights: Floats) -> tuple[float, float]:
         slope = min(float(share @ ((x - x_mean) * (margin - margin_mean))) / spread, slope)
     at = x_mean - margin_mean / slope
     residual = margin - margin_mean - slope * (x - x_mean)
-    variance = float(share @ residual**2) * many / max(many - 2, 0.5)
+    variance = float(share @ residual**2) * effective / max(effective - 2, 0.5)
     reach = (at - x_mean) ** 2 / spread if spread > 0 else 0.0
-    return at, math.sqrt(variance / many * (1 + reach)) / -slope
+    return at, math.sqrt(variance / effective * (1 + reach)) / -slope

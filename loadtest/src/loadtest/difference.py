@@ -1,21 +1,20 @@
-"""How far apart two series of blocks are, and how sure that is. Pure.
+"""The difference of two runs with confidence intervals, from a bootstrap over blocks. Pure.
 
-A block is one turn of an interleaved run. Requests within a block resemble each other, as the
-machine is the same for all of them, so blocks are what is drawn anew, not requests; and where the
-two sides took turns, a pair of one round is drawn together: what drifts slowly is the same for
-both of a pair and cancels.
+Requests within a block are correlated, as they share the state of the machine, so the bootstrap
+resamples blocks, not requests. Interleaved runs are resampled in pairs of one round: slow drift
+affects both of a pair and cancels.
 
 The interval of a ratio is that of its logarithm: the logarithm of the pooled statistics' ratio,
-plus and minus Student's t times the bootstrap's standard error. Ten blocks are few, and the
-percentiles of the bootstrap itself would be too narrow then: they leave out the truth in 8 to 12 %
-of the cases instead of 5 %, and studentising each draw gives intervals without an end where a draw
-happens to have hardly any spread. The standard error is widened by sqrt(n / (n - 1)), which the
-bootstrap lacks. Source: T. Hesterberg, "What Teachers Should Know About the Bootstrap", The
-American Statistician 69 (4), 2015: the t interval with bootstrap standard error.
+plus and minus Student's t times the bootstrap standard error. With ten blocks percentile bootstrap
+intervals are too narrow: they miss the truth in 8 to 12 % of the cases instead of 5 %. Studentised
+ones are unbounded where a resample has hardly any spread. The standard error is scaled by
+sqrt(n / (n - 1)), which the bootstrap lacks. Source: T. Hesterberg, "What Teachers Should Know
+About the Bootstrap", The American Statistician 69 (4), 2015: the t interval with bootstrap standard
+error.
 
-Mean, p50 and p99 are three chances to be wrong. Their intervals hold together: each is that of
-1 - 0.05 / 3 (Bonferroni), so a reader of all three sees a difference where there is none in no more
-than 5 of 100 measurements, and in 1 or 2 of 100 at each.
+The intervals of mean, p50 and p99 hold jointly: each has the level 1 - 0.05 / 3 (Bonferroni). So at
+most 5 of 100 comparisons of equal runs show any significant difference, and 1 or 2 of 100 at each
+statistic.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ from loadtest.series import Series
 
 Floats = NDArray[np.float64]
 
-CONFIDENCE = 0.95  # of the three intervals together
+CONFIDENCE = 0.95  # of the three intervals jointly
 PERCENTILES = {"p50": 50.0, "p99": 99.0}
 STATISTICS = ("mean", *PERCENTILES)
 
-FEWEST_BLOCKS = 4  # a side; with fewer the standard error itself is not known
-RESAMPLES = 2_000  # gives the standard error within 2 %
+FEWEST_BLOCKS = 4  # per run; fewer give no useful standard error
+RESAMPLES = 2_000  # standard error accurate to 2 %
 SEED = 1
-LEAST_US = 0.001  # has a logarithm; no clock tells less
+LEAST_US = 0.001  # a positive floor for logarithms, below any clock's resolution
 
 A_SLOWER = "a slower"
 B_SLOWER = "b slower"
 NO_DIFFERENCE = "no difference seen"
 
-# From which probability on an effect is called so. Source: A. Vargha and H. Delaney, "A Critique
-# and Improvement of the CL Common Language Effect Size Statistics", 2000.
+# Thresholds of the effect size. Source: A. Vargha and H. Delaney, "A Critique and Improvement of
+# the CL Common Language Effect Size Statistics", 2000.
 EFFECTS = ((0.71, "large"), (0.64, "medium"), (0.56, "small"), (0.0, "negligible"))
 
 
@@ -57,13 +56,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One statistic of both sides, and what is between them.
+    """One statistic of both runs and their difference.
 
     Attributes:
-        a_ms: Of all of a's blocks together, milliseconds.
-        b_ms: Of b's.
-        difference_ms: a - b. Its interval is that of the ratio, about the geometric mean of both
-            sides: that both drifted together is no error of their difference.
+        a_ms: The statistic over all blocks of a, milliseconds.
+        b_ms: The statistic over all blocks of b, milliseconds.
+        difference_ms: a - b. Its interval is that of the ratio around the geometric mean of both,
+            so common drift is not an error of the difference.
         ratio: a / b.
     """
 
@@ -76,7 +75,7 @@ class Estimate:
 
     @property
     def outcome(self) -> str:
-        """A_SLOWER or B_SLOWER where the whole interval is on one side of 1, or NO_DIFFERENCE."""
+        """A_SLOWER or B_SLOWER if the interval excludes 1, else NO_DIFFERENCE."""
         if self.ratio_interval.low > 1:
             return A_SLOWER
         return B_SLOWER if self.ratio_interval.high < 1 else NO_DIFFERENCE
@@ -84,14 +83,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two sides' difference.
+    """The difference of two runs.
 
     Attributes:
         estimates: By name: mean, p50, p99.
-        slower_probability: That a random request of a took longer than a random one of b, ties
-            counted half, in [0, 1]; 0.5 of equals.
-        paired: Whether turns of one round were drawn together.
-        blocks: How many of each side are in it.
+        slower_probability: The probability in [0, 1] that a random request of a is slower than a
+            random one of b, ties counted half.
+        paired: Whether blocks of one round were resampled in pairs.
+        blocks: The number of blocks of each run.
     """
 
     estimates: Mapping[str, Estimate]
@@ -101,7 +100,7 @@ class Difference:
 
     @property
     def effect(self) -> str:
-        """negligible, small, medium or large, whichever side is the slower."""
+        """negligible, small, medium or large, whichever run is slower."""
         distance = max(self.slower_probability, 1 - self.slower_probability)
         return next(name for least, name in EFFECTS if distance >= least)
 
@@ -114,17 +113,17 @@ def between(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Difference:
-    """The difference of two sides; the same blocks and seed give the same one.
+    """Estimate the difference of two runs; deterministic for equal blocks and seed.
 
     Args:
-        a: One side's blocks, each with at least one duration, at least FEWEST_BLOCKS of them.
-        b: The other's.
-        paired: a[i] and b[i] are of one round; then there are as many of each.
-        resamples: How many draws the standard error is from.
-        seed: Of the draws.
+        a: Blocks of one run, not empty, at least FEWEST_BLOCKS of them.
+        b: Blocks of the other run.
+        paired: a[i] and b[i] are of one round.
+        resamples: The number of bootstrap resamples.
+        seed: The seed of the bootstrap.
 
     Raises:
-        ValueError: Too few blocks, an empty one, or pairs that do not come out even.
+        ValueError: There are too few blocks, an empty one, or unequal numbers of paired ones.
     """
     if min(len(a), len(b)) < FEWEST_BLOCKS:
         raise ValueError(
@@ -159,16 +158,16 @@ def between(
 
 
 def student_t(inside: float, freedom: float) -> float:
-    """How far from 0 Student's t stays in a share `inside`, below 1, of all cases.
+    """The two-sided critical value of Student's t distribution.
 
     Args:
-        inside: Within (0, 1), both tails taken together: 0.95 for the usual interval.
+        inside: The confidence level in (0, 1), such as 0.95.
         freedom: Degrees of freedom, 1 or more, not necessarily whole.
 
     Returns:
-        t, true within 0.1 % for a share up to 0.999.
+        t, accurate to 0.1 % for levels up to 0.999.
     """
-    # With t = sqrt(freedom) * tan(angle) the density is a power of a cosine, on a finite range.
+    # With t = sqrt(freedom) * tan(angle) the density is a power of a cosine on a finite range.
     angle = np.linspace(0, np.pi / 2, 200_001)
     density = np.cos(angle) ** (freedom - 1)
     share = np.concatenate(([0.0], np.cumsum(density[1:] + density[:-1])))
@@ -177,15 +176,15 @@ def student_t(inside: float, freedom: float) -> float:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side's blocks on common buckets, so that a draw of blocks is a sum of rows.
+    """The blocks of one run on common buckets, so that a resample is a sum of rows.
 
     Attributes:
-        counts: Durations of each block, shape (blocks,).
-        sums_us: Their sums, exact, shape (blocks,).
-        max_us: The longest of all, exact.
-        low_us: Where each bucket begins that any block has filled, shape (buckets,).
-        high_us: Where it ends.
-        reached: Durations of each block up to and with each bucket, shape (blocks, buckets).
+        counts: Number of durations of each block, shape (blocks,).
+        sums_us: Exact sum of each block, shape (blocks,).
+        max_us: Exact maximum over all blocks.
+        low_us: Lower bounds of the non-empty buckets, shape (buckets,).
+        high_us: Upper bounds of the buckets, shape (buckets,).
+        reached: Cumulative counts of each block, shape (blocks, buckets).
     """
 
     counts: Floats
@@ -212,15 +211,15 @@ class _Side:
         )
 
     def all_blocks(self) -> Floats:
-        """The statistics of every block once, microseconds, shape (3,)."""
+        """The statistics over all blocks, microseconds, shape (3,)."""
         found: Floats = self.statistics(np.ones((1, len(self.counts))))[0]
         return found
 
     def statistics(self, draws: Floats) -> Floats:
-        """Mean and percentiles of the blocks of each draw taken together.
+        """Mean and percentiles of each resample.
 
         Args:
-            draws: How often each block is in it, shape (draws, blocks).
+            draws: How often each block is in a resample, shape (draws, blocks).
 
         Returns:
             Microseconds, shape (draws, 3), in the order of STATISTICS.
@@ -228,14 +227,14 @@ class _Side:
         totals = draws @ self.counts
         columns = [np.maximum(draws @ self.sums_us / totals, LEAST_US)]
         for percentile in PERCENTILES.values():
-            # The nearest rank, as Series has it.
+            # Nearest rank, as in Series.
             rank = np.maximum(np.ceil(np.round(percentile / 100 * totals, 6)), 1)
             found = np.minimum(self.high_us[self._reaching(draws, rank)], self.max_us)
             columns.append(np.maximum(found, LEAST_US))
         return np.stack(columns, axis=1)
 
     def _reaching(self, draws: Floats, rank: Floats) -> NDArray[np.intp]:
-        """The first bucket at which each draw has `rank` durations, by halving: shape (draws,)."""
+        """The bucket of the `rank`-th duration of each resample, by bisection: shape (draws,)."""
         low = np.zeros(len(draws), dtype=np.intp)
         high = np.full(len(draws), len(self.low_us) - 1, dtype=np.intp)
         while (low < high).any():
@@ -246,25 +245,25 @@ class _Side:
         return low
 
     def rounding(self, us: float) -> float:
-        """The variance of a percentile's logarithm because a bucket has a width."""
+        """The variance of a percentile's logarithm due to the bucket width."""
         bucket = min(int(np.searchsorted(self.high_us, us)), len(self.high_us) - 1)
         width = float(self.high_us[bucket] - self.low_us[bucket] + 1)
         return (width / us) ** 2 / 12
 
 
 def _draws(rng: np.random.Generator, blocks: int, resamples: int) -> Floats:
-    """How often each block is drawn, with replacement: shape (resamples, blocks)."""
+    """How often each block is in each resample: shape (resamples, blocks)."""
     drawn = rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=resamples)
     return np.asarray(drawn, dtype=np.float64)
 
 
 def _variance(drawn: Floats, blocks: int) -> float:
-    """Of a statistic over the draws; the bootstrap's own is too small by (n - 1) / n."""
+    """The variance of a statistic; the bootstrap's own is too small by (n - 1) / n."""
     return float(np.var(drawn)) * blocks / (blocks - 1)
 
 
 def _welch(a: tuple[float, int], b: tuple[float, int]) -> tuple[float, float]:
-    """Variance and degrees of freedom of a difference, from (variance, blocks) of each side."""
+    """Welch's variance and degrees of freedom, from (variance, blocks) of each run."""
     variance = a[0] + b[0]
     if not variance:
         return 0.0, min(a[1], b[1]) - 1.0

@@ -1,9 +1,9 @@
-"""Sends requests on time, however slow the answers are: the open loop's engine.
+"""The open loop's dispatcher: sends requests on schedule, independent of responses.
 
-Native threads share one schedule. One of them waits for the next arrival; when it is due, the
-thread hands the wait to another and sends. So a request is never late because an earlier one has no
-answer yet, until every thread allowed has one in flight: then arrivals are sent late, which
-their lag and the count of them say, and their latency counts from when they were due.
+Native threads share one schedule. One of them waits for the next arrival, passes the wait on to
+another thread, and sends. A request is therefore never delayed by an earlier response, until every
+allowed thread has a request in flight. Then arrivals are delayed: their dispatch lag and their
+number are recorded, and their latency is measured from the scheduled send.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from numpy.typing import NDArray
 
 from loadtest.recorder import Outcome
 
-# Threads that are ready beside the one that waits: what comes at once is sent at once.
-SPARE_THREADS = 4
+SPARE_THREADS = 4  # ready threads beside the waiting one, for simultaneous arrivals
 LATE_NS = 1_000_000
-SLICE_S = 0.2  # how soon a wait notices that the run is to end
+SLICE_S = 0.2  # maximum delay until a waiting thread notices stop()
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one arrival sends."""
+    """The request of one arrival."""
 
     instance: int
     puid: str
@@ -39,10 +38,10 @@ class Connection(Protocol):
     """One thread's connection to a server."""
 
     def open(self) -> None:
-        """Connect, before anything is timed. May raise: the first request will tell why."""
+        """Connect ahead of the first request; may raise, as the first request then fails too."""
 
     def predict(self, instance: int, puid: str, intended_ns: int | None = None) -> Outcome:
-        """Send one request and read its answer. Every failure is an outcome."""
+        """Send one request and read its response; a failure is an outcome, not an exception."""
 
     def close(self) -> None:
         """Disconnect."""
@@ -53,14 +52,13 @@ class Dispatcher:
     """Sends one process's share of a schedule.
 
     Attributes:
-        due_ns: Shape (n,), when each request is due by `time.perf_counter_ns`, ascending.
-        requests: What each sends, n of them.
-        new_connection: Called once in each thread.
-        max_in_flight: Most threads, and so most requests without an answer.
-        sleep: Lets the thread, and nothing else, sleep for some seconds.
-        done: What has ended since it was last emptied: instances and outcomes.
-        late_for_want_of_a_thread: Requests sent over a millisecond late because `max_in_flight`
-            were without an answer.
+        due_ns: Shape (n,), ascending send times by `time.perf_counter_ns`.
+        requests: The n requests.
+        new_connection: Called once per thread.
+        max_in_flight: Maximum number of threads, and so of in-flight requests.
+        sleep: Blocks only the calling thread, seconds.
+        done: Completed requests not yet consumed: instances and outcomes.
+        delayed_by_limit: Requests sent over a millisecond late because of `max_in_flight`.
     """
 
     due_ns: NDArray[np.int64]
@@ -69,7 +67,7 @@ class Dispatcher:
     max_in_flight: int
     sleep: Callable[[float], None] = time.sleep
     done: deque[tuple[int, Outcome]] = field(default_factory=deque)
-    late_for_want_of_a_thread: int = 0
+    delayed_by_limit: int = 0
 
     def __post_init__(self) -> None:
         self._sent = 0
@@ -77,10 +75,10 @@ class Dispatcher:
         self._threads = 0
         self._opening = 0
         self._ready = 0
-        self._freed_ns = 0  # when there last was a thread again, after there had been none
+        self._freed_ns = 0  # when a thread was last freed at the limit
         self._stopped = False
-        # Whoever holds it waits for the next arrival.
-        self._turn = threading.Lock()
+        # The holder waits for the next arrival.
+        self._wait_lock = threading.Lock()
         self._counts = threading.Lock()
 
     def start(self) -> None:
@@ -90,22 +88,22 @@ class Dispatcher:
                 self._start_thread(connect_first=True)
 
     def stop(self) -> None:
-        """Send nothing more. What is in flight ends by itself."""
+        """Send no further requests; in-flight requests complete."""
         self._stopped = True
 
     @property
     def in_flight(self) -> int:
-        """Requests without an answer."""
+        """The number of in-flight requests."""
         return self._sent - self._ended
 
     @property
     def finished(self) -> bool:
-        """Whether every request has been sent and has ended."""
+        """Whether every request is sent and completed."""
         sent_all = self._stopped or self._sent >= len(self.due_ns)
         return sent_all and not self.in_flight
 
     def _start_thread(self, *, connect_first: bool) -> None:
-        """Start one more; the caller holds `_counts`."""
+        """Start a thread; the caller holds `_counts`."""
         self._threads += 1
         if connect_first:
             self._opening += 1
@@ -133,8 +131,8 @@ class Dispatcher:
         connection.close()
 
     def _take(self) -> int | None:
-        """Wait for the next arrival to be due; None when there is none left."""
-        with self._turn:
+        """Wait for the next arrival; None at the end of the schedule."""
+        with self._wait_lock:
             index = self._sent
             if self._stopped or index >= len(self.due_ns):
                 return None
@@ -143,9 +141,9 @@ class Dispatcher:
                     self._start_thread(connect_first=True)
             due_ns = int(self.due_ns[index])
             clock_ns = time.perf_counter_ns
-            wanting = not self._may_grow and due_ns < self._freed_ns
-            if wanting and clock_ns() - due_ns > LATE_NS:
-                self.late_for_want_of_a_thread += 1
+            limited = not self._may_grow and due_ns < self._freed_ns
+            if limited and clock_ns() - due_ns > LATE_NS:
+                self.delayed_by_limit += 1
             while (left_ns := due_ns - clock_ns()) > 0 and not self._stopped:
                 self.sleep(min(left_ns / 1e9, SLICE_S))
             if self._stopped:
@@ -153,7 +151,7 @@ class Dispatcher:
             with self._counts:
                 self._ready -= 1
                 self._sent += 1
-                # All spare ones may be waiting for a connection: the next arrival must not.
+                # All spare threads may be connecting; the next arrival must not wait for them.
                 if not self._ready and self._may_grow:
                     self._start_thread(connect_first=False)
             return index

@@ -1,10 +1,9 @@
-"""Is a run slower than an earlier one by more than is allowed? For a build that must say no. Pure.
+"""A regression gate: fails a build if latency regressed by more than a limit. Pure.
 
-There are three answers: a regression (the estimate is over the limit and the whole interval above
-1), none (the whole interval is below the limit), and "cannot tell" for what is between; --strict
-fails on that as well. The interval is from what varied within the two runs. A machine that drifts
-from run to run by as much as the limit makes regressions of its own: there the limit has to be
-wider, or both sides have to be measured in turns.
+A statistic has regressed (its ratio exceeds the limit and its interval lies above 1), is within the
+limit (the whole interval is), or is inconclusive; --strict also fails on the last. The interval
+covers variation within the two runs. A machine that drifts between runs by as much as the limit
+causes false regressions: use a wider limit there, or interleave both sides.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from loadtest.errors import SettingInvalid
 
 
 class Outcome(StrEnum):
-    """What a statistic of the later run has come to."""
+    """The outcome of a statistic; the values are those of --json."""
 
     REGRESSED = "regressed"
     KEPT = "within the limit"
@@ -31,14 +30,14 @@ class Judged:
     """One statistic.
 
     Attributes:
-        run: Which of the runs, as people call it.
+        run: The display name of the run.
         statistic: mean, p50 or p99.
-        before_ms: Of the earlier run.
-        after_ms: Of the later.
+        before_ms: The statistic of the earlier run.
+        after_ms: The statistic of the later run.
         ratio: after / before.
-        low: Of the ratio's interval; None where there is none.
-        high: Likewise.
-        outcome: What to make of it.
+        low: Lower bound of the ratio's interval; None without an interval.
+        high: Upper bound of the ratio's interval; None without an interval.
+        outcome: The outcome.
     """
 
     run: str
@@ -53,12 +52,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a gate has found.
+    """The result of a gate.
 
     Attributes:
-        limit: The largest ratio that is allowed.
+        limit: The largest allowed ratio.
         judged: Every statistic of every run.
-        broken: Why there is nothing to judge, or what is worse than slow.
+        broken: Invalid runs and increased failure rates.
     """
 
     limit: float
@@ -66,7 +65,7 @@ class Gate:
     broken: tuple[str, ...]
 
     def passes(self, *, strict: bool) -> bool:
-        """Whether to go on."""
+        """Whether the gate passes."""
         bad = {Outcome.REGRESSED, Outcome.CANNOT_TELL} if strict else {Outcome.REGRESSED}
         return not self.broken and not any(one.outcome in bad for one in self.judged)
 
@@ -75,7 +74,7 @@ class Gate:
 
 
 def max_ratio(text: str) -> float:
-    """The ratio that "10%" or "0.1" more allows.
+    """The largest ratio that a limit of "10%" or "0.1" allows.
 
     Raises:
         SettingInvalid: Neither.
@@ -91,7 +90,7 @@ def max_ratio(text: str) -> float:
 
 
 def broken(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Why a run cannot be judged, or fails more often than before."""
+    """Why a run is invalid or fails more often than before."""
     found = [
         f"{name}, {when}: {reason}"
         for when, run in (("before", before), ("after", after))
@@ -115,7 +114,7 @@ def of_run(
     between: Difference | None,
     limit: float,
 ) -> list[Judged]:
-    """Every statistic of one run; `between` is how far the later (a) is from the earlier (b)."""
+    """Judge every statistic of one run; `between` is the difference of after (a) and before (b)."""
     judged = []
     for statistic in STATISTICS:
         old, new = (run["latency_ms"]["client"][statistic] for run in (before, after))
@@ -140,7 +139,7 @@ def of_run(
 
 
 def outcome(ratio: float, estimate: Estimate | None, limit: float) -> Outcome:
-    """What a ratio, with its interval if there is one, has come to."""
+    """The outcome of a ratio and its interval."""
     if estimate is None:
         return Outcome.CANNOT_TELL
     if ratio > limit and estimate.ratio_interval.low > 1:

@@ -1,4 +1,4 @@
-"""A gate over the folders of runs and comparisons; what it decides is in gate.py."""
+"""Runs gate.py on result folders."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from loadtest.verdict import Side
 
 
 def judge(before: Path, after: Path, limit: float, *, allow_differences: bool = False) -> Gate:
-    """Hold the run, or every run of the comparison, in `after` against that in `before`.
+    """Judge the run, or every run of the comparison, in `after` against `before`.
 
     Raises:
-        ResultUnreadable: A folder holds neither.
-        RunsUnlike: They cannot be told against each other.
+        ResultUnreadable: A folder holds no result.
+        RunsUnlike: The runs or their settings differ.
     """
     earlier, later = _runs(before), _runs(after)
     if earlier.keys() != later.keys():

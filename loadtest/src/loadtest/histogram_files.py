@@ -1,8 +1,7 @@
-"""A run's histograms as files that HdrHistogram's own tools read.
+"""Histogram files of a run for HdrHistogram's tools.
 
-`<series>.hgrm` is the percentile distribution that its plotters take, `<series>.hlog` a histogram
-log: of the client's a line for each stretch of the run, of the others' one. Values are
-microseconds.
+`<series>.hgrm` is a percentile distribution for plotters, `<series>.hlog` a histogram log: a line
+per block for the request latency, one line for other series. Values are microseconds.
 Source: https://hdrhistogram.github.io/HdrHistogram/
 """
 
@@ -23,8 +22,8 @@ TICKS_PER_HALF_DISTANCE = 5  # HdrHistogram's own default
 MICROSECONDS = 1.0
 
 
-class Stretch(NamedTuple):
-    """A part of a run, in seconds from its start."""
+class Segment(NamedTuple):
+    """A block of a run, in seconds from its start."""
 
     begin_s: float
     length_s: float
@@ -34,18 +33,18 @@ class Stretch(NamedTuple):
 def write(
     folder: Path,
     series: Mapping[str, Series],
-    client: Sequence[Stretch],
+    client: Sequence[Segment],
     started: str | None,
     measured_s: float,
 ) -> None:
-    """Write both files of every series that holds a duration.
+    """Write both files of every non-empty series.
 
     Args:
-        folder: The run's; the files are in `histograms` below it.
-        series: Of the whole run, by name.
-        client: The client's, stretch by stretch; may be empty.
-        started: When measuring began, ISO 8601.
-        measured_s: How long it went on.
+        folder: The run's folder; the files go to `histograms` below it.
+        series: The series of the whole run, by name.
+        client: The request latency by block; may be empty.
+        started: The start of the measurement, ISO 8601.
+        measured_s: The duration of the measurement.
     """
     target = folder / FOLDER
     target.mkdir(exist_ok=True)
@@ -53,10 +52,10 @@ def write(
         if not whole.count:
             continue
         (target / f"{name}.hgrm").write_bytes(hgrm(whole))
-        stretches = [one for one in client if one.series.count] if name == "client" else []
-        if sum(one.series.count for one in stretches) != whole.count:
-            stretches = [Stretch(0.0, measured_s, whole)]
-        (target / f"{name}.hlog").write_text(hlog(stretches, started), encoding="ascii")
+        segments = [one for one in client if one.series.count] if name == "client" else []
+        if sum(one.series.count for one in segments) != whole.count:
+            segments = [Segment(0.0, measured_s, whole)]
+        (target / f"{name}.hlog").write_text(hlog(segments, started), encoding="ascii")
 
 
 def hgrm(series: Series) -> bytes:
@@ -66,8 +65,8 @@ def hgrm(series: Series) -> bytes:
     return text.getvalue()
 
 
-def hlog(stretches: Sequence[Stretch], started: str | None) -> str:
-    """The log, a line for each stretch."""
+def hlog(segments: Sequence[Segment], started: str | None) -> str:
+    """The histogram log, a line per segment."""
     text = io.StringIO()
     writer = HistogramLogWriter(text)
     writer.output_log_format_version()
@@ -75,10 +74,10 @@ def hlog(stretches: Sequence[Stretch], started: str | None) -> str:
         epoch_s = datetime.fromisoformat(started).timestamp()
         writer.output_comment(f"[StartTime: {epoch_s:.3f} (seconds since epoch), {started}]")
     writer.output_legend()
-    for one in stretches:
+    for one in segments:
         writer.output_interval_histogram(
             one.series.histogram,
-            # The writer takes 0 for "not given", and the histogram's own time, which is 0, instead.
+            # The writer treats 0 as missing and uses the histogram's own time, also 0.
             one.begin_s,
             one.begin_s + one.length_s,
             MICROSECONDS,

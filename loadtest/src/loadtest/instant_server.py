@@ -1,8 +1,7 @@
-"""`python -m loadtest.instant_server`: answers at once, so that what is left is the harness.
+"""`python -m loadtest.instant_server`: responds immediately, for calibration.
 
-Speaks what the load test asks of a gateway: GET /js/predict and /token over HTTP on one port,
-Classify over gRPC on another. Prints the two ports. Every answer tells the digit 0 under the
-caller's puid and states times of 0; nothing is computed.
+Serves GET /js/predict and /token over HTTP and Classify over gRPC, and prints the two ports. Every
+response predicts the digit 0 with the request's puid and timings of 0, without any computation.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _HEAD = (
 
 
 def answer(request: bytes) -> bytes:
-    """The answer to one request without a body, head and all."""
+    """The HTTP response to one request without a body."""
     target = request.split(b" ", 2)[1]
     if target.startswith(b"/token"):
         body = TOKEN
@@ -53,7 +52,7 @@ def answer(request: bytes) -> bytes:
 
 
 def serve_http(listener: socket.socket) -> None:
-    """Answer every connection's requests in one thread, for ever."""
+    """Serve all connections in one thread, forever."""
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     received: dict[int, bytes] = {}
@@ -76,14 +75,14 @@ def serve_http(listener: socket.socket) -> None:
                         received[key.fd] = rest
                     continue
             except OSError:
-                pass  # the other side has gone
+                pass  # the peer disconnected
             received.pop(key.fd, None)
             selector.unregister(key.fileobj)
             key.fileobj.close()
 
 
 def classify(request: bytes, context: grpc.ServicerContext) -> ClassificationReply:
-    """The answer to one call."""
+    """The reply to one call."""
     context.send_initial_metadata(((GATEWAY_TIMING, GATEWAY),))
     context.set_trailing_metadata(((SERVER_TIMING, TIMES),))
     reply = ClassificationReply()

@@ -1,22 +1,22 @@
-"""Was the load generator itself in the way? Then the run's figures are not the server's. Pure."""
+"""Validity of a run: whether the load generator distorted it. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-BUSY = 0.85  # of one core, which is all that a Python process can use
+BUSY = 0.85  # of one core, the maximum of a Python process
 CALM = 0.5
 LAG_P99_MS = 1.0
-LAG_P99_MS_AT_WORK = 5.0  # above CALM, where requests wait for the generator's own work
+LAG_P99_MS_AT_WORK = 5.0  # above CALM, where requests queue behind the generator's own work
 ACHIEVED = 0.99
 
 
 def faults(figures: Mapping[str, Any]) -> list[str]:
-    """What makes a run invalid on the generator's side.
+    """Reasons why the load generator makes a run invalid.
 
     Args:
-        figures: A run's; `client_cpu`, and of an open loop `offered` and the latency of `lag`.
+        figures: `client_cpu` of a run; of an open loop also `offered` and the `lag` latency.
     """
     found = []
     share = figures["client_cpu"]["busiest_share_of_a_core"]
@@ -32,7 +32,7 @@ def faults(figures: Mapping[str, Any]) -> list[str]:
 
 
 def is_late(figures: Mapping[str, Any]) -> bool:
-    """Whether an open loop's requests were sent late."""
+    """Whether the dispatch lag of an open loop exceeds its limit."""
     lag = figures["latency_ms"]["lag"]["p99"]
     share = figures["client_cpu"]["busiest_share_of_a_core"] or 0.0
     return lag is not None and lag > _lag_limit_ms(share)

@@ -1,4 +1,4 @@
-"""What a load test reports while it runs, for Prometheus: the client's side of the same panels."""
+"""Prometheus metrics of a running load test."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from monitoring.metrics import (
     LOADTEST_RUNNING,
 )
 
-Said = Mapping[str, Any]  # a load generator's progress
+Report = Mapping[str, Any]  # a load generator's progress
 LABELS = ("protocol",)
 
 
 class LiveMetrics(Collector):
-    """The load generators' latest words as metrics; those of one protocol are added up."""
+    """Exports the load generators' latest reports, summed by protocol."""
 
     def __init__(
         self,
         runs: Sequence[LoadTestSettings],
-        said: Callable[[], Sequence[Said]],
+        reports: Callable[[], Sequence[Report]],
         registry: CollectorRegistry,
     ) -> None:
-        """Add to `registry` what `said` gives when somebody asks."""
+        """Register with `registry`; every scrape calls `reports`."""
         self._runs = runs
-        self._said = said
+        self._reports = reports
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Called for every scrape."""
-        said = [one for one in self._said() if "live" in one]
+        """Collect the metrics of a scrape."""
+        reports = [one for one in self._reports() if "live" in one]
         duration = HistogramMetricFamily(
             LOADTEST_DURATION, "Request latency from the scheduled send.", labels=LABELS
         )
@@ -69,7 +69,7 @@ class LiveMetrics(Collector):
             LOADTEST_RUNNING, "Running load generators.", labels=(*LABELS, "phase")
         )
         for protocol in dict.fromkeys(run.protocol for run in self._runs):
-            mine = [one for one in said if one["protocol"] == protocol]
+            mine = [one for one in reports if one["protocol"] == protocol]
             live = [one["live"] for one in mine]
             client = Series()
             for one in live:
@@ -96,7 +96,7 @@ class LiveMetrics(Collector):
 
 
 def buckets(series: Series) -> list[tuple[str, float]]:
-    """Cumulative counts at the bounds that the servers use, so that one query takes both."""
+    """Cumulative counts at the servers' bucket bounds, so that one query reads both."""
     found = series.buckets()
     high_s = found.high_us / 1e6
     counts = [float(found.counts[high_s <= bound].sum()) for bound in DURATION_BUCKETS]
@@ -107,16 +107,16 @@ def buckets(series: Series) -> list[tuple[str, float]]:
 @contextmanager
 def served(
     runs: Sequence[LoadTestSettings],
-    said: Callable[[], Sequence[Said]],
+    reports: Callable[[], Sequence[Report]],
     note: Callable[[str], None],
 ) -> Iterator[None]:
-    """Serve /metrics at the runs' `metrics_bind` while the context lasts, if they have one."""
+    """Serve /metrics at the runs' `metrics_bind`, if set, within the context."""
     if runs[0].metrics_bind is None:
         yield
         return
     host, port = host_and_port("--metrics-bind", runs[0].metrics_bind)
     registry = CollectorRegistry()
-    LiveMetrics(runs, said, registry)
+    LiveMetrics(runs, reports, registry)
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:

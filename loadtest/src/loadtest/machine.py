@@ -1,4 +1,4 @@
-"""What the figures were measured on: the processor, the system, the versions."""
+"""The machine of a run: CPU, operating system, versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """This machine now, without its name or anything else that tells whose it is."""
+    """Describe this machine, without its name or other identifying data."""
     return {
         "cpu": cpu_model(_text("/proc/cpuinfo")),
         "cores": len(os.sched_getaffinity(0))
@@ -36,7 +36,7 @@ def describe() -> dict[str, Any]:
 
 
 def cpu_model(cpuinfo: str) -> str:
-    """The processor's name in /proc/cpuinfo, else its architecture."""
+    """The CPU model of /proc/cpuinfo, else the architecture."""
     for line in cpuinfo.splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name" and value.strip():
@@ -61,7 +61,7 @@ def os_name(os_release: str) -> str:
 
 
 def version(package: str) -> str | None:
-    """The installed version; None where the load test runs apart from the servers."""
+    """The installed version; None if the package is not installed here."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What people argue about, measured in turns: ways to ask the same servers for a prediction."""
+"""The matrix: request variants on the same servers, interleaved and compared."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from loadtest import comparison, credentials
-from loadtest.benchmark import RunTogether, check_blocks, interleaved
+from loadtest.benchmark import RunInterleaved, check_blocks, interleaved
 from loadtest.comparison import Source
 from loadtest.errors import SettingInvalid
-from loadtest.runner import run_together
+from loadtest.runner import run_interleaved
 from loadtest.settings import GRPC_PREDICT, JS_PREDICT, PER_CALL, LoadTestSettings
 from loadtest.wire import JSON_POST
 
-BLOCKS = 6  # of each way
+BLOCKS = 6  # per variant
 IMAGES = 8
 VARIED = ("connections", "decimals", "images", "rest_form")
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to ask.
+class Variant:
+    """A request variant.
 
     Attributes:
-        key: On the command line and as its folder.
-        name: As people call it.
-        test_type: Which protocol.
-        options: Settings that differ from those of the others.
+        key: Its name on the command line and of its folder.
+        name: Its display name.
+        test_type: Its protocol.
+        options: Its own settings.
     """
 
     key: str
@@ -41,19 +41,21 @@ class Way:
 
 _POST: Mapping[str, Any] = {"rest_form": JSON_POST}
 
-# The first is what the others are compared with.
-WAYS = {
-    way.key: way
-    for way in (
-        Way("get", "REST, JSONP GET", JS_PREDICT),
-        Way("post", "REST, JSON POST", JS_PREDICT, _POST),
-        Way("grpc", "gRPC", GRPC_PREDICT),
-        Way("get-2", "JSONP GET, 2 decimals", JS_PREDICT, {"decimals": "2"}),
-        Way("post-2", "JSON POST, 2 decimals", JS_PREDICT, {**_POST, "decimals": "2"}),
-        Way("get-per-call", "JSONP GET, per call", JS_PREDICT, {"connections": PER_CALL}),
-        Way("grpc-per-call", "gRPC, per call", GRPC_PREDICT, {"connections": PER_CALL}),
-        Way("post-images", f"JSON POST, {IMAGES} images", JS_PREDICT, {**_POST, "images": IMAGES}),
-        Way("grpc-images", f"gRPC, {IMAGES} images", GRPC_PREDICT, {"images": IMAGES}),
+# The first is the baseline.
+VARIANTS = {
+    variant.key: variant
+    for variant in (
+        Variant("get", "REST, JSONP GET", JS_PREDICT),
+        Variant("post", "REST, JSON POST", JS_PREDICT, _POST),
+        Variant("grpc", "gRPC", GRPC_PREDICT),
+        Variant("get-2", "JSONP GET, 2 decimals", JS_PREDICT, {"decimals": "2"}),
+        Variant("post-2", "JSON POST, 2 decimals", JS_PREDICT, {**_POST, "decimals": "2"}),
+        Variant("get-per-call", "JSONP GET, per call", JS_PREDICT, {"connections": PER_CALL}),
+        Variant("grpc-per-call", "gRPC, per call", GRPC_PREDICT, {"connections": PER_CALL}),
+        Variant(
+            "post-images", f"JSON POST, {IMAGES} images", JS_PREDICT, {**_POST, "images": IMAGES}
+        ),
+        Variant("grpc-images", f"gRPC, {IMAGES} images", GRPC_PREDICT, {"images": IMAGES}),
     )
 }
 
@@ -63,47 +65,51 @@ def matrix(
     keys: Sequence[str],
     options: Mapping[str, Any],
     environ: Mapping[str, str] = os.environ,
-    run: RunTogether = run_together,
+    run: RunInterleaved = run_interleaved,
     blocks: int = BLOCKS,
 ) -> Path:
-    """Load-test `client` in every way of `keys` by turns, and compare each with the first.
+    """Load-test `client` with the variants `keys`, interleaved, and compare each with the first.
 
     Args:
-        client: Whose keys and whose servers.
-        keys: Of WAYS, two or more.
-        options: Settings of all runs, named as the fields of LoadTestSettings.
-        environ: Where settings that `options` lacks are looked for, and keys.
-        run: Runs load tests that start together and returns their folders.
-        blocks: Turns of each way, even; together they measure `duration_s` of each.
+        client: The client whose keys and servers are used.
+        keys: Two or more of VARIANTS.
+        options: Settings of all runs, by field of LoadTestSettings.
+        environ: The source of other settings and keys.
+        run: Runs interleaved load tests and returns their folders.
+        blocks: Blocks per variant, even; they share `duration_s`.
 
     Returns:
         The comparison's folder.
 
     Raises:
-        LoadTestError: A run failed or was interrupted: there is nothing to compare.
+        LoadTestError: A run failed or was interrupted.
     """
     check_blocks(blocks)
-    unknown = [key for key in keys if key not in WAYS]
+    unknown = [key for key in keys if key not in VARIANTS]
     if unknown or len(set(keys)) != len(keys) or len(keys) < 2:
         raise SettingInvalid(
-            f"--ways is {','.join(keys)}, expected two or more distinct of {', '.join(WAYS)}"
+            f"--ways is {','.join(keys)}, expected two or more distinct of {', '.join(VARIANTS)}"
         )
-    ways = [WAYS[key] for key in keys]
+    variants = [VARIANTS[key] for key in keys]
     plain = [
         LoadTestSettings.from_env(
-            environ, **{**options, **way.options, "client": client, "test_type": way.test_type}
+            environ,
+            **{**options, **variant.options, "client": client, "test_type": variant.test_type},
         )
-        for way in ways
+        for variant in variants
     ]
     group = secrets.token_hex(8)
-    turns = interleaved(keys, blocks, plain[0].duration_s, plain[0].seed)
+    blocks_of = interleaved(keys, blocks, plain[0].duration_s, plain[0].seed)
     runs = [
-        replace(one, blocks=turns[way.key], group=group)
-        for one, way in zip(plain, ways, strict=True)
+        replace(one, blocks=blocks_of[variant.key], group=group)
+        for one, variant in zip(plain, variants, strict=True)
     ]
     folders = run(runs, credentials.load(client, environ=environ))
     return comparison.compare(
-        [Source(folder, way.key, way.name) for folder, way in zip(folders, ways, strict=True)],
+        [
+            Source(folder, variant.key, variant.name)
+            for folder, variant in zip(folders, variants, strict=True)
+        ],
         plain[0].output,
         varied=VARIED,
         what="matrix",

@@ -1,7 +1,7 @@
-"""What the users send: real digits, or random numbers as the original's load test did.
+"""Request payloads: held-out MNIST digits, or random numbers as in the original.
 
-Every text is built once, before any clock runs; both protocols send the same instances, to the
-same decimals.
+All requests are built before the measurement; both protocols send the same instances with the same
+decimals.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ FULL = "full"
 DECIMALS = ("2", FULL)
 
 DIGIT_SIZE = 784
-RANDOM_INSTANCES = 200  # as many as there are digits; enough that no cache helps
+RANDOM_INSTANCES = 200  # as many as digits; defeats caches
 
-# Left as they are in a URL, as the original's client left them.
+# Not percent-encoded, as in the original's client.
 _UNESCAPED = ",:[]"
 
 
 @dataclass(frozen=True)
 class Payloads:
-    """What to send, in both protocols' forms, in the same order.
+    """The instances in both protocols' encodings, in the same order.
 
     Attributes:
-        documents: The JSON of REST.
-        request_data: A serialised ClassificationRequest that holds `data` only.
-        labels: The digit each image shows; None where it shows none.
-        images: How many a request carries: that of index i has images i, i + 1, …
+        documents: JSON documents for REST.
+        request_data: Serialised ClassificationRequests with `data` only.
+        labels: The digit of each image; None for random payloads.
+        images: Images per request; request i has images i, i + 1, …
     """
 
     documents: tuple[str, ...]
@@ -67,10 +67,10 @@ def build(
 
     Args:
         payload: One of PAYLOADS.
-        data_size: Numbers of an instance; 784 of digits.
-        seed: Of random numbers.
-        decimals: FULL, or as many as every number is rounded to, in both protocols.
-        images: Instances in a request.
+        data_size: Numbers per instance; 784 for digits.
+        seed: Seed of random numbers.
+        decimals: Decimal places, or FULL.
+        images: Images per request.
     """
     if payload == DIGITS:
         held = held_out()
@@ -80,14 +80,14 @@ def build(
 
 
 def digits() -> Payloads:
-    """The held-out digits, one a request, with all their decimals."""
+    """The held-out digits, one per request, with all decimals."""
     return build(DIGITS, DIGIT_SIZE, 0)
 
 
 def _payloads(
     rows: NDArray[np.float32], labels: tuple[int, ...] | None, decimals: str, images: int
 ) -> Payloads:
-    """JSON has the shortest text that reads back as the same float32."""
+    """Encode; JSON numbers are the shortest that parse to the same float32."""
     if decimals != FULL:
         rows = np.round(rows, int(decimals))
     batches = [
@@ -108,23 +108,23 @@ def _payloads(
 
 
 def order(count: int, seed: int) -> NDArray[np.int64]:
-    """Every index below `count` once; a schedule's requests take them in turn, again and again."""
+    """A permutation of the instances; the requests of a schedule cycle through it."""
     return np.random.default_rng(seed).permutation(count)
 
 
-def in_own_order(count: int, rng: random.Random) -> Iterator[int]:
-    """Every index below `count` in an order of `rng`'s choice, again and again."""
+def shuffled(count: int, rng: random.Random) -> Iterator[int]:
+    """Cycle through the instances in a random order."""
     order = list(range(count))
     rng.shuffle(order)
     while True:
         yield from order
 
 
-def model_wrong(model_folder: Path | None) -> frozenset[int] | None:
-    """The held-out digits that the model itself tells wrong, by index; None if that is not known.
+def misclassified(model_folder: Path | None) -> frozenset[int] | None:
+    """The indices of the held-out digits that the model misclassifies; None if unknown.
 
     Raises:
-        SettingInvalid: The folder is given and holds no model.
+        SettingInvalid: The folder has no readable model.json.
     """
     if model_folder is None:
         return None
@@ -134,7 +134,7 @@ def model_wrong(model_folder: Path | None) -> frozenset[int] | None:
         ]
         return frozenset(int(miss["index"]) for miss in held["wrong"])
     except KeyError:
-        return None  # a model of someone else's training
+        return None  # a model without a test on the held-out digits
     except (OSError, ValueError, TypeError) as error:
         raise SettingInvalid(
             f"--model-folder {model_folder} has no readable model.json: {error}"

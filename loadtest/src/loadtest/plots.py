@@ -1,7 +1,7 @@
-"""Pictures of a result: percentile curves for the report and as PNG, and a slide.
+"""Plots of a result: percentile curves as SVG and PNG, and a slide.
 
-In a report a picture is SVG whose colours are the page's, so that one serves light and dark; the
-page's script reads values off it (`Picture.reading`).
+SVG plots use the page's CSS colours, for light and dark mode; `Picture.reading` holds the values
+for the page's script.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNITS_PER_INCH = 72  # of an SVG
 SIDES = {"client": ("request latency", "-"), "server_total": ("server latency", "--")}
 
 BACKGROUND, INK, GRID = "#ffffff", "#1f2328", "#d8dee4"
-# Okabe and Ito's, which colour-blind readers tell apart; in a report --c0, --c1, …
+# Okabe and Ito's colour-blind safe palette; in a report --c0, --c1, …
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c6d31")
 PART_COLOURS = dict(
     zip(
@@ -42,11 +42,11 @@ TICKS = (2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: `ms[i]` is the latency at percentile `percentiles[i]`."""
+    """One curve: `ms[i]` is the latency at percentile `percentiles[i]`."""
 
     name: str
     side: str  # a key of SIDES
-    colour: int  # place in COLOURS
+    colour: int  # index into COLOURS
     percentiles: tuple[float, ...]
     ms: tuple[float, ...]
 
@@ -56,7 +56,7 @@ class Curve:
 
 
 def curves_of(name: str, series: Mapping[str, Series], colour: int) -> list[Curve]:
-    """The client's and the server's curve of one run, up to the last percentile it can tell."""
+    """The request and server latency curves of one run, up to its last percentile."""
     curves = []
     for side in SIDES:
         one = series[side]
@@ -73,11 +73,11 @@ def curves_of(name: str, series: Mapping[str, Series], colour: int) -> list[Curv
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG for a page, and how to read values off it.
+    """An SVG and the values behind it.
 
-    `reading` has the plot area's `box` (left, top, right, bottom in the SVG's units), the largest
-    `inverse` (1 / (1 - p)) of the horizontal axis, the range of `ms`, and for each curve
-    `name`, `colour`, `inverse` and `ms`.
+    `reading` holds the plot area's `box` (left, top, right, bottom in SVG units), the largest
+    `inverse` (1 / (1 - p)) of the horizontal axis, the range of `ms`, and `name`, `colour`,
+    `inverse` and `ms` of each curve.
     """
 
     svg: str
@@ -86,7 +86,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The same curves for each way they are looked at."""
+    """The same curves as PNG and as wide and narrow SVG."""
 
     curves: tuple[Curve, ...]
     png: bytes
@@ -108,12 +108,12 @@ def slide(
     curves: Sequence[Curve],
     attributions: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> bytes:
-    """Curves on the left, what p50 and p99 are made of on the right: a PNG of 1920 x 1080.
+    """A PNG of 1920 x 1080: curves on the left, latency breakdowns on the right.
 
     Args:
-        headline: Above both; may be empty.
-        curves: Of every run.
-        attributions: By a run's name, its `attribution` as in summary.json.
+        headline: The title; may be empty.
+        curves: The curves of every run.
+        attributions: `attribution` of summary.json, by run name.
     """
     with _style(13):
         figure = Figure(figsize=(12.8, 7.2), dpi=150, layout="constrained")
@@ -164,7 +164,7 @@ def _draw_parts(axes: Axes, attributions: Mapping[str, Mapping[str, Mapping[str,
 @contextmanager
 def _style(font_size: int = 10) -> Iterator[None]:
     style: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws alike
+        "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine draws the same
         "font.size": font_size,
         "text.color": INK,
         "axes.labelcolor": INK,
@@ -172,7 +172,7 @@ def _style(font_size: int = 10) -> Iterator[None]:
         "xtick.color": INK,
         "ytick.color": INK,
         "svg.fonttype": "none",
-        "svg.hashsalt": "loadtest",  # the same picture has the same ids
+        "svg.hashsalt": "loadtest",  # reproducible ids
     }
     with rc_context(style):
         yield
@@ -216,12 +216,12 @@ Draw = Callable[[Axes], None]
 
 
 def png(inches: tuple[float, float], draw: Draw) -> bytes:
-    """What `draw` draws, as a PNG."""
+    """A plot as PNG."""
     return _png(_figure(inches, 150, draw), 150)
 
 
 def svg(inches: tuple[float, float], draw: Draw, name: str) -> str:
-    """The same in the colours of a page on which no other has this `name`."""
+    """A plot as SVG in the page's colours; `name` is unique on the page."""
     return _svg(_figure(inches, UNITS_PER_INCH, draw), name)
 
 
@@ -248,7 +248,7 @@ def _svg(figure: Figure, name: str) -> str:
     text = text[text.index("<svg") :].replace(INK, "var(--ink)").replace(GRID, "var(--line)")
     for index, colour in enumerate(COLOURS):
         text = text.replace(colour, f"var(--c{index})")
-    # Several pictures stand on one page, and ids are the page's.
+    # Ids must be unique on a page with several plots.
     text = re.sub(r'\bid="', f'id="{name}-', text)
     return re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
 

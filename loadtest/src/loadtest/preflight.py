@@ -1,4 +1,4 @@
-"""One real request before any load: what would fail fifty times fails here once, in words."""
+"""The preflight request: one real request that turns set-up problems into one clear error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import grpc
 import requests
 
 from loadtest import answers, wire
-from loadtest.answers import WrongAnswer
+from loadtest.answers import InvalidResponse
 from loadtest.credentials import Credentials, TokenRefused, TokenUnreachable, fetch_token
 from loadtest.errors import PreflightFailed
 from loadtest.payloads import Payloads
@@ -21,10 +21,10 @@ _NO_MODEL = (37, 41)
 
 
 def check(settings: LoadTestSettings, credentials: Credentials) -> None:
-    """Send the first instance once, as the load test will.
+    """Send one request as the load test does.
 
     Raises:
-        PreflightFailed: It is not answered rightly; one sentence that says what to do.
+        PreflightFailed: The response is missing or invalid; the message has the next step.
     """
     if settings.protocol == "rest" and not credentials.js_key:
         raise PreflightFailed(f'the JS key of client "{settings.client}" is missing')
@@ -36,7 +36,7 @@ def check(settings: LoadTestSettings, credentials: Credentials) -> None:
             _check_rest(settings, credentials, sent)
         else:
             _check_grpc(settings, credentials, sent)
-    except WrongAnswer as error:
+    except InvalidResponse as error:
         raise PreflightFailed(
             f"the preflight response of {settings.endpoint} is invalid: {error}"
         ) from error
@@ -47,7 +47,7 @@ def _check_rest(settings: LoadTestSettings, credentials: Credentials, sent: Payl
     url = f"{settings.host}{target}{PUID}"
     headers = {"Content-Type": "application/json"} if body else {}
     with requests.Session() as session:
-        session.trust_env = False  # a proxy would be measured too
+        session.trust_env = False  # no proxy
         try:
             answer = session.request(
                 method, url, data=body, headers=headers, timeout=TIMEOUT_S, allow_redirects=False
@@ -115,7 +115,7 @@ def _explained(settings: LoadTestSettings, error: grpc.RpcError) -> PreflightFai
 
 
 def _not_reached(details: str) -> bool:
-    """The client's own words, not a server's, of a connection that could not be made."""
+    """Whether gRPC itself reports a failed connection."""
     return "failed to connect" in details.lower() or "dns resolution" in details.lower()
 
 

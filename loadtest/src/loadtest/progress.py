@@ -1,4 +1,4 @@
-"""How a run goes on, for the person who waits: a bar on a terminal, else a line now and then."""
+"""Progress display: a bar on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ LINE_EVERY_S = 5.0
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """What the Locust processes have said last."""
-    said = []
+    """The latest reports of the Locust processes."""
+    reports = []
     for path in sorted(folder.glob("*.json")):
         try:
-            said.append(json.loads(path.read_text(encoding="utf-8")))
+            reports.append(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
-            continue  # gone or not whole; the next second brings another
-    return said
+            continue  # removed or incomplete; the next one follows within a second
+    return reports
 
 
-def together(said: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One view of several processes. Their percentiles are averaged: near enough for a display."""
-    if not said:
+def merge(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Merge the reports of several processes; averaged percentiles are accurate enough here."""
+    if not reports:
         return {"phase": "starting Locust", "measured_s": 0.0, "requests": 0, "failures": 0}
-    answered = [(one, one["requests"] - one["failures"]) for one in said]
-    weight = sum(count for one, count in answered if one["p50_ms"] is not None)
+    succeeded = [(one, one["requests"] - one["failures"]) for one in reports]
+    weight = sum(count for one, count in succeeded if one["p50_ms"] is not None)
     view = {
-        "phase": said[0]["phase"],
-        # Processes of one protocol measure at the same time, protocols take turns.
+        "phase": reports[0]["phase"],
+        # Processes of one protocol measure at the same time, protocols are interleaved.
         "measured_s": sum(
-            max(one["measured_s"] for one in said if one["protocol"] == protocol)
-            for protocol in {one["protocol"] for one in said}
+            max(one["measured_s"] for one in reports if one["protocol"] == protocol)
+            for protocol in {one["protocol"] for one in reports}
         ),
-        "requests": sum(one["requests"] for one in said),
-        "failures": sum(one["failures"] for one in said),
+        "requests": sum(one["requests"] for one in reports),
+        "failures": sum(one["failures"] for one in reports),
     }
     for name in ("p50_ms", "p99_ms"):
         if weight:
-            total = sum(one[name] * count for one, count in answered if one[name] is not None)
+            total = sum(one[name] * count for one, count in succeeded if one[name] is not None)
             view[name] = total / weight
     return view
 
@@ -65,12 +65,12 @@ def sentence(view: dict[str, Any]) -> str:
 
 
 class Display:
-    """Shows the progress of one run, or of several that go on together, on stderr."""
+    """Shows the progress of one run or of several interleaved runs on stderr."""
 
     def __init__(self, runs: Sequence[LoadTestSettings]) -> None:
         self._before_s = max(settings.spawn_s + settings.warmup_s for settings in runs)
         self._total_s = max(settings.total_s for settings in runs)
-        self._asked_s = sum(settings.duration_s for settings in runs)
+        self._measured_s = sum(settings.duration_s for settings in runs)
         self._began = time.monotonic()
         self._next_line_s = LINE_EVERY_S
         self._bar: Progress | None = None
@@ -100,15 +100,15 @@ class Display:
             self._bar.stop()
 
     def note(self, text: str) -> None:
-        """Say something that is no reason to stop."""
+        """Print a note."""
         print(f"note: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
-    def show(self, said: Sequence[dict[str, Any]]) -> None:
-        view = together(said)
+    def show(self, reports: Sequence[dict[str, Any]]) -> None:
+        view = merge(reports)
         waited_s = time.monotonic() - self._began
         done_s = min(waited_s, self._before_s)
         if view["measured_s"]:
-            share = view["measured_s"] / self._asked_s
+            share = view["measured_s"] / self._measured_s
             done_s = self._before_s + share * (self._total_s - self._before_s)
         if self._bar is not None:
             self._bar.update(self._task, completed=done_s, description=sentence(view))

@@ -1,4 +1,4 @@
-"""What one Locust process measures: windows of time, and what the requests in them took."""
+"""Records the requests of one load-generator process within its measurement windows."""
 
 from __future__ import annotations
 
@@ -25,51 +25,50 @@ SERIES = (
     "server_total",
     "server_queue",
     "server_compute",
-    "server_every",  # the server's total of every answer, measured or not, right or not
+    "server_every",  # server latency of every response, including warm-up and failures
 )
-# Whose sums tell, while a run goes on, what a request's time is made of.
-PARTS_OF = ("client", "gateway", "upstream", "server_total", "server_queue", "server_compute")
-# Requests kept with all their parts, for what a percentile is made of.
-MAX_ROWS = 20_000
+# Series whose sums are exported as live metrics.
+LIVE_PARTS = ("client", "gateway", "upstream", "server_total", "server_queue", "server_compute")
+MAX_ROWS = 20_000  # size of the sample for the latency breakdown
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One request as it ended.
+    """One completed request.
 
     Attributes:
-        started_ns: By the clock of `time.perf_counter_ns`, just before the call.
-        ended_ns: When the answer had been read and parsed.
-        failure: A short reason; None of a right answer.
-        server: What the server says it spent on a right answer.
-        answered_ms: What it says it spent in all, on whatever answer.
-        told: The digits that the answer tells, one for each image of the request.
-        gateway: What the gateway says it spent.
-        intended_ns: When the schedule wanted it sent; None without a schedule.
+        started_ns: Just before the call, by `time.perf_counter_ns`.
+        ended_ns: When the response was read and parsed.
+        failure: The reason of a failure; None if successful.
+        server: The Server-Timing of a successful response.
+        predicted: The predicted digit of each image.
+        gateway: The gateway's timing of a successful response.
+        intended_ns: The scheduled send; None without a schedule.
+        server_total_ms: The server latency of any response.
     """
 
     started_ns: int
     ended_ns: int
     failure: str | None = None
     server: ServerTiming | None = None
-    told: tuple[int, ...] | None = None
+    predicted: tuple[int, ...] | None = None
     gateway: GatewayTiming | None = None
     intended_ns: int | None = None
-    answered_ms: float | None = None
+    server_total_ms: float | None = None
 
     @property
     def latency_us(self) -> float:
-        """From the moment it should have been sent: what a caller waited who came then."""
+        """Request latency, from the scheduled send if there is one."""
         return (self.ended_ns - self.due_ns) / 1000
 
     @property
     def sent_us(self) -> float:
-        """From the moment it was sent."""
+        """From the actual send."""
         return (self.ended_ns - self.started_ns) / 1000
 
     @property
     def lag_us(self) -> float:
-        """How late it was sent."""
+        """Dispatch lag."""
         return max(self.started_ns - self.due_ns, 0) / 1000
 
     @property
@@ -79,10 +78,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of time that is measured, in nanoseconds of the recorder's clock.
-
-    `number` is the block's place in an interleaved run, None where the run is of one piece.
-    """
+    """A measurement window in nanoseconds of the recorder's clock, with its block's number."""
 
     begins_ns: int
     ends_ns: int
@@ -90,7 +86,7 @@ class Window:
 
 
 class Recorder:
-    """Counts the requests that are due while a window is open; the others are warm-up."""
+    """Records requests whose scheduled send lies in a window; others count as warm-up."""
 
     def __init__(
         self,
@@ -100,14 +96,14 @@ class Recorder:
         wrong: frozenset[int] | None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        """Make one whose windows are not known yet.
+        """Create a recorder without windows.
 
         Args:
             process: The name of this process in the run.
             protocol: `rest` or `grpc`.
-            labels: The digit that each image shows; None where it shows none.
-            wrong: The instances that the model is known to tell wrong; None if that is not known.
-            clock: Nanoseconds, as Outcome's.
+            labels: The digit of each image; None for random payloads.
+            wrong: The instances that the model is known to misclassify; None if unknown.
+            clock: Nanoseconds, the clock of Outcome.
         """
         self._process = process
         self._protocol = protocol
@@ -116,10 +112,10 @@ class Recorder:
         self._clock = clock
         self._windows: list[Window] = []
         self._blocks: dict[int, Series] = {}
-        # The generator's CPU time within its windows: in others' turns it has nothing to do.
+        # CPU time within the windows only: the generator is idle in other runs' blocks.
         self._cpu_s = 0.0
         self._cpu_over_s = 0.0
-        self._looked: tuple[int, float] | None = None  # clock and CPU time, if within a window
+        self._cpu_sample: tuple[int, float] | None = None  # clock and CPU time, inside a window
         self._closed = False
         self._started = _now()
         self._rng = random.Random(process)  # noqa: S311  # of a sample, not of a secret
@@ -134,38 +130,38 @@ class Recorder:
         self._expected_correct = 0
         self.series = {name: Series() for name in SERIES}
         self._live_failures = 0
-        self._live = Series()  # the client's, of every request that succeeded
+        self._live = Series()  # request latency of every success, including warm-up
 
     @property
     def client(self) -> Series:
         return self.series["client"]
 
     def open(self, duration_s: float) -> None:
-        """Measure the requests that are due from now on, for `duration_s`."""
+        """Open one window of `duration_s` now."""
         now = self._clock()
         self.open_windows([Window(now, now + round(duration_s * NS_PER_S))])
 
     def open_windows(self, windows: Sequence[Window]) -> None:
-        """Measure the requests that are due within one of `windows`, which are in order."""
+        """Measure within `windows`, which are in order."""
         self._windows = list(windows)
         self._blocks = {one.number: Series() for one in windows if one.number is not None}
         self._started = _now()
-        self.look()
+        self.sample_cpu()
 
-    def look(self) -> None:
-        """Take note of the CPU time; called often while windows open and close."""
+    def sample_cpu(self) -> None:
+        """Account the CPU time since the last call; called often while windows open and close."""
         now, cpu_s = self._clock(), time.process_time()
-        if self._looked is not None:
-            before_ns, before_s = self._looked
+        if self._cpu_sample is not None:
+            before_ns, before_s = self._cpu_sample
             self._cpu_s += cpu_s - before_s
             self._cpu_over_s += (now - before_ns) / NS_PER_S
-        self._looked = (now, cpu_s) if self._window_of(now) is not None else None
+        self._cpu_sample = (now, cpu_s) if self._window_of(now) is not None else None
 
     def close(self) -> None:
-        """Measure no request that is due from now on. The windows may have run out before."""
+        """Close all windows now."""
         if self._closed or not self._windows:
             return
-        self.look()
+        self.sample_cpu()
         self._closed = True
         now = self._clock()
         self._windows = [
@@ -176,7 +172,7 @@ class Recorder:
 
     @property
     def measured_s(self) -> float:
-        """How long windows have been open."""
+        """The time that windows have been open."""
         now = self._clock()
         return sum(max(min(now, w.ends_ns) - w.begins_ns, 0) for w in self._windows) / NS_PER_S
 
@@ -187,9 +183,9 @@ class Recorder:
         return self._clock() >= self._windows[-1].ends_ns
 
     def record(self, outcome: Outcome, instance: int) -> None:
-        """Count a request whose first image has that index."""
-        if outcome.answered_ms is not None:
-            self.series["server_every"].record(outcome.answered_ms * 1000)
+        """Record a request; `instance` is the index of its first image."""
+        if outcome.server_total_ms is not None:
+            self.series["server_every"].record(outcome.server_total_ms * 1000)
         if outcome.failure is None:
             self._live.record(outcome.latency_us)
         else:
@@ -206,8 +202,8 @@ class Recorder:
             self.failures[outcome.failure] += 1
             return
         self._measure(outcome, window)
-        if self._labels is not None and outcome.told is not None:
-            for place, digit in enumerate(outcome.told):
+        if self._labels is not None and outcome.predicted is not None:
+            for place, digit in enumerate(outcome.predicted):
                 image = (instance + place) % len(self._labels)
                 self._scored += 1
                 self._correct += digit == self._labels[image]
@@ -241,7 +237,7 @@ class Recorder:
                 Row(
                     client=round(client_us, 3),
                     late=round(outcome.lag_us, 3),
-                    # Without a gateway that states its times they are the network's.
+                    # Without gateway timing that time counts as network.
                     gateway=gateway.in_us if gateway else 0.0,
                     upstream=gateway.upstream_us if gateway else total_us,
                     server_total=total_us,
@@ -251,7 +247,7 @@ class Recorder:
             )
 
     def _sample(self, row: Row) -> None:
-        """Keep a uniform sample of at most MAX_ROWS: each request is as likely to be in it."""
+        """Add to a uniform reservoir sample of at most MAX_ROWS requests."""
         self._timed += 1
         if len(self._rows) < MAX_ROWS:
             self._rows.append(row)
@@ -259,7 +255,7 @@ class Recorder:
             self._rows[place] = row
 
     def progress(self) -> dict[str, Any]:
-        """So far, for a display and for live metrics; `live` has the warm-up in it."""
+        """The progress for the display and live metrics; `live` includes the warm-up."""
         p50, p99 = self.client.percentiles_ms([50, 99])
         return {
             "measured_s": round(self.measured_s, 3),
@@ -271,7 +267,7 @@ class Recorder:
             "live": {
                 "client": self._live.encode(),
                 "failures": self._live_failures,
-                "sums_us": {name: self.series[name].sum_us for name in PARTS_OF},
+                "sums_us": {name: self.series[name].sum_us for name in LIVE_PARTS},
                 "lag_p99_ms": self.series["lag"].percentile_ms(99),
                 "busy": self._busy,
             },
@@ -279,11 +275,11 @@ class Recorder:
 
     @property
     def _busy(self) -> float | None:
-        """The process's share of a core since it began to measure."""
+        """CPU utilization within the windows, of one core."""
         return self._cpu_s / self._cpu_over_s if self._cpu_over_s > 0 else None
 
     def result(self) -> dict[str, Any]:
-        """The raw result of this process, once the windows are closed."""
+        """The raw result of this process; call after close()."""
         first_ns = self._windows[0].begins_ns if self._windows else 0
         digits = None
         if self._labels is not None:

@@ -1,4 +1,4 @@
-"""report.html: one file that holds everything it shows and loads nothing."""
+"""report.html: a self-contained page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loadtest import tables
 from loadtest.attribution import LABELS, PARTS
 from loadtest.plots import COLOURS, PART_COLOURS, Pictures
 from loadtest.run_folder import PROTOCOLS
-from loadtest.verdict import words
+from loadtest.verdict import display
 
 SETTING_NAMES = {
     "test_type": "test type",
@@ -60,15 +60,15 @@ def of_comparison(document: Mapping[str, Any], pictures: Pictures) -> str:
     named = [(side["name"], document["runs"][side["key"]]) for side in document["sides"]]
     verdicts = document["verdicts"]
     if len(verdicts) == 1:
-        said = [verdicts[0]["sentences"]["p50"], verdicts[0]["sentences"]["p99"]]
+        sentences = [verdicts[0]["sentences"]["p50"], verdicts[0]["sentences"]["p99"]]
         title = tables.headline(verdicts[0])
     else:
-        said = [tables.headline(verdict) for verdict in verdicts]
+        sentences = [tables.headline(verdict) for verdict in verdicts]
         title = f"{len(named)} request variants compared"
     caveats = (text for verdict in verdicts for text in verdict["caveats"])
     return _render(
         headline=title,
-        lead=[*_lead(named), *said],
+        lead=[*_lead(named), *sentences],
         named=named,
         figures=tables.of_comparison(document),
         pictures=pictures,
@@ -79,7 +79,7 @@ def of_comparison(document: Mapping[str, Any], pictures: Pictures) -> str:
 
 
 def environment() -> Environment:
-    """Of every page."""
+    """The Jinja environment of every page."""
     return Environment(
         loader=PackageLoader("loadtest"),
         autoescape=True,
@@ -89,8 +89,8 @@ def environment() -> Environment:
     )
 
 
-def beside(machines: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Rows of facts about machines."""
+def machine_rows(machines: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Rows of machine properties, one column per machine."""
     return _beside([_flat(machine) for machine in machines], {})
 
 
@@ -121,7 +121,7 @@ def _render(
                 for reason, number in run["failures_by_reason"].items()
             ],
             settings=_beside([_tabled(run["settings"]) for run in runs], SETTING_NAMES),
-            machine=beside([run["machine"] for run in runs]),
+            machine=machine_rows([run["machine"] for run in runs]),
             commands=[run["settings"]["command"] for run in runs if "command" in run["settings"]],
             started=[_time(run["started"]) for run in runs],
             wide=pictures.wide,
@@ -131,7 +131,7 @@ def _render(
 
 
 def _bars(attribution: Mapping[str, Any]) -> list[tuple[str, float, list[tuple[str, float]]]]:
-    """A bar for each statistic: its name, its length and its parts, in milliseconds."""
+    """A bar per statistic: name, length and parts in milliseconds."""
     return [
         (name, one["total"], [(LABELS[part], max(one["parts"][part], 0.0)) for part in PARTS])
         for name, one in attribution.items()
@@ -139,13 +139,13 @@ def _bars(attribution: Mapping[str, Any]) -> list[tuple[str, float, list[tuple[s
 
 
 def _longest(runs: Sequence[Mapping[str, Any]]) -> float:
-    """The sum of the longest bar, milliseconds."""
+    """The length of the longest bar, milliseconds."""
     sums = [sum(ms for _, ms in parts) for run in runs for _, _, parts in _bars(run["attribution"])]
     return max(sums, default=0.0) or 1.0
 
 
 def _lead(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """What was done, in one sentence for each run."""
+    """One line per run: requests, failures and latency."""
     found = []
     for name, run in named:
         client = run["latency_ms"]["client"]
@@ -162,17 +162,17 @@ def _lead(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
 def _beside(
     columns: Sequence[Mapping[str, Any]], names: Mapping[str, str]
 ) -> list[tuple[str, list[str]]]:
-    """Rows of a name and one value for each run, or one value where all agree."""
+    """Rows of a label and one value per run, or a single value if all are equal."""
     keys = list(dict.fromkeys(key for column in columns for key in column))
     rows = []
     for key in keys:
-        values = [words(column.get(key)) for column in columns]
+        values = [display(column.get(key)) for column in columns]
         rows.append((names.get(key, key), values[:1] if len(set(values)) == 1 else values))
     return rows
 
 
 def _tabled(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without what stands in the heading and below the table."""
+    """The settings except those shown elsewhere on the page."""
     return {key: value for key, value in settings.items() if key not in ("protocol", "command")}
 
 

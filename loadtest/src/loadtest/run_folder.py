@@ -1,4 +1,4 @@
-"""The folder of one result: its name, its settings and the raw result of every load generator."""
+"""A result folder: its name, settings and raw results."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from loadtest.server_metrics import Reading
 SETTINGS = "settings.json"
 SERVER_METRICS = "server_metrics.json"
 LATEST = "latest"
-PROTOCOLS = {"rest": "REST", "grpc": "gRPC"}  # as files spell them, as people do
+PROTOCOLS = {"rest": "REST", "grpc": "gRPC"}  # key in files, display name
 
 
 class ResultUnreadable(LoadTestError):
-    """A result folder lacks a file, or a file is not what a load test writes."""
+    """A result folder lacks a file, or a file is invalid."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ResultUnreadable: No such file, or no object in it.
+        ResultUnreadable: The file is missing or not a JSON object.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One folder below `results`, made for one run or one comparison."""
+    """The folder of one run or comparison below `results`."""
 
     path: Path
 
@@ -57,9 +57,9 @@ class RunFolder:
     def create(
         cls, output: Path, what: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> RunFolder:
-        """Make `<UTC time>-<what>` below `output` and point `latest` at it.
+        """Create `<UTC time>-<what>` below `output` and link `latest` to it.
 
-        A second folder of the same second and name gets `-2`, and so on.
+        A suffix such as `-2` keeps names of the same second unique.
         """
         output.mkdir(parents=True, exist_ok=True)
         name = f"{now():%Y%m%dT%H%M%SZ}-{what}"
@@ -78,7 +78,7 @@ class RunFolder:
 
     @property
     def raw(self) -> Path:
-        """Where each load generator writes its result; made when first asked for."""
+        """The folder of the raw results; created on first use."""
         path = self.path / "raw"
         path.mkdir(exist_ok=True)
         return path
@@ -90,14 +90,14 @@ class RunFolder:
         write_json(self.raw_file(process), result)
 
     def raw_results(self) -> list[dict[str, Any]]:
-        """What the load generators have written, by name."""
+        """The raw results of the load generators, by name."""
         return [read_json(path) for path in sorted(self.path.glob("raw/*.json"))]
 
     def write_server_metrics(self, reading: Reading) -> None:
         write_json(self.path / SERVER_METRICS, reading.document())
 
     def server_metrics(self) -> Reading | None:
-        """What the servers' /metrics said; None of a run that did not ask."""
+        """The server metrics; None if the run did not scrape any."""
         path = self.path / SERVER_METRICS
         return Reading.from_document(read_json(path)) if path.exists() else None
 
@@ -110,7 +110,7 @@ class RunFolder:
     def _point_latest_here(self) -> None:
         link = self.path.parent / LATEST
         if link.exists() and not link.is_symlink():
-            return  # someone's own folder of that name
+            return  # a user's own folder
         fresh = self.path.parent / f".{LATEST}-{self.path.name}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(self.path.name)

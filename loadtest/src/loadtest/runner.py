@@ -1,4 +1,4 @@
-"""Runs one load test: the first request, the Locust processes, their end, the report."""
+"""Runs a load test: preflight request, Locust processes, report."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ MASTER = "master"
 
 Address: TypeAlias = tuple[str, int]  # host and port
 
-START = "start.json"  # as the Locust processes look for it
-STOP = "stop"  # likewise the master of load generators elsewhere
-READY = "ready"  # as they say it
+START = "start.json"  # read by the Locust processes
+STOP = "stop"  # read by the master of remote load generators
+READY = "ready"  # a phase that load generators report
 
-# Of a load generator, unless the person's environment has another. The thread that sends a call
-# waits for its answer on the socket itself, instead of being woken by a thread of grpc's that does.
+# Defaults of the load generators' environment. Without gRPC's event engine the sending thread polls
+# the socket itself, instead of being woken by a gRPC thread.
 GENERATOR_DEFAULTS = {"GRPC_EXPERIMENTS": "-event_engine_client"}
 
 POLL_S = 0.1
 START_AFTER_S = 0.3
-OTHERS_S = 600.0  # for someone to start the load generators elsewhere
-START_UP_S = 60.0  # Locust's imports on a slow machine, and its workers finding their master
+REMOTE_START_S = 600.0  # for a person to start the remote load generators
+START_UP_S = 60.0  # for Locust's imports on a slow machine and its workers' connections
 STOP_S = 10.0
 LOG_LINES = 15
 
@@ -54,34 +54,33 @@ LOG_LINES = 15
 def run_load_test(
     settings: LoadTestSettings, credentials: Credentials, bind: Address | None = None
 ) -> Path:
-    """Measure, and write the report.
+    """Run a load test and write its report.
 
     Args:
-        settings: What is done.
-        credentials: The client's.
-        bind: Where load generators on other machines are waited for, as many as `processes`; None
-            to start them here.
+        settings: The run's settings.
+        credentials: The client's keys.
+        bind: Listen here for `processes` remote load generators; None starts local ones.
 
     Returns:
         The run's folder below `settings.output`: settings, raw results, summary, plot, report.
 
     Raises:
-        SettingInvalid: The model's folder holds no model, a schedule cannot be made.
-        PreflightFailed: The first request is not answered rightly; no folder is made.
-        LoadGeneratorFailed: A Locust process died or did not finish.
-        LoadTestInterrupted: SIGINT or SIGTERM; the folder holds what was measured until then.
+        SettingInvalid: The model folder or the schedule is invalid.
+        PreflightFailed: The preflight request failed; there is no folder.
+        LoadGeneratorFailed: A Locust process exited early or timed out.
+        LoadTestInterrupted: SIGINT or SIGTERM; the folder holds the partial result.
     """
-    return run_together([settings], credentials, bind)[0]
+    return run_interleaved([settings], credentials, bind)[0]
 
 
 def run_worker(settings: LoadTestSettings, credentials: Credentials, master: Address) -> None:
-    """Be a load generator of a run that waits for it at `master`, until that has ended.
+    """Run one load generator of the run at `master` until that ends.
 
     Raises:
         SettingInvalid: As run_load_test.
-        PreflightFailed: From here the first request is not answered rightly.
-        LoadGeneratorFailed: The run did not end as it should, or never was there.
-        KeyboardInterrupt: SIGINT or SIGTERM; the run is not valid without it.
+        PreflightFailed: The preflight request from this machine failed.
+        LoadGeneratorFailed: The run failed or was not found.
+        KeyboardInterrupt: SIGINT or SIGTERM; the run is then invalid.
     """
     check(settings)
     preflight.check(settings, credentials)
@@ -98,25 +97,25 @@ def run_worker(settings: LoadTestSettings, credentials: Credentials, master: Add
             if status != 0:
                 raise LoadGeneratorFailed(
                     f"Locust exited with status {status} before the end of the test"
-                    f"{fleet.end_of_log()}"
+                    f"{fleet.log_tail()}"
                 )
         finally:
             fleet.stop()
 
 
-def run_together(
+def run_interleaved(
     runs: Sequence[LoadTestSettings], credentials: Credentials, bind: Address | None = None
 ) -> list[Path]:
-    """Measure several runs that start at one moment, as interleaved ones do; see run_load_test."""
+    """Run several load tests with a common start, such as interleaved ones."""
     for settings in runs:
         check(settings)
         preflight.check(settings, credentials)
     if len(runs) > 1 and any(settings.web_port is not None for settings in runs):
         raise SettingInvalid("--web-port is set, expected none for interleaved runs; remove it")
     protocols = [settings.protocol for settings in runs]
-    # Of runs that share the servers nobody can tell whose requests these counted.
+    # Server metrics cannot separate runs that share the servers.
     pages = [
-        metrics_pages(settings) if protocols.count(settings.protocol) == 1 else None
+        metrics_urls(settings) if protocols.count(settings.protocol) == 1 else None
         for settings in runs
     ]
     fleets = []
@@ -124,10 +123,10 @@ def run_together(
         folder = RunFolder.create(settings.output, settings.protocol)
         folder.write_settings(settings.document())
         fleets.append(Fleet(settings, credentials, folder))
-    before = [Scraped(failure="the run did not start") for _ in runs]
+    before = [ScrapeResult(failure="the run did not start") for _ in runs]
 
-    def look() -> None:
-        before[:] = [scraped(settings, urls) for settings, urls in zip(runs, pages, strict=True)]
+    def scrape_before() -> None:
+        before[:] = [try_scrape(settings, urls) for settings, urls in zip(runs, pages, strict=True)]
 
     failure: LoadGeneratorFailed | None = None
     interrupted = False
@@ -140,17 +139,16 @@ def run_together(
     ):
         try:
             if bind is None:
-                look()
+                scrape_before()
             for fleet in fleets:
                 fleet.start(bind)
             if bind is None:
                 interrupted = _wait(fleets, stop_wanted, display, START_UP_S)
             else:
-                # Each load generator elsewhere asks for one prediction before it joins, and its
-                # users wait for the start.
-                interrupted = _wait(fleets, stop_wanted, display, OTHERS_S, look)
+                # Each remote load generator sends a preflight request before it joins.
+                interrupted = _wait(fleets, stop_wanted, display, REMOTE_START_S, scrape_before)
             if interrupted and bind is not None:
-                _hand_in_early(fleets)
+                _collect_partial_results(fleets)
         except LoadGeneratorFailed as error:
             failure = error
         finally:
@@ -161,14 +159,14 @@ def run_together(
     for fleet, urls, first in zip(fleets, pages, before, strict=True):
         fleet.clean_up()
         if urls is not None:
-            last = scraped(fleet.settings, urls)
+            last = try_scrape(fleet.settings, urls)
             fleet.folder.write_server_metrics(
                 Reading(first.scrape, last.scrape, first.failure or last.failure)
             )
         if interrupted:
             fleet.folder.write_settings(fleet.settings.document(interrupted=True))
         if interrupted or failure:
-            with suppress(ResultUnreadable):  # stopped before there was anything
+            with suppress(ResultUnreadable):  # stopped before the first result
                 write_report(fleet.folder.path)
         else:
             write_report(fleet.folder.path)
@@ -179,38 +177,38 @@ def run_together(
     return [fleet.folder.path for fleet in fleets]
 
 
-def metrics_pages(settings: LoadTestSettings) -> list[str] | None:
-    """Where the servers' metrics are; None if they are not to be read."""
+def metrics_urls(settings: LoadTestSettings) -> list[str] | None:
+    """The servers' /metrics URLs; None if they are not scraped."""
     if settings.server_metrics is None:
         return None
     return server_metrics.urls(settings.server_metrics, settings.protocol)
 
 
 @dataclass(frozen=True)
-class Scraped:
-    """What a scrape gave, or why it gave nothing."""
+class ScrapeResult:
+    """A scrape, or why it failed."""
 
     scrape: Scrape | None = None
     failure: str | None = None
 
 
-def scraped(settings: LoadTestSettings, urls: list[str] | None) -> Scraped:
-    """Read the servers' metrics; what goes wrong is for the report, not the end of the run."""
+def try_scrape(settings: LoadTestSettings, urls: list[str] | None) -> ScrapeResult:
+    """Scrape the servers' metrics; a failure is reported and does not end the run."""
     if not urls:
-        return Scraped(failure=f"no target has the label protocol={settings.protocol}")
+        return ScrapeResult(failure=f"no target has the label protocol={settings.protocol}")
     try:
-        return Scraped(server_metrics.scrape(urls, settings.protocol))
+        return ScrapeResult(server_metrics.scrape(urls, settings.protocol))
     except (OSError, ValueError) as error:
-        return Scraped(failure=f"scraping {', '.join(urls)} failed: {error}")
+        return ScrapeResult(failure=f"scraping {', '.join(urls)} failed: {error}")
 
 
 def check(settings: LoadTestSettings) -> None:
-    """Refuse, in a sentence, what a Locust process would only fail at.
+    """Check what would otherwise fail in a Locust process.
 
     Raises:
-        SettingInvalid: The model's folder holds no model, a schedule cannot be made.
+        SettingInvalid: The model folder or the schedule is invalid.
     """
-    payloads.model_wrong(settings.model_folder)
+    payloads.misclassified(settings.model_folder)
     if settings.open:
         seconds = settings.warmup_s + settings.measuring_s
         arrivals.schedule(settings.arrivals, settings.rate, seconds, settings.seed)
@@ -223,7 +221,7 @@ def _wait(
     arrive_s: float,
     before_begin: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Until every result is there; True if a signal came first."""
+    """Wait for every result; True if a signal came first."""
     total_s = max(fleet.settings.total_s for fleet in fleets)
     limit_s = arrive_s + total_s + 2 * REQUEST_TIMEOUT_S
     deadline = time.monotonic() + limit_s
@@ -236,20 +234,20 @@ def _wait(
         if not started and all(fleet.ready for fleet in fleets):
             started = True
             before_begin()
-            # Late enough for each to have read it.
+            # Late enough for every process to have read it.
             start_ns = time.perf_counter_ns() + round(START_AFTER_S * NS_PER_S)
             for fleet in fleets:
                 fleet.begin(start_ns)
         if time.monotonic() > deadline:
             raise LoadGeneratorFailed(
-                f"Locust did not finish within {limit_s:.0f} s{fleets[0].end_of_log()}"
+                f"Locust did not finish within {limit_s:.0f} s{fleets[0].log_tail()}"
             )
         display.show([one for fleet in fleets for one in fleet.progress])
     return False
 
 
-def _hand_in_early(fleets: Sequence[Fleet]) -> None:
-    """Ask load generators elsewhere for what they have measured until now."""
+def _collect_partial_results(fleets: Sequence[Fleet]) -> None:
+    """Request the partial results of remote load generators."""
     for fleet in fleets:
         (fleet.folder.path / STOP).touch()
     deadline = time.monotonic() + STOP_S
@@ -259,7 +257,7 @@ def _hand_in_early(fleets: Sequence[Fleet]) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Set on SIGINT and SIGTERM, instead of what these do: no process is left half stopped."""
+    """An event that SIGINT and SIGTERM set, so that all processes are stopped in order."""
     wanted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield wanted
@@ -287,7 +285,7 @@ class Fleet:
     _has_master: bool = False
 
     def start(self, bind: Address | None = None) -> None:
-        """Start the load generators, or with `bind` only the master of those elsewhere."""
+        """Start the load generators, or with `bind` only the master of remote ones."""
         self._has_master = self.settings.processes > 1 or bind is not None
         (self.folder.path / "progress").mkdir()
         _ = self.folder.raw
@@ -296,7 +294,7 @@ class Fleet:
                 self._start("locust", self._load(), log)
                 return
             host, port = ("127.0.0.1", _free_port()) if bind is None else bind
-            arrive_s = int(START_UP_S if bind is None else OTHERS_S)
+            arrive_s = int(START_UP_S if bind is None else REMOTE_START_S)
             self._start(
                 MASTER,
                 [
@@ -312,36 +310,37 @@ class Fleet:
                 self._start(name, _of_master(host, port), log)
 
     def start_worker(self, master: Address) -> None:
-        """Start one load generator of the run that waits at `master`."""
+        """Start one load generator of the run at `master`."""
         with (self.folder.path / LOG).open("ab") as log:
-            # A name of its own: its users' waits and digits are drawn from it.
+            # A unique name: it seeds the users' wait times and instance order.
             name = f"remote-x{secrets.token_hex(8)}"
             self._start(name, _of_master(*master), log, remote=True)
 
     def worker_status(self) -> int | None:
-        """How that one has ended; None while it runs."""
+        """The exit status of that load generator; None while it runs."""
         (process,) = self._running.values()
         return process.poll()
 
     @property
     def progress(self) -> list[dict[str, Any]]:
-        """What the load generators have said last."""
+        """The latest reports of the load generators."""
         return progress.read(self.folder.path / "progress")
 
     @property
     def ready(self) -> bool:
-        """Whether every load generator has its users."""
-        said = self.progress
-        return len(said) == self.settings.processes and all(one["phase"] == READY for one in said)
+        """Whether every load generator has started its users."""
+        reports = self.progress
+        ready = [one for one in reports if one["phase"] == READY]
+        return len(ready) == len(reports) == self.settings.processes
 
     def begin(self, start_ns: int) -> None:
-        """Tell every load generator when the common clock starts."""
+        """Publish the common start."""
         partial = self.folder.path / f"{START}.partial"
         partial.write_text(json.dumps({"start_ns": start_ns}), encoding="utf-8")
         partial.replace(self.folder.path / START)
 
     def clean_up(self) -> None:
-        """Remove what only a run that goes on needs."""
+        """Remove files that only a running test needs."""
         shutil.rmtree(self.folder.path / "progress", ignore_errors=True)
         for name in (START, STOP):
             (self.folder.path / name).unlink(missing_ok=True)
@@ -351,10 +350,10 @@ class Fleet:
         return not self._unfinished()
 
     def check(self) -> None:
-        """Notice a process that has ended before its result was there.
+        """Check for processes that exited without a result.
 
         Raises:
-            LoadGeneratorFailed: One has; with the end of the log.
+            LoadGeneratorFailed: One did; the message has the end of the log.
         """
         ended = {name: process.poll() for name, process in self._running.items()}
         needed = self._unfinished()
@@ -363,16 +362,16 @@ class Fleet:
                 how = f"on signal {-status}" if status < 0 else f"with status {status}"
                 raise LoadGeneratorFailed(
                     f"Locust process {name} exited {how} before the end of the test"
-                    f"{self.end_of_log()}"
+                    f"{self.log_tail()}"
                 )
 
     def terminate(self) -> None:
-        """Ask every process that still runs to end."""
+        """Send SIGTERM to every running process."""
         for process in self._running.values():
             process.terminate()
 
     def stop(self) -> None:
-        """End every process that still runs: by request, then by force."""
+        """Stop every running process: SIGTERM, then SIGKILL."""
         self.terminate()
         deadline = time.monotonic() + STOP_S
         for process in self._running.values():
@@ -383,8 +382,8 @@ class Fleet:
                 process.wait()
         self._running.clear()
 
-    def end_of_log(self) -> str:
-        """For the end of a sentence."""
+    def log_tail(self) -> str:
+        """The end of the log, as a suffix of an error message."""
         try:
             lines = (self.folder.path / LOG).read_text("utf-8", errors="replace").splitlines()
         except OSError:
@@ -412,7 +411,7 @@ class Fleet:
             *page,
             *("--users", str(users)),
             *("--spawn-rate", str(rate)),
-            *("--exit-code-on-error", "0"),  # failures are counted, not a crash
+            *("--exit-code-on-error", "0"),  # failed requests are results
         ]
 
     def _start(
@@ -430,7 +429,7 @@ class Fleet:
             "LOADTEST_RUN_PROCESS": name,
             "LOADTEST_RUN_PARENT": str(os.getpid()),
             "LOADTEST_RUN_REMOTE": "1" if remote else "",
-            # Requests are sent in native threads, whose locks and sockets must be Python's own.
+            # Native threads need Python's own locks and sockets.
             "LOCUST_SKIP_MONKEY_PATCH": "1",
             "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
@@ -440,11 +439,11 @@ class Fleet:
         self._running[name] = subprocess.Popen(
             [*command, *options],
             env=environment,
-            cwd=self.folder.path,  # no settings file of Locust's lies there
+            cwd=self.folder.path,  # has no Locust configuration file
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is ours to pass on
+            start_new_session=True,  # Ctrl-C reaches only this process
         )
 
 

@@ -1,4 +1,4 @@
-"""One series of durations: an HdrHistogram of microseconds, with count, sum and maximum exact."""
+"""A series of durations: an HdrHistogram of microseconds with exact count, sum and maximum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIGITS = 3
 
 
 class EncodedSeries(TypedDict):
-    """A series as it stands in a raw result file."""
+    """A series in a raw result file."""
 
     histogram: str  # HdrHistogram V2, compressed, base64
     count: int
@@ -25,19 +25,18 @@ class EncodedSeries(TypedDict):
 
 
 class Buckets(NamedTuple):
-    """The histogram's buckets that hold a duration, shortest first; three arrays of one length."""
+    """The non-empty buckets in ascending order; three arrays of one length."""
 
-    low_us: NDArray[np.int64]  # the smallest whole microsecond of each
-    high_us: NDArray[np.int64]  # the largest: what a percentile that falls in it says
+    low_us: NDArray[np.int64]  # smallest microsecond of each
+    high_us: NDArray[np.int64]  # largest, the value of a percentile in it
     counts: NDArray[np.int64]
 
 
 class Series:
     """Durations in microseconds, from one process or merged from several.
 
-    The histogram keeps whole microseconds from 1 to 600,000,000 at 3 significant digits. What lies
-    outside is counted at the nearer end of that range; count, sum and maximum take the duration as
-    it was measured, so the mean and the maximum are exact whatever the range.
+    The histogram holds 1 to 600,000,000 microseconds at 3 significant digits and clamps
+    out-of-range values. Count, sum and maximum are not clamped, so mean and maximum are exact.
     """
 
     def __init__(self) -> None:
@@ -48,14 +47,14 @@ class Series:
 
     @property
     def histogram(self) -> HdrHistogram:
-        """For HdrHistogram's own writers; not to be changed."""
+        """The underlying histogram, read-only, for HdrHistogram's writers."""
         return self._histogram
 
     def record(self, us: float) -> None:
         """Add one duration.
 
         Raises:
-            ValueError: The duration is negative or not finite: no clock measured that.
+            ValueError: The duration is negative or not finite.
         """
         if not math.isfinite(us) or us < 0:
             raise ValueError(f"a duration is {us} microseconds, expected a finite number >= 0")
@@ -65,7 +64,7 @@ class Series:
         self.max_us = max(self.max_us, us)
 
     def merge(self, other: Series) -> None:
-        """Add what `other` has recorded."""
+        """Add the durations of `other`."""
         if other.count:
             self._histogram.add(other._histogram)
         self.count += other.count
@@ -83,11 +82,10 @@ class Series:
 
     @classmethod
     def decode(cls, encoded: Mapping[str, Any]) -> Series:
-        """Read back what `encode` wrote.
+        """The inverse of `encode`.
 
         Raises:
-            ValueError: The histogram cannot be read, or holds another number of durations than
-                `count` says.
+            ValueError: The histogram is unreadable or does not match `count`.
         """
         series = cls()
         try:
@@ -96,19 +94,19 @@ class Series:
             series.sum_us = float(encoded["sum_us"])
             series.max_us = float(encoded["max_us"])
         except Exception as error:  # hdrh raises its own, zlib's, binascii's and struct's
-            raise ValueError(f"a series of durations cannot be read: {error!r}") from error
+            raise ValueError(f"a series of durations is not readable: {error!r}") from error
         if series._histogram.get_total_count() != series.count:
             raise ValueError(
                 f"a histogram holds {series._histogram.get_total_count()} durations, "
-                f"its count says {series.count}"
+                f"expected {series.count}"
             )
         return series
 
     def percentile_ms(self, percentile: float) -> float | None:
-        """The smallest duration that `percentile` % of all durations do not exceed (nearest rank).
+        """A percentile by nearest rank.
 
         Returns:
-            Milliseconds, true within 0.1 %, never above the exact maximum; None of no durations.
+            Milliseconds, accurate to 0.1 % and never above the exact maximum; None if empty.
         """
         return self.percentiles_ms([percentile])[0]
 
@@ -132,7 +130,7 @@ class Series:
         return found
 
     def buckets(self) -> Buckets:
-        """What the histogram holds; empty arrays of no durations."""
+        """The non-empty buckets."""
         counts = np.ctypeslib.as_array(self._histogram.counts)
         filled = np.flatnonzero(counts)
         # The first 2 * half buckets are a microsecond wide; then the width doubles every `half`.

@@ -1,7 +1,7 @@
-"""What the servers count themselves, read from their /metrics before a run and after it.
+"""Server metrics, scraped from /metrics before and after a run.
 
-The answers' own Server-Timing says more, but it is the load test that collects it: two independent
-counts that agree are a reason to believe both.
+They check the load test's own figures: Server-Timing is more detailed, but the load test collects
+it. Two independent counts that agree support each other.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ P99_WITHIN = 0.05
 
 @dataclass(frozen=True)
 class Scrape:
-    """All servers of one protocol, added up.
+    """The metrics of one protocol, summed over all servers.
 
     Attributes:
-        count: Predictions that have ended.
-        buckets: How many of them took no longer than so many seconds.
-        cpu_s: CPU time of their processes; None where a server does not tell.
+        count: Completed predictions.
+        buckets: Cumulative counts by upper bound in seconds.
+        cpu_s: CPU time of the processes; None if not exported.
     """
 
     count: float = 0.0
@@ -42,7 +42,7 @@ class Scrape:
 
 @dataclass(frozen=True)
 class Reading:
-    """Both scrapes of a run; or why there are none."""
+    """Both scrapes of a run, or why they are missing."""
 
     before: Scrape | None = None
     after: Scrape | None = None
@@ -53,7 +53,7 @@ class Reading:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Reading:
-        """Read back what `document` gave."""
+        """The inverse of `document`."""
         before, after = (
             None if document[name] is None else Scrape(**document[name])
             for name in ("before", "after")
@@ -62,14 +62,14 @@ class Reading:
 
 
 def urls(source: str, protocol: str) -> list[str]:
-    """The /metrics pages of the servers of `protocol`.
+    """The /metrics URLs of the servers of `protocol`.
 
     Args:
-        source: URLs with commas between, or a file of targets as Prometheus reads it (file_sd).
-        protocol: Of a file, only targets that have this label, or none.
+        source: Comma-separated URLs, or a Prometheus file_sd file.
+        protocol: Targets of a file with another protocol label are skipped.
 
     Raises:
-        SettingInvalid: Neither.
+        SettingInvalid: `source` is neither.
     """
     if source.startswith(("http://", "https://")):
         return [url.strip() for url in source.split(",") if url.strip()]
@@ -89,11 +89,11 @@ def urls(source: str, protocol: str) -> list[str]:
 
 
 def scrape(pages: Iterable[str], protocol: str) -> Scrape:
-    """Read the pages once and add them up.
+    """Scrape the pages once and sum them.
 
     Raises:
-        OSError: A page cannot be read.
-        ValueError: A page is no metrics text.
+        OSError: A page is not readable.
+        ValueError: A page is not in the Prometheus text format.
     """
     texts = []
     with requests.Session() as session:
@@ -102,11 +102,11 @@ def scrape(pages: Iterable[str], protocol: str) -> Scrape:
             response = session.get(url, timeout=TIMEOUT_S)
             response.raise_for_status()
             texts.append(response.text)
-    return added_up(texts, protocol)
+    return aggregate(texts, protocol)
 
 
-def added_up(texts: Iterable[str], protocol: str) -> Scrape:
-    """The sums over the metrics of several servers."""
+def aggregate(texts: Iterable[str], protocol: str) -> Scrape:
+    """Sum the metrics of several servers."""
     count = 0.0
     buckets: dict[str, float] = {}
     cpu: list[float] = []
@@ -126,16 +126,16 @@ def added_up(texts: Iterable[str], protocol: str) -> Scrape:
 
 
 def figures(reading: Reading, answers: Series) -> dict[str, Any]:
-    """What the servers say of a run, beside what its answers say.
+    """Server metrics of a run beside the values of its responses.
 
     Args:
-        reading: The run's.
-        answers: The server's total of every answer of the run, warm-up included.
+        reading: Both scrapes.
+        answers: The server latency of every response, including warm-up.
 
     Returns:
-        `count` and `answers` (of predictions), `p99_ms` and the `p99_bucket_ms` that holds it,
-        `answers_p99_ms`, `cpu_ms` (of all processes of the servers for each prediction), and
-        `missing_because`, with which all of these are None.
+        `count` and `answers` (predictions by either), `p99_ms` with its bucket `p99_bucket_ms`,
+        `answers_p99_ms`, `cpu_ms` (server CPU time per prediction), and `missing_because`; if that
+        is set, all others are None.
     """
     found: dict[str, Any] = dict.fromkeys(
         (
@@ -165,7 +165,7 @@ def figures(reading: Reading, answers: Series) -> dict[str, Any]:
 
 
 def disagreements(found: Mapping[str, Any]) -> list[str]:
-    """Where the servers' figures and those of their answers are apart; see `figures`."""
+    """Where server metrics and responses disagree; see `figures`."""
     if found["missing_because"]:
         return [f"server metrics are missing: {found['missing_because']}"]
     if found["count"] is None:
@@ -178,7 +178,7 @@ def disagreements(found: Mapping[str, Any]) -> list[str]:
             "were lost"
         )
     ours, theirs = found["answers_p99_ms"], found["p99_ms"]
-    # Within the bucket that holds it a histogram cannot tell where it is.
+    # A histogram cannot resolve within a bucket.
     low, high = found["p99_bucket_ms"] or (0, math.inf)
     if ours and theirs and abs(theirs / ours - 1) > P99_WITHIN and not low <= ours <= high:
         texts.append(

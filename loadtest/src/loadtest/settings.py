@@ -1,4 +1,4 @@
-"""One load test's settings: the original's flags, and what this one adds."""
+"""Settings of a load test: the original's options and further ones."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ LOOPS = (CLOSED, OPEN)
 
 METRICS_BIND = f"127.0.0.1:{LOADTEST_PORT}"
 MAX_PROCESSES = 64
-MAX_IMAGES = 16  # what the servers take
-MAX_USERS_PER_PROCESS = 2_000  # gRPC calls run in one thread per user
-REQUEST_TIMEOUT_S = 10.0  # longer than the gateway waits for a model
+MAX_IMAGES = 16  # the servers' limit
+MAX_USERS_PER_PROCESS = 2_000  # one native thread per user
+REQUEST_TIMEOUT_S = 10.0  # longer than the gateway's upstream timeout
 MODEL_FOLDER = Path("models/deep_mnist/1")
 
 
 def wait_range(text: str) -> tuple[float, float]:
-    """The two numbers of "900-1100"; one number stands for both."""
+    """Parse "900-1100", or a single number for both bounds."""
     low, _, high = text.partition("-")
     try:
         return float(low), float(high or low)
@@ -69,7 +69,7 @@ def _number(name: str, of: str = "seconds") -> Callable[[str], float]:
     return parse
 
 
-# Environment variable -> setting and how its text is read.
+# Environment variable -> setting and parser.
 VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "LOADTEST_USERS": ("users", _whole("LOADTEST_USERS")),
     "LOADTEST_DURATION": ("duration_s", _number("LOADTEST_DURATION")),
@@ -97,9 +97,9 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 
 @dataclass(frozen=True)
 class Block:
-    """One turn of an interleaved run, in seconds from the end of the warm-up.
+    """One block of an interleaved run, in seconds from the end of the warm-up.
 
-    Requests are sent from begin_s to end_s; those due in the first settle_s are not measured.
+    Requests are sent from begin_s to end_s; the first settle_s are not measured.
     """
 
     number: int
@@ -110,33 +110,30 @@ class Block:
 
 @dataclass(frozen=True)
 class LoadTestSettings:
-    """What one run does. `option` in a field's metadata is its flag on the command line.
+    """Settings of one run. A field's metadata holds its command-line option.
 
     Attributes:
-        client: Whose keys are used.
-        hatch_rate: Users started per second.
-        host: Where REST is answered, as a URL without a path.
-        oauth_endpoint: Where tokens are fetched, as a URL without a path; `host` if not given.
-        rest_form: How REST asks, see wire.REST_FORMS; of no meaning to gRPC.
-        decimals: How many every number is rounded to, in both protocols, or "full"; None for the
-            two of the original's random numbers, and full digits.
-        images: How many are in one request.
-        wait_ms: Each user waits a uniform time between these two after each answer.
-        processes: Locust processes that share the users, or the schedule.
-        loop: "closed": `users` each wait for an answer, then pause. "open": requests are sent at
-            the times of a schedule, whatever the answers do; then users, hatch_rate and wait_ms
-            do not count.
-        rate: Arrivals per second of the open loop's schedule.
+        client: The client whose keys are used.
+        hatch_rate: Spawn rate, users per second.
+        host: Base URL of the REST API, without a path.
+        oauth_endpoint: Base URL of the token endpoint, without a path; `host` by default.
+        rest_form: The REST request variant, see wire.REST_FORMS; ignored by gRPC.
+        decimals: Decimal places of every number, or "full"; None for full digits and two decimals
+            of random numbers.
+        images: Images per request.
+        wait_ms: Bounds of a user's uniform wait time after each response.
+        processes: Load-generator processes that share the users or the schedule.
+        loop: "closed": each user waits for its response, then pauses. "open": requests follow a
+            schedule, independent of responses; users, hatch_rate and wait_ms are ignored.
+        rate: Arrival rate of the open loop, requests per second.
         arrivals: See arrivals.schedule.
-        max_in_flight: Most requests without an answer in the open loop, all processes together.
-        blocks: When to measure, in seconds from the common start, and each block's number; empty
-            for one piece after the warm-up. Set by the benchmark, which interleaves two runs.
-        web_port: Where Locust's own page is served on this machine while the run goes on.
-        metrics_bind: HOST:PORT where this run's own metrics are served while it goes on; None for
-            nowhere.
-        server_metrics: Where the servers' /metrics are, see server_metrics.urls; None: not read.
-        group: Of runs that take turns, the same name of all; set with `blocks`.
-        model_folder: Whose model.json knows which digits the model tells wrong.
+        max_in_flight: Maximum in-flight requests of the open loop, over all processes.
+        blocks: The blocks of an interleaved run; empty for a single one.
+        web_port: Port of Locust's web UI during the run.
+        metrics_bind: HOST:PORT of this run's metrics; None serves none.
+        server_metrics: The servers' /metrics, see server_metrics.urls; None scrapes none.
+        group: A name that interleaved runs share; set with `blocks`.
+        model_folder: The model's folder; its model.json lists the misclassified digits.
     """
 
     client: str = field(metadata={"option": "--seldon-client"})
@@ -176,10 +173,10 @@ class LoadTestSettings:
     group: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no run can do.
+        """Validate.
 
         Raises:
-            SettingInvalid: Names the option and its limit.
+            SettingInvalid: A setting is out of range; the message names the option.
         """
         if not self.client:
             raise SettingInvalid("--seldon-client is empty, expected a client's name")
@@ -247,9 +244,9 @@ class LoadTestSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **given: Any) -> LoadTestSettings:
-        """Settings as `given`, else as the environment says, else the defaults of this machine.
+        """Settings from `given`, else the environment, else this machine's defaults.
 
-        A `given` None, and a variable that is empty, count as not there.
+        None and empty variables count as absent.
         """
         values = {name: value for name, value in given.items() if value is not None}
         for variable, (name, parse) in VARIABLES.items():
@@ -263,7 +260,7 @@ class LoadTestSettings:
             host = f"http://{host}"
         values["host"] = host.rstrip("/")
         targets = Path(environ.get("SELDON_HOME") or ".seldon") / "targets.json"
-        # Those of the stack that was deployed here, if it is the one that is measured.
+        # The stack deployed here, if it is the one under test.
         if values["host"] == here and "grpc_endpoint" not in values and targets.is_file():
             values.setdefault("server_metrics", str(targets.resolve()))
             values.setdefault("metrics_bind", METRICS_BIND)
@@ -285,16 +282,16 @@ class LoadTestSettings:
 
     @property
     def endpoint(self) -> str:
-        """Host and port of what is measured."""
+        """Host and port of the API under test."""
         return self.grpc_endpoint if self.protocol == "grpc" else urlsplit(self.host).netloc
 
     @property
     def number_decimals(self) -> str:
-        """How many decimals are sent, whether that was said or not."""
+        """The effective number of decimals."""
         return self.decimals or (FULL if self.payload == DIGITS else "2")
 
     def build_payloads(self) -> Payloads:
-        """What is sent."""
+        """The instances of the run."""
         return build(self.payload, self.data_size, self.seed, self.number_decimals, self.images)
 
     @property
@@ -307,12 +304,12 @@ class LoadTestSettings:
 
     @property
     def spawn_s(self) -> float:
-        """How long it takes to start every user."""
+        """Seconds until every user has started."""
         return 0.0 if self.open else self.users / self.hatch_rate
 
     @property
     def measuring_s(self) -> float:
-        """How long it takes from the end of the warm-up to the end."""
+        """Seconds from the end of the warm-up to the end of the run."""
         return max((block.end_s for block in self.blocks), default=self.duration_s)
 
     @property
@@ -321,7 +318,7 @@ class LoadTestSettings:
 
     @property
     def command(self) -> str:
-        """The command line that does this again: no secrets, no paths of this machine."""
+        """The command line that repeats the run, without secrets and local paths."""
         words = ["launch-locust-load-test"]
         for one in fields(self):
             option = one.metadata.get("option")
@@ -338,17 +335,17 @@ class LoadTestSettings:
 
     @property
     def _trace_sha256(self) -> str | None:
-        """Of the arrivals' file, so that two runs of two files are not taken for alike."""
+        """The hash of the trace file, so that runs of different traces count as unequal."""
         if not (self.open and self.arrivals.startswith(TRACE)):
             return None
         try:
             content = Path(self.arrivals.removeprefix(TRACE)).read_bytes()
         except OSError:
-            return None  # refused, with a sentence, where the schedule is made
+            return None  # arrivals.schedule reports it
         return hashlib.sha256(content).hexdigest()
 
     def document(self, *, interrupted: bool = False) -> dict[str, Any]:
-        """What settings.json says."""
+        """The content of settings.json."""
         return {
             "protocol": self.protocol,
             "test_type": self.test_type,
@@ -379,7 +376,7 @@ class LoadTestSettings:
         }
 
     def to_json(self) -> str:
-        """For a Locust process of this machine."""
+        """Serialise for a Locust process of this machine."""
         model = None if self.model_folder is None else str(self.model_folder.resolve())
         return json.dumps(
             {**asdict(self), "output": str(self.output.resolve()), "model_folder": model}
@@ -401,7 +398,7 @@ def _plain(value: Any) -> str:
 
 
 def _here(bind: str | None) -> str:
-    """Where the gateway of this machine is asked, by the address that it listens at."""
+    """The address to reach a gateway that listens at `bind`."""
     return _bracketed({"0.0.0.0": None, "::": "::1"}.get(bind or "", bind))  # noqa: S104
 
 
@@ -433,10 +430,10 @@ def _base_url(option: str, url: str) -> None:
 
 
 def host_and_port(option: str, endpoint: str) -> tuple[str, int]:
-    """The two parts of HOST:PORT.
+    """Parse HOST:PORT.
 
     Raises:
-        SettingInvalid: Names the option.
+        SettingInvalid: It is malformed; the message names the option.
     """
     host, _, port = endpoint.rpartition(":")
     if not host or "/" in host or not port.isdecimal() or not 1 <= int(port) <= 65_535:

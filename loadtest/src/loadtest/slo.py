@@ -1,4 +1,4 @@
-"""A service-level objective: what a run's latencies and failures have to stay below. Pure."""
+"""Service-level objectives on latency and failures. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from loadtest.errors import SettingInvalid
 from loadtest.series import HIGHEST_US, LOWEST_US
 
 FAILURES = "failures"
-# A failed request has no latency, so an objective of latencies alone would be kept by a server that
-# refuses everyone. Failures count as slower than any limit: a percentile leaves room for as many as
-# it leaves requests, but for no more than 1 %; the slowest of all leaves none.
+# Failure limits of an SLO that states only latencies. A failed request has no latency, so a server
+# that rejects everything would meet it. A percentile allows the share of requests above it, at most
+# 1 %; max allows none.
 FAILURES_LEFT: Mapping[str, float] = {
     "mean": 0.01,
     "p50": 0.01,
@@ -32,14 +32,13 @@ _EXPECTED = (
     f"{', '.join(LATENCIES)} in us, ms or s, and {FAILURES} in %"
 )
 
-# Twice as good as asked for is as good as it gets, and three times as bad as bad: how far beyond
-# says nothing of where the limit is crossed.
+# Margins are clamped: values far from the limit carry no information on where it is crossed.
 BEST, WORST = 1.0, -0.7
 
 
 @dataclass(frozen=True)
 class Condition:
-    """`statistic` has to be below `limit`: milliseconds, or a share of the requests in [0, 1]."""
+    """`statistic` < `limit`, in milliseconds, or a share of the requests in [0, 1]."""
 
     statistic: str
     limit: float
@@ -48,18 +47,17 @@ class Condition:
 
 @dataclass(frozen=True)
 class Slo:
-    """Conditions that all have to hold. `text` is how it was written, without spaces."""
+    """Conditions that must all hold; `text` is their source without spaces."""
 
     conditions: tuple[Condition, ...]
     text: str
 
     @classmethod
     def parse(cls, text: str) -> Slo:
-        """Read "p99<20ms", "p50<5ms,p99.9<0.5s" or "p99<20ms,failures<0.1%".
+        """Parse "p99<20ms", "p50<5ms,p99.9<0.5s" or "p99<20ms,failures<0.1%".
 
         Raises:
-            SettingInvalid: Not of that form, a statistic given twice, or a limit that no
-                measurement can have.
+            SettingInvalid: A condition is malformed, repeated or out of range.
         """
         conditions = [_condition(part.strip(), text) for part in text.split(",")]
         statistics = [condition.statistic for condition in conditions]
@@ -69,19 +67,18 @@ class Slo:
         return cls(tuple(conditions), ",".join(condition.text for condition in conditions))
 
     def margin(self, latency_ms: Mapping[str, float | None], requests: int, failures: int) -> float:
-        """How far inside the objective a measurement is, by the condition that is nearest to it.
+        """The smallest margin of all conditions, limit / measured - 1.
 
-        limit / measured - 1, which is 0 at the limit and falls about linearly with the arrival
-        rate: in the queue M/M/1 a latency is proportional to 1 / (service rate - arrival rate).
+        It falls about linearly with the arrival rate: in an M/M/1 queue latency is proportional to
+        1 / (service rate - arrival rate).
 
         Args:
-            latency_ms: By name of LATENCIES, those of the conditions at least; None where no
-                request succeeded.
-            requests: How many ended, failed ones included.
-            failures: How many of them failed.
+            latency_ms: By name of LATENCIES; None where no request succeeded.
+            requests: Completed requests, including failed ones.
+            failures: Failed requests.
 
         Returns:
-            From WORST to BEST; the objective is kept where it is above 0.
+            From WORST to BEST; the SLO is met above 0.
         """
         share = failures / requests if requests else 1.0
         margins = [_margin(share, self._failures_limit)]
@@ -93,7 +90,7 @@ class Slo:
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """The latencies that it limits."""
+        """The limited latency statistics."""
         names = (condition.statistic for condition in self.conditions)
         return tuple(name for name in names if name != FAILURES)
 

@@ -1,4 +1,4 @@
-"""One run's figures, from what its load generators wrote; and its report."""
+"""The summary of one run: its figures, validity, warnings and report."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from loadtest import attribution, histogram_files, judgement, machine, plots, report, server_metrics
-from loadtest.histogram_files import Stretch
+from loadtest.histogram_files import Segment
 from loadtest.recorder import SERIES
 from loadtest.run_folder import PROTOCOLS, ResultUnreadable, RunFolder, read_json, write_json
 from loadtest.series import Series
 from loadtest.server_metrics import Reading
 
-# Not of every run: of open loops, and of gateways that state their times.
+# Series of open loops, and of gateways that send timings.
 OPTIONAL_SERIES = {"sent", "lag", "gateway", "upstream", "server_every"}
 PERCENTILES = (50, 66, 75, 80, 90, 95, 98, 99, 99.9)
 
-ACCURACY_POINTS = 0.5  # how far a run's accuracy may be from the model's own on the same digits
+ACCURACY_POINTS = 0.5  # allowed distance from the expected accuracy, percentage points
 
 SUMMARY = "summary.json"
 MACHINE = "machine.json"
@@ -29,26 +29,25 @@ REPORT = "report.html"
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its figures, and the series they come from.
+    """One run: its figures and the series behind them.
 
-    `blocks` are the client side's turns of an interleaved run, by number; none of a run in one
-    piece.
+    `blocks` are the request latencies by number of the interleaved block.
     """
 
     figures: dict[str, Any]
     series: dict[str, Series]
     blocks: dict[int, Series]
-    stretches: list[Stretch]
+    segments: list[Segment]
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """The figures of the run in `folder`, its load generators taken together; writes nothing.
+    """The figures of the run in `folder`, merged over its load generators; writes nothing.
 
-    Latencies are milliseconds with microsecond digits. The same folder gives the same figures once
-    it has its `machine.json`; until then the machine is this one, now.
+    Latencies are milliseconds with microsecond resolution. Without a `machine.json` the machine is
+    this one.
 
     Raises:
-        ResultUnreadable: The folder holds no run, or a file in it is not what a run writes.
+        ResultUnreadable: The folder holds no valid run.
     """
     return read_run(folder).figures
 
@@ -61,7 +60,7 @@ def read_run(folder: Path) -> Run:
         raw = run_folder.raw_results()
         series = {name: merged(raw, name) for name in SERIES}
         blocks = merged_blocks(raw)
-        stretches = _stretches(raw, blocks)
+        segments = _segments(raw, blocks)
         figures = _figures(settings, raw, series, blocks, run_folder.server_metrics())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultUnreadable(
@@ -70,19 +69,20 @@ def read_run(folder: Path) -> Run:
     figures["machine"] = (
         read_json(folder / MACHINE) if (folder / MACHINE).exists() else machine.describe()
     )
-    return Run(figures, series, blocks, stretches)
+    return Run(figures, series, blocks, segments)
 
 
 def write_report(folder: Path) -> dict[str, Any]:
-    """Write the run's summary.json, its pictures and report.html; return its figures.
+    """Write the run's summary.json, plots and report.html; return its figures.
 
-    The first call also writes machine.json, so that a later one, anywhere, gives the same files.
+    The first call also writes machine.json, so that later calls on any machine write the same
+    files.
     """
     keep_machine(folder)
     run = read_run(folder)
     write_json(folder / SUMMARY, run.figures)
     histogram_files.write(
-        folder, run.series, run.stretches, run.figures["started"], run.figures["measured_s"]
+        folder, run.series, run.segments, run.figures["started"], run.figures["measured_s"]
     )
     protocol = run.figures["protocol"]
     name = PROTOCOLS[protocol]
@@ -100,7 +100,7 @@ def write_report(folder: Path) -> dict[str, Any]:
 
 
 def keep_machine(folder: Path) -> None:
-    """Write what this machine is beside a run made on it, once."""
+    """Write machine.json for this machine, unless it exists."""
     if not (folder / MACHINE).exists():
         write_json(folder / MACHINE, machine.describe())
 
@@ -114,7 +114,7 @@ def merged(raw: list[dict[str, Any]], name: str) -> Series:
 
 
 def merged_blocks(raw: list[dict[str, Any]]) -> dict[int, Series]:
-    """The client side's turns by number, in order; of several processes one series for each."""
+    """The request latencies by block number, merged over the processes."""
     found: dict[int, Series] = {}
     for result in raw:
         for block in result.get("blocks") or []:
@@ -123,19 +123,19 @@ def merged_blocks(raw: list[dict[str, Any]]) -> dict[int, Series]:
     return dict(sorted(found.items()))
 
 
-def _stretches(raw: list[dict[str, Any]], blocks: dict[int, Series]) -> list[Stretch]:
-    """The turns with their times, which are the same in every process."""
+def _segments(raw: list[dict[str, Any]], blocks: dict[int, Series]) -> list[Segment]:
+    """The blocks with their times, which are the same in every process."""
     times = {
         int(block["number"]): (float(block["begin_s"]), float(block["length_s"]))
         for result in raw
         for block in result.get("blocks") or []
         if "begin_s" in block
     }
-    return [Stretch(*times[number], one) for number, one in blocks.items() if number in times]
+    return [Segment(*times[number], one) for number, one in blocks.items() if number in times]
 
 
 def latency(series: Series) -> dict[str, Any]:
-    """Milliseconds of one series: count, mean, p50 … p99.9, max; None of no durations."""
+    """Count, mean, p50 … p99.9 and max of one series, milliseconds; None if it is empty."""
     found = series.percentiles_ms(PERCENTILES)
     return {
         "count": series.count,
@@ -201,10 +201,10 @@ def _figures(
 
 
 def _attribution(raw: list[dict[str, Any]], client: Series) -> dict[str, Any]:
-    """What the client's mean, p50, p90 and p99 are made of; empty where too little is known."""
+    """The latency breakdown of the mean, p50, p90 and p99; empty for too few requests."""
     samples = [result.get("rows") or [] for result in raw]
     counts = [int(result.get("rows_of") or 0) for result in raw]
-    rows = attribution.together(samples, counts)
+    rows = attribution.merge(samples, counts)
     found = attribution.attribute(rows, latency(client))
     return {name: one.document() for name, one in found.items()}
 
@@ -216,7 +216,7 @@ def _block(number: int, series: Series) -> dict[str, Any]:
 
 
 def _offered(raw: list[dict[str, Any]]) -> dict[str, int] | None:
-    """What the schedule asked for, and what came between; None of a closed loop."""
+    """The schedule of an open loop and its unanswered arrivals; None for a closed loop."""
     parts = [result["offered"] for result in raw if result.get("offered")]
     if not parts:
         return None
@@ -224,13 +224,13 @@ def _offered(raw: list[dict[str, Any]]) -> dict[str, int] | None:
 
 
 def _digits(raw: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """How many real digits were told right; None where the payload was random numbers."""
+    """Accuracy on the held-out digits; None for random payloads."""
     parts = [result["digits"] for result in raw if result["digits"] is not None]
     if not parts:
         return None
     scored = sum(int(part["scored"]) for part in parts)
     correct = sum(int(part["correct"]) for part in parts)
-    numbers = [part["expected_correct"] for part in parts]  # None where the model's is not known
+    numbers = [part["expected_correct"] for part in parts]  # None if unknown
     expected = None if None in numbers else sum(float(number) for number in numbers)
     return {
         "scored": scored,

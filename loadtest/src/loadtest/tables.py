@@ -1,4 +1,4 @@
-"""The tables of a result, for the terminal and for the report alike."""
+"""Tables of a result, for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from loadtest.attribution import LABELS
-from loadtest.capacity import Capacity, Stop, said
+from loadtest.capacity import Capacity, Stop, rate_text
 from loadtest.gate import Gate, Outcome
 from loadtest.run_folder import PROTOCOLS, read_json
 
@@ -45,7 +45,7 @@ GUIDE_NOTE = (
 
 @dataclass(frozen=True)
 class Table:
-    """A heading, column titles, and rows whose first cell names the row."""
+    """A titled table; the first cell of each row is its label."""
 
     title: str
     columns: tuple[str, ...]
@@ -66,7 +66,7 @@ def share(value: float | None) -> str:
 
 
 def of_run(run: Mapping[str, Any]) -> list[Table]:
-    """One run: client side beside the server's own times."""
+    """The latencies of one run: request, server, queue and inference."""
     latencies = [run["latency_ms"][name] for name in SERIES]
     return [
         Table(
@@ -89,10 +89,10 @@ def _measured_from(run: Mapping[str, Any]) -> str:
 
 
 def of_comparison(document: Mapping[str, Any]) -> list[Table]:
-    """The client's and the server's side of runs that are compared; of two, with their ratio.
+    """Request and server latency of compared runs, with the ratio of two runs.
 
-    A row per statistic and a column per run fit 80 columns, where the original guide's row per
-    protocol with fifteen columns does not. Its figures stand beside those of REST and gRPC.
+    A row per statistic and a column per run fit 80 columns; the original guide's fifteen columns
+    do not. A benchmark of REST and gRPC shows the guide's values too.
     """
     named = _named(document)
     if len(named) > 2:
@@ -180,7 +180,7 @@ def _named(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def of_attribution(name: str, run: Mapping[str, Any]) -> Table | None:
-    """What the client's mean, p50, p90 and p99 are made of; None where too little is known."""
+    """The latency breakdown of the mean, p50, p90 and p99; None if there is none."""
     found = run["attribution"]
     if not found:
         return None
@@ -203,7 +203,7 @@ def of_attribution(name: str, run: Mapping[str, Any]) -> Table | None:
 
 
 def of_conditions(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """What else was counted."""
+    """Counts, throughput, accuracy and validity figures of runs."""
     runs = [run for _, run in named]
 
     def digits(run: Mapping[str, Any], key: str) -> str:
@@ -233,7 +233,7 @@ def of_conditions(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
 
 
 def _of_schedules(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """What open loops were asked for, and how well they kept to it."""
+    """Open loops: the schedule and how closely the run followed it."""
     if not any(run["offered"] for run in runs):
         return []
     offered = [run["offered"] or {} for run in runs]
@@ -245,10 +245,10 @@ def _of_schedules(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _of_server_metrics(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """What the servers say of themselves, beside what their answers say."""
+    """Server metrics beside the values of the responses."""
     found = [run["server_metrics"] or {} for run in runs]
     if not any(found):
-        return [("server metrics", *("not scraped" for _ in runs))]
+        return [("server metrics", *("not try_scrape" for _ in runs))]
 
     def row(name: str, key: str, show: Callable[[Any], str]) -> tuple[str, ...]:
         return (name, *(show(one.get(key)) for one in found))
@@ -263,7 +263,7 @@ def _of_server_metrics(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...
 
 
 def of_calibration(document: Mapping[str, Any]) -> Table:
-    """What the harness costs over each protocol, from a calibration.json."""
+    """The load test's overhead by protocol, from a calibration.json."""
     columns = [document[protocol] for protocol in PROTOCOLS]
     return Table(
         "Load-test overhead, against a server that responds immediately",
@@ -284,7 +284,7 @@ def of_calibration(document: Mapping[str, Any]) -> Table:
 
 
 def print_calibration(document: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print a calibration, and what ended each protocol's search."""
+    """Print a calibration and the limiting factor of each protocol."""
     console = console or Console()
     _print(console, [of_calibration(document)])
     for protocol, name in PROTOCOLS.items():
@@ -294,7 +294,7 @@ def print_calibration(document: Mapping[str, Any], console: Console | None = Non
 
 
 def of_probes(name: str, found: Capacity) -> Table:
-    """Every probe of a search, in the order of their rates."""
+    """Every probe of a search by ascending rate."""
     rows = []
     for probe in sorted(found.probes, key=lambda one: one.rate_per_s):
         margin = probe.margin(found.slo)
@@ -312,11 +312,11 @@ def of_probes(name: str, found: Capacity) -> Table:
 
 
 def of_capacities(named: Sequence[tuple[str, Capacity]]) -> Table:
-    """What was found, a column for each protocol."""
+    """The capacities, one column per protocol."""
     ranges = [
         "-"
         if one.low_per_s is None or one.high_per_s is None
-        else f"{said(one.low_per_s)} to {said(one.high_per_s)}"
+        else f"{rate_text(one.low_per_s)} to {rate_text(one.high_per_s)}"
         for _, one in named
     ]
     return Table(
@@ -337,8 +337,8 @@ STOPS = {
     Stop.FOUND: "converged",
     Stop.OUT_OF_PROBES: "probe limit reached",
     Stop.GENERATOR: "load generator limit",
-    Stop.NEVER_KEPT: "SLO never met",
-    Stop.CUT_SHORT: "interrupted",
+    Stop.NEVER_MET: "SLO never met",
+    Stop.INTERRUPTED: "interrupted",
 }
 
 
@@ -347,11 +347,15 @@ def rate_of(found: Capacity) -> str:
     if found.rate_per_s is None:
         return "none"
     bounded = found.low_per_s is not None and found.high_per_s is not None
-    return f"{said(found.rate_per_s)}/s" if bounded else f"at least {said(found.rate_per_s)}/s"
+    return (
+        f"{rate_text(found.rate_per_s)}/s"
+        if bounded
+        else f"at least {rate_text(found.rate_per_s)}/s"
+    )
 
 
 def print_capacities(named: Sequence[tuple[str, Capacity]], console: Console | None = None) -> None:
-    """Print every search's probes, then what they say."""
+    """Print the probes and the result of every search."""
     console = console or Console()
     _print(console, [*(of_probes(name, found) for name, found in named), of_capacities(named)])
     for name, found in named:
@@ -395,7 +399,7 @@ def print_gate(found: Gate, passes: bool, console: Console | None = None) -> Non
 
 
 def print_summary(folder: Path, console: Console | None = None) -> None:
-    """Print a run's table and what to know about it, from its summary.json."""
+    """Print a run's tables, validity and warnings from its summary.json."""
     console = console or Console()
     run = read_json(folder / "summary.json")
     name = PROTOCOLS[run["protocol"]]
@@ -405,7 +409,7 @@ def print_summary(folder: Path, console: Console | None = None) -> None:
 
 
 def print_comparison(folder: Path, console: Console | None = None) -> None:
-    """Print a comparison's tables, then its verdicts, from its summary.json."""
+    """Print a comparison's tables and verdicts from its summary.json."""
     console = console or Console()
     document = read_json(folder / "summary.json")
     named = _named(document)
@@ -427,13 +431,13 @@ def print_comparison(folder: Path, console: Console | None = None) -> None:
 
 
 def invalid_because(document: Mapping[str, Any]) -> list[str]:
-    """What makes a comparison invalid, each reason once."""
+    """The distinct reasons why a comparison is invalid."""
     found = (text for verdict in document["verdicts"] for text in verdict["invalid_because"])
     return list(dict.fromkeys(found))
 
 
 def unfair(document: Mapping[str, Any]) -> list[str]:
-    """What differed and should not have, each once."""
+    """The distinct unequal settings of a comparison."""
     found = (text for verdict in document["verdicts"] for text in verdict["unfair"])
     return list(dict.fromkeys(found))
 

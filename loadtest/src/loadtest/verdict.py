@@ -13,18 +13,18 @@ EQUAL_WITHIN = 0.005  # a run of a minute cannot resolve a smaller difference
 
 TAIL_DECIDES = 1.2  # ratio of the mean to the median above which a caveat is added
 
-# What makes a run a REST or a gRPC one, or has no part in its figures; the host is compared apart.
+# Settings that differ by protocol or have no effect; the host is compared separately.
 BY_NATURE = {"protocol", "test_type", "endpoint", "command", "group"}
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two that are compared.
+    """One run of a comparison.
 
     Attributes:
-        key: Its folder's name.
-        name: As people call it.
-        figures: Its run's.
+        key: The name of its folder.
+        name: Its display name.
+        figures: Its summary.
     """
 
     key: str
@@ -35,19 +35,18 @@ class Side:
 def compare(
     a: Side, b: Side, between: Difference | None = None, varied: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The verdict on two runs, from the client side's latencies.
+    """The verdict on two runs, from their request latencies.
 
     Args:
         a: One run.
         b: The other.
-        between: The difference of a from b; None where too little is known for one.
+        between: The estimated difference; None if there are too few blocks.
         varied: Settings that differ on purpose.
 
     Returns:
-        `sentence` (the verdict), `slower` (a side's key, None of equals), `percent`, `ratios` and
-        `sentences` at the mean, p50 and p99 (a over b), `unfair` (what differed between the runs
-        and should not have), `invalid_because` and `caveats`. With a difference `slower` is None
-        where none is seen, and `intervals` gives those of the ratios.
+        `sentence` (the verdict), `slower` (a side's key, None without a significant difference),
+        `percent`, `ratios` (a / b), `intervals` and `sentences` of the mean, p50 and p99, `unfair`
+        (unequal settings), `invalid_because` and `caveats`.
     """
     ratios = {
         name: between.estimates[name].ratio if between else _ratio(a, b, name)
@@ -139,7 +138,7 @@ def _signed(percent: float) -> str:
 
 
 def excess_percent(ratio: float) -> float:
-    """By how much the slower exceeds the faster."""
+    """How much the slower exceeds the faster, percent."""
     return (max(ratio, 1 / ratio) - 1) * 100
 
 
@@ -148,7 +147,7 @@ def is_equal(ratio: float) -> bool:
 
 
 def differences(a: Side, b: Side, varied: Collection[str] = ()) -> list[str]:
-    """What differed between the two runs besides the protocol and what is varied on purpose."""
+    """Unequal settings, machines and versions, other than the protocol and `varied`."""
     one, other = a.figures, b.figures
     apart = {*BY_NATURE, *varied}
     if one["settings"].get("protocol") != other["settings"].get("protocol"):
@@ -169,9 +168,9 @@ def differences(a: Side, b: Side, varied: Collection[str] = ()) -> list[str]:
 
 
 def caveats(a: Side, b: Side, between: Difference | None = None) -> list[str]:
-    """What a reader of the verdict should know, in plain sentences."""
+    """Limitations of the verdict."""
     settings = [side.figures["settings"] for side in (a, b)]
-    found = [_about_turns(a, b, between)]
+    found = [_about_interval(a, b, between)]
     mean, median = _ratio(a, b, "mean"), _ratio(a, b, "p50")
     if mean and median and max(mean / median, median / mean) > TAIL_DECIDES:
         found.append(
@@ -216,7 +215,7 @@ def caveats(a: Side, b: Side, between: Difference | None = None) -> list[str]:
     return found
 
 
-def _about_turns(a: Side, b: Side, between: Difference | None) -> str:
+def _about_interval(a: Side, b: Side, between: Difference | None) -> str:
     if between is None:
         return "No confidence interval (CI): the runs have too few blocks."
     effect = (
@@ -237,8 +236,8 @@ def _about_turns(a: Side, b: Side, between: Difference | None) -> str:
     )
 
 
-def words(value: Any) -> str:
-    """A setting or a fact of a machine as a person writes it."""
+def display(value: Any) -> str:
+    """Format a setting or a machine property."""
     match value:
         case None:
             return "none"
@@ -247,9 +246,9 @@ def words(value: Any) -> str:
         case float():
             return f"{value:g}"
         case list():
-            return " to ".join(words(part) for part in value)
+            return " to ".join(display(part) for part in value)
         case dict():
-            return ", ".join(f"{key} {words(one)}" for key, one in value.items())
+            return ", ".join(f"{key} {display(one)}" for key, one in value.items())
         case _:
             return str(value)
 
@@ -268,7 +267,7 @@ def _differing(
     what: str = "",
 ) -> list[str]:
     return [
-        f"{what}{key}: {names[0]} {words(a.get(key))}, {names[1]} {words(b.get(key))}"
+        f"{what}{key}: {names[0]} {display(a.get(key))}, {names[1]} {display(b.get(key))}"
         for key in sorted({*a, *b} - {*besides})
         if a.get(key) != b.get(key)
     ]

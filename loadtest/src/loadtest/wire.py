@@ -1,4 +1,4 @@
-"""How requests are sent: the same by the first request and by every user."""
+"""Requests on the wire, shared by the preflight request and the users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seldon_pb2 import ClassificationReply, ClassificationRequest
 
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"
 
-# Each channel has its own connection; nothing is sent twice in silence, or through a proxy.
+# A connection per channel, no transparent retries, no proxy.
 CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
@@ -24,7 +24,7 @@ Classify: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, ClassificationReply]"
 
 
 def classify_on(channel: grpc.Channel) -> Classify:
-    """Classify of requests that are serialised already."""
+    """The Classify method for serialised requests."""
     return channel.unary_unary(
         CLASSIFY, request_serializer=bytes, response_deserializer=ClassificationReply.FromString
     )
@@ -39,10 +39,10 @@ def oauth_metadata(token: str) -> tuple[tuple[str, str], ...]:
 
 
 def with_puid(puid: str, request_data: bytes) -> bytes:
-    """The serialised request of `request_data` under the name `puid`.
+    """Add `puid` to a serialised request.
 
-    Fields of a protobuf message may come in any order, so two serialised messages of different
-    fields, one after the other, are the message of both.
+    Protobuf fields may come in any order, so two concatenated messages with different fields are
+    one message with both.
     """
     request = ClassificationRequest()
     request.meta.puid = puid
@@ -57,13 +57,13 @@ REST_FORMS = (JSONP_GET, JSON_POST)
 def rest_request(
     form: str, js_key: str, payloads: Payloads, instance: int
 ) -> tuple[str, str, bytes]:
-    """One REST request but for its puid, which ends the target.
+    """One REST request without its puid, which the caller appends to the target.
 
     Args:
         form: One of REST_FORMS.
-        js_key: The client's.
-        payloads: What is sent.
-        instance: Which of them.
+        js_key: The client's key.
+        payloads: The instances.
+        instance: The index of the instance.
 
     Returns:
         Method, target and body.
@@ -76,6 +76,6 @@ def rest_request(
 
 
 def rest_path(js_key: str) -> tuple[str, str]:
-    """What is asked of REST, but the JSON, which goes between, and the puid, which ends it."""
+    """The JSONP path before the JSON, and the path after it up to the puid."""
     key = quote(js_key, safe="")
     return f"/js/predict?consumer_key={key}&json=", f"&jsonpCallback={CALLBACK}&puid="

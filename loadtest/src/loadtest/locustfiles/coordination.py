@@ -1,8 +1,7 @@
-"""How the load generators of a run learn when it starts, and where their results go.
+"""Rendezvous of a run's load generators: the common start, progress and results.
 
-On one machine the run's folder is the meeting place, and its clock is everybody's. From another
-machine nothing of that is seen: there a load generator speaks by Locust's own messages with the
-master's process, which writes for it what a local one writes itself.
+Local load generators use files in the run's folder and share one clock. Remote ones exchange Locust
+messages with the master, which writes the same files for them.
 """
 
 from __future__ import annotations
@@ -24,55 +23,55 @@ from loadtest.recorder import NS_PER_S
 from loadtest.run_folder import RunFolder
 from loadtest.settings import LoadTestSettings
 
-STOP = "stop"  # there when every process is to hand in what it has
-START = "start.json"  # when the common clock starts: written once every process is ready
+STOP = "stop"  # exists once every process must submit its partial result
+START = "start.json"  # the common start, written once every process is ready
 PROGRESS = "progress"
 READY = "ready"
 WATCH_S = 0.05
 ANSWER_S = 30.0
 
-# Kinds of messages.
-SAID = "loadtest-said"
+# Message types.
+REPORT = "loadtest-progress"
 BEGIN = "loadtest-begin"
 END = "loadtest-end"
 RESULT = "loadtest-result"
 RECEIVED = "loadtest-received"
 
-# Of settings that may differ between machines: how each of them reaches the same servers.
-OF_A_MACHINE = {"endpoint", "command"}
+# Settings that may differ between machines: how each reaches the same servers.
+MACHINE_SETTINGS = {"endpoint", "command"}
 
 log = logging.getLogger(__name__)
 
 
-class Meeting(Protocol):
-    """What a load generator needs of the others.
+class Rendezvous(Protocol):
+    """A load generator's link to the other processes of the run.
 
     Attributes:
-        name: Of this load generator in the run; final once the start is known.
+        name: The name of this load generator; final once the start is known.
     """
 
     name: str
 
-    def say(self, progress: Mapping[str, Any]) -> None:
-        """How far it is."""
+    def report(self, progress: Mapping[str, Any]) -> None:
+        """Report the progress."""
 
     def start_ns(self) -> int:
-        """Wait until the start is known; by the clock of `time.perf_counter_ns`."""
+        """Wait for the common start, by `time.perf_counter_ns`."""
 
-    def hand_in(self, result: Mapping[str, Any]) -> None:
-        """Leave the result."""
+    def submit(self, result: Mapping[str, Any]) -> None:
+        """Submit the raw result."""
 
 
-class InFolder:
-    """A load generator beside the process that has started the run."""
+class FolderRendezvous:
+    """The rendezvous of a local load generator."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """See Meeting."""
+        """See Rendezvous."""
         self.name = name
         self._folder = folder
 
-    def say(self, progress: Mapping[str, Any]) -> None:
-        write_whole(self._folder / PROGRESS / f"{self.name}.json", progress)
+    def report(self, progress: Mapping[str, Any]) -> None:
+        write_atomically(self._folder / PROGRESS / f"{self.name}.json", progress)
 
     def start_ns(self) -> int:
         path = self._folder / START
@@ -80,17 +79,17 @@ class InFolder:
             gevent.sleep(WATCH_S)
         return int(json.loads(path.read_text(encoding="utf-8"))["start_ns"])
 
-    def hand_in(self, result: Mapping[str, Any]) -> None:
-        write_whole(RunFolder(self._folder).raw_file(self.name), result)
+    def submit(self, result: Mapping[str, Any]) -> None:
+        write_atomically(RunFolder(self._folder).raw_file(self.name), result)
 
 
-class OverLocust:
-    """A load generator on another machine than the master."""
+class LocustRendezvous:
+    """The rendezvous of a remote load generator."""
 
     def __init__(self, settings: LoadTestSettings, name: str, end: Callable[[], None]) -> None:
-        """Takes part once Locust has its runner; `end` hands in what there is."""
+        """Register with Locust; `end` submits the partial result."""
         self.name = name
-        self._settings = compared(settings)
+        self._settings = shared_settings(settings)
         self._runner: WorkerRunner | None = None
         self._start_ns: int | None = None
         self._received = False
@@ -102,7 +101,7 @@ class OverLocust:
         def received(environment: Environment, msg: Any, **_: Any) -> None:
             self._received = True
 
-        def meet(environment: Environment, **_: Any) -> None:
+        def on_init(environment: Environment, **_: Any) -> None:
             runner = environment.runner
             assert isinstance(runner, WorkerRunner)  # noqa: S101  # started with --worker
             runner.register_message(BEGIN, begin)
@@ -110,63 +109,64 @@ class OverLocust:
             runner.register_message(END, lambda **_: gevent.spawn(end))
             self._runner = runner
 
-        events.init.add_listener(meet)  # type: ignore[no-untyped-call]
+        events.init.add_listener(on_init)  # type: ignore[no-untyped-call]
 
-    def say(self, progress: Mapping[str, Any]) -> None:
+    def report(self, progress: Mapping[str, Any]) -> None:
         if self._runner is not None:
-            self._runner.send_message(SAID, {"settings": self._settings, "progress": {**progress}})
+            message = {"settings": self._settings, "progress": {**progress}}
+            self._runner.send_message(REPORT, message)
 
     def start_ns(self) -> int:
         while self._start_ns is None:
             gevent.sleep(WATCH_S)
         return self._start_ns
 
-    def hand_in(self, result: Mapping[str, Any]) -> None:
+    def submit(self, result: Mapping[str, Any]) -> None:
         if self._runner is None:
             return
         self._runner.send_message(RESULT, {"result": json.dumps(result)})
         last_s = time.monotonic() + ANSWER_S
         while not self._received:
             if time.monotonic() > last_s:
-                give_up(f"the master did not acknowledge the result within {ANSWER_S:g} s")
+                abort(f"the master did not acknowledge the result within {ANSWER_S:g} s")
             gevent.sleep(WATCH_S)
 
 
-class MasterOfRemotes:
-    """In the master's process: for every load generator elsewhere, what a local one does itself."""
+class RemoteMaster:
+    """The master's side: writes the files of every remote load generator."""
 
     def __init__(self, folder: Path, settings: LoadTestSettings) -> None:
-        """Takes part once Locust has its runner."""
+        """Register with Locust."""
         self._folder = folder
-        self._settings = compared(settings)
-        self._names: dict[str, str] = {}  # of a client of Locust's, in the run
+        self._settings = shared_settings(settings)
+        self._names: dict[str, str] = {}  # by Locust's client id
         self._done: set[str] = set()
 
-        def meet(environment: Environment, **_: Any) -> None:
+        def on_init(environment: Environment, **_: Any) -> None:
             runner = environment.runner
             assert isinstance(runner, MasterRunner)  # noqa: S101  # started with --master
-            runner.register_message(SAID, self._said)
+            runner.register_message(REPORT, self._on_report)
             runner.register_message(RESULT, self._result)
             gevent.spawn(self._begin, runner)
             gevent.spawn(self._watch, runner)
 
-        events.init.add_listener(meet)  # type: ignore[no-untyped-call]
+        events.init.add_listener(on_init)  # type: ignore[no-untyped-call]
 
-    def _said(self, environment: Environment, msg: Any, **_: Any) -> None:
+    def _on_report(self, environment: Environment, msg: Any, **_: Any) -> None:
         name = self._names.setdefault(msg.node_id, f"worker-{len(self._names)}")
         theirs = msg.data["settings"]
         unlike = [key for key, value in self._settings.items() if theirs.get(key) != value]
         if unlike:
-            told = ", ".join(
+            differences = ", ".join(
                 f"{key} is {theirs.get(key)}, expected {self._settings[key]}" for key in unlike
             )
-            give_up(f"{msg.node_id} has unequal settings: {told}")
-        write_whole(self._folder / PROGRESS / f"{name}.json", msg.data["progress"])
+            abort(f"{msg.node_id} has unequal settings: {differences}")
+        write_atomically(self._folder / PROGRESS / f"{name}.json", msg.data["progress"])
 
     def _result(self, environment: Environment, msg: Any, **_: Any) -> None:
         name = self._names[msg.node_id]
         result = json.loads(msg.data["result"])
-        write_whole(RunFolder(self._folder).raw_file(name), {**result, "process": name})
+        write_atomically(RunFolder(self._folder).raw_file(name), {**result, "process": name})
         self._done.add(msg.node_id)
         runner = environment.runner
         assert isinstance(runner, MasterRunner)  # noqa: S101  # as above
@@ -182,7 +182,7 @@ class MasterOfRemotes:
             runner.send_message(BEGIN, {"name": name, "start_in_s": start_in_s}, client)
 
     def _watch(self, runner: MasterRunner) -> None:
-        """A load generator that is lost makes the run worthless: end it at once."""
+        """End the run as soon as a load generator is lost: its result would be invalid."""
         stopped = False
         while True:
             gevent.sleep(WATCH_S)
@@ -192,24 +192,24 @@ class MasterOfRemotes:
             alive = {one.id for one in runner.clients.values() if one.state != STATE_MISSING}
             lost = self._names.keys() - self._done - alive
             if lost:
-                give_up(f"load generator {', '.join(sorted(lost))} quit or stopped responding")
+                abort(f"load generator {', '.join(sorted(lost))} quit or stopped responding")
 
 
-def compared(settings: LoadTestSettings) -> dict[str, Any]:
-    """The settings in which every load generator of a run has to agree."""
-    return {key: one for key, one in settings.document().items() if key not in OF_A_MACHINE}
+def shared_settings(settings: LoadTestSettings) -> dict[str, Any]:
+    """The settings that must be equal in every load generator of a run."""
+    return {key: one for key, one in settings.document().items() if key not in MACHINE_SETTINGS}
 
 
-def write_whole(path: Path, document: Mapping[str, Any]) -> None:
-    """So that a reader sees all of it or nothing."""
+def write_atomically(path: Path, document: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader never sees a partial file."""
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(document, indent=2), encoding="utf-8")
     partial.replace(path)
 
 
-def give_up(why: str) -> None:
-    """End the process, and with it the run, which reads the log's end."""
+def abort(why: str) -> None:
+    """Exit the process; the run then fails with the end of its log."""
     log.error(why)
     logging.shutdown()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""One Classify call, made in a native thread, and how its answer becomes an outcome."""
+"""A gRPC connection: makes Classify calls and turns replies into outcomes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import grpc
 
 from loadtest import answers, wire
-from loadtest.answers import WrongAnswer
+from loadtest.answers import InvalidResponse
 from loadtest.credentials import TokenRefused, TokenSource
 from loadtest.payloads import Payloads
 from loadtest.recorder import Outcome
@@ -19,7 +19,7 @@ REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 class GrpcConnection:
-    """Calls on one channel, so on one connection; or with connections per call, each on its own."""
+    """Calls on one channel; with connections per call, each on a channel of its own."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class GrpcConnection:
         tokens: TokenSource,
         shared: grpc.Channel | None = None,
     ) -> None:
-        """Nothing is connected yet; without a `shared` channel it has one to itself."""
+        """Does not connect; without a `shared` channel it creates its own."""
         self._endpoint = settings.grpc_endpoint
         self._payloads = payloads
         self._tokens = tokens
@@ -40,51 +40,51 @@ class GrpcConnection:
             self._classify = wire.classify_on(self._channel)
 
     def open(self) -> None:
-        """Connect: with a call that any server answers, if only by saying that it has no such."""
+        """Connect with a health check, which any server answers, if only with UNIMPLEMENTED."""
         if self._channel is not None:
-            ask = self._channel.unary_unary(HEALTH, bytes, bytes)
-            ask(b"", timeout=REQUEST_TIMEOUT_S, wait_for_ready=True)
+            check = self._channel.unary_unary(HEALTH, bytes, bytes)
+            check(b"", timeout=REQUEST_TIMEOUT_S, wait_for_ready=True)
 
     def close(self) -> None:
         if self._channel is not None and not self._shared:
             self._channel.close()
 
     def predict(self, instance: int, puid: str, intended_ns: int | None = None) -> Outcome:
-        """Make one call; every failure is an outcome."""
+        """Make one call; a failure is an outcome, not an exception."""
         request = wire.with_puid(puid, self._payloads.request_data[instance])
         started = time.perf_counter_ns()
         try:
             token = self._tokens.current()
             call = self._call(request, token)
             started = call.started
-            if call.refused:  # once more with a new token; the clock goes on
-                call = self._call(request, self._tokens.other_than(token))
+            if call.refused:  # retry once with a new token, within the measured time
+                call = self._call(request, self._tokens.renew(token))
         except TokenRefused as error:
             ended = time.perf_counter_ns()
             return Outcome(started, ended, f"no token: {error}", intended_ns=intended_ns)
-        told: tuple[int, ...] | None = None
+        predicted: tuple[int, ...] | None = None
         failure = None if call.error is None else reason(call.error)
         if call.reply is not None:
             try:
-                told = answers.judge(answers.of_reply(call.reply), puid, self._payloads.images)
-            except WrongAnswer as error:
+                predicted = answers.judge(answers.of_reply(call.reply), puid, self._payloads.images)
+            except InvalidResponse as error:
                 failure = str(error)
         return Outcome(
             started,
             call.ended,
             failure,
             call.server if failure is None else None,
-            told,
+            predicted,
             call.gateway if failure is None else None,
             intended_ns,
-            call.answered_ms,
+            call.server_total_ms,
         )
 
     def _call(self, request: bytes, token: str) -> _Call:
         call = _Call()
         if self._classify is not None:
             call.make(self._classify, request, token)
-        else:  # as the original: the channel is made before the clock starts, and connects after
+        else:  # as in the original: the channel connects within the measured time
             with wire.new_channel(self._endpoint) as channel:
                 call.make(wire.classify_on(channel), request, token)
         return call
@@ -97,7 +97,7 @@ class _Call:
         self.reply: ClassificationReply | None = None
         self.server: answers.ServerTiming | None = None
         self.gateway: answers.GatewayTiming | None = None
-        self.answered_ms: float | None = None
+        self.server_total_ms: float | None = None
         self.error: Exception | None = None
 
     def make(self, classify: wire.Classify, request: bytes, token: str) -> None:
@@ -110,7 +110,7 @@ class _Call:
             trailing, initial = call.trailing_metadata(), call.initial_metadata()
             timing = answers.in_metadata(trailing, answers.SERVER_TIMING)
             self.server = answers.server_timing(timing)
-            self.answered_ms = answers.server_total_ms(timing)
+            self.server_total_ms = answers.server_total_ms(timing)
             self.gateway = answers.gateway_timing(
                 answers.in_metadata(initial, answers.GATEWAY_TIMING)
             )
@@ -119,7 +119,7 @@ class _Call:
             self.error = error
             if isinstance(error, grpc.Call):
                 timing = answers.in_metadata(error.trailing_metadata(), answers.SERVER_TIMING)
-                self.answered_ms = answers.server_total_ms(timing)
+                self.server_total_ms = answers.server_total_ms(timing)
 
     @property
     def refused(self) -> bool:
@@ -127,5 +127,5 @@ class _Call:
 
 
 def reason(error: Exception) -> str:
-    """The status code's name, the same for the same cause."""
+    """A short reason, equal for equal causes."""
     return error.code().name if isinstance(error, grpc.RpcError) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Classify, with the values of the same instances."""
+"""Locust users for Classify."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from loadtest.locustfiles.grpc_connection import GrpcConnection
 from loadtest.locustfiles.load_process import (
     ClosedLoopUser,
     OpenLoopUser,
-    in_a_thread,
+    in_native_thread,
     process,
 )
 from loadtest.recorder import Outcome
 
-CHANNELS = 50  # of an open loop, in each process; a gateway allows 100 calls at once on each
+CHANNELS = 50  # per open-loop process; the gateway allows 100 concurrent streams on each
 
 settings = process.settings
 tokens = TokenSource(lambda: fetch_token(settings.oauth_endpoint, process.credentials))
@@ -33,7 +33,7 @@ class GrpcUser(ClosedLoopUser):
         self._connection = GrpcConnection(settings, process.payloads, tokens)
 
     def predict(self, instance: int, puid: str) -> Outcome:
-        return in_a_thread(self._connection.predict, instance, puid)
+        return in_native_thread(self._connection.predict, instance, puid)
 
 
 class GrpcSchedule(OpenLoopUser):
@@ -43,8 +43,8 @@ class GrpcSchedule(OpenLoopUser):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        # Many calls share a connection, as HTTP/2 is made for: when a server stalls, a thousand
-        # calls wait on these instead of on a thousand new connections.
+        # HTTP/2 multiplexing: when a server stalls, a thousand calls share these connections
+        # instead of opening a thousand.
         self._channels = itertools.cycle(
             [wire.new_channel(settings.grpc_endpoint) for _ in range(CHANNELS)]
         )

@@ -1,6 +1,6 @@
-"""What every Locust process of a run does around its users: the windows, the progress, the end.
+"""The Locust process of a run: measurement windows, progress, result, and the base user classes.
 
-The process that has started it gives the settings, the folder and the keys in the environment.
+The parent process passes settings, folder and keys in the environment.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from loadtest.dispatch import Connection, Dispatcher, Request
 from loadtest.locustfiles.coordination import (
     READY,
     WATCH_S,
-    InFolder,
-    MasterOfRemotes,
-    Meeting,
-    OverLocust,
+    FolderRendezvous,
+    LocustRendezvous,
+    RemoteMaster,
+    Rendezvous,
 )
 from loadtest.recorder import NS_PER_S, Outcome, Recorder, Window
 from loadtest.settings import REQUEST_TIMEOUT_S, LoadTestSettings
@@ -43,15 +43,14 @@ FOLDER = "LOADTEST_RUN_FOLDER"
 PROCESS = "LOADTEST_RUN_PROCESS"
 PARENT = "LOADTEST_RUN_PARENT"
 MASTER = "master"
-REMOTE = "LOADTEST_RUN_REMOTE"  # its load generators are on other machines
+REMOTE = "LOADTEST_RUN_REMOTE"  # the load generators are on other machines
 
-STRETCHES = 10
+BLOCKS = 10  # of a run that is not interleaved
 PROGRESS_S = 1.0
 DRAIN_S = 0.02
-# So often may a thread that computes keep the others from sending on time.
-SWITCH_INTERVAL_S = 0.0005
+SWITCH_INTERVAL_S = 0.0005  # of the GIL: limits how long a computing thread delays a send
 
-# Of what Locust replaces by default, only this: its own waiting must not stop its event loop.
+# The only patch of gevent's that is needed: Locust's sleeps must not block its event loop.
 native_sleep = time.sleep
 monkey.patch_time()
 
@@ -61,11 +60,11 @@ Predict = Callable[[int, str], Outcome]
 
 
 class RequestFailed(Exception):
-    """What Locust's own statistics show of a failure."""
+    """A failure as Locust's own statistics show it."""
 
 
 class LoadProcess:
-    """One Locust process: what its users send, what it records, when it measures."""
+    """One Locust process: its payloads, recorder and measurement windows."""
 
     def __init__(self, environ: dict[str, str]) -> None:
         self.settings = LoadTestSettings.from_json(environ[SETTINGS])
@@ -76,35 +75,35 @@ class LoadProcess:
         self._remote = remote
         self._parent = int(environ[PARENT])
         if remote and self._is_master:
-            MasterOfRemotes(folder, settings)
-        self.meeting: Meeting = InFolder(folder, name)
+            RemoteMaster(folder, settings)
+        self.rendezvous: Rendezvous = FolderRendezvous(folder, name)
         if remote and not self._is_master:
-            self.meeting = OverLocust(settings, name, self._write)
+            self.rendezvous = LocustRendezvous(settings, name, self._write)
         self.payloads = settings.build_payloads()
         self.recorder = Recorder(
             name,
             settings.protocol,
             self.payloads.labels,
-            payloads.model_wrong(settings.model_folder) if self.payloads.labels else None,
+            payloads.misclassified(settings.model_folder) if self.payloads.labels else None,
         )
         self.user_numbers = itertools.count()
         self.in_flight = 0
         self.dispatcher: Dispatcher | None = None
-        self._planned = 0
-        # When users of an interleaved run may send; None until the common start is known.
-        self._turns: list[tuple[int, int]] | None = None
+        self._scheduled = 0
+        # When users of an interleaved run may send; None before the common start is known.
+        self._blocks: list[tuple[int, int]] | None = None
         self._phase = "starting users"
         self._written = False
 
     @property
     def number(self) -> int:
-        """Its place among the load generators, from 0."""
-        _, _, number = self.meeting.name.rpartition("-")
+        """The index of this load generator, from 0."""
+        _, _, number = self.rendezvous.name.rpartition("-")
         return int(number) if number.isdecimal() else 0
 
     def listen(self) -> None:
-        """Take part in Locust's events. The master of several has no users, and no part."""
-        # At once: a worker whose master is gone waits for it without any event.
+        """Register with Locust's events; a master of several processes has no users."""
+        # At once: a worker without its master receives no event.
         gevent.spawn(self._watch_parent)
         if self._is_master:
             return
@@ -122,32 +121,31 @@ class LoadProcess:
         events.quitting.add_listener(end)  # type: ignore[no-untyped-call]
 
     def _measure(self) -> None:
-        start_ns = self.meeting.start_ns()
+        start_ns = self.rendezvous.start_ns()
         self._phase = "warming up"
         measuring_ns = start_ns + round(self.settings.warmup_s * NS_PER_S)
-        self._turns = self._own_turns(measuring_ns)
+        self._blocks = self._send_intervals(measuring_ns)
         if self.settings.open:
             self._start_schedule(start_ns, measuring_ns)
         gevent.sleep(max(0.0, (measuring_ns - time.perf_counter_ns()) / NS_PER_S - 0.5))
         gc.collect()
-        gc.freeze()  # so that no collection walks what Locust and we have loaded
+        gc.freeze()  # exclude all loaded modules from collections
         self.recorder.open_windows(self._windows(measuring_ns))
         self._phase = "measuring"
         while not self.recorder.over:
             gevent.sleep(WATCH_S)
-            self.recorder.look()
+            self.recorder.sample_cpu()
         self.recorder.close()
         self._phase = "draining"
-        last_s = time.monotonic() + 2 * REQUEST_TIMEOUT_S  # a refused call is made again
-        while not self.answered and time.monotonic() < last_s:
+        last_s = time.monotonic() + 2 * REQUEST_TIMEOUT_S  # a rejected call is retried once
+        while not self.drained and time.monotonic() < last_s:
             gevent.sleep(WATCH_S)
         self._write()
 
     def _windows(self, measuring_ns: int) -> list[Window]:
-        if not self.settings.blocks:  # one piece, in stretches that say how much it varied
+        if not self.settings.blocks:  # equal blocks, whose spread gives the confidence interval
             ends = [
-                measuring_ns + _ns(self.settings.duration_s * n / STRETCHES)
-                for n in range(STRETCHES + 1)
+                measuring_ns + _ns(self.settings.duration_s * n / BLOCKS) for n in range(BLOCKS + 1)
             ]
             return [Window(*pair, number) for number, pair in enumerate(itertools.pairwise(ends))]
         return [
@@ -159,49 +157,49 @@ class LoadProcess:
             for block in self.settings.blocks
         ]
 
-    def _own_turns(self, measuring_ns: int) -> list[tuple[int, int]]:
+    def _send_intervals(self, measuring_ns: int) -> list[tuple[int, int]]:
         if not self.settings.blocks:
             return [(0, measuring_ns + _ns(self.settings.duration_s))]
         return [
-            (0, measuring_ns),  # the warm-up is everybody's
+            (0, measuring_ns),  # all runs share the warm-up
             *(
                 (measuring_ns + _ns(block.begin_s), measuring_ns + _ns(block.end_s))
                 for block in self.settings.blocks
             ),
         ]
 
-    def wait_for_turn(self, rng: random.Random) -> bool:
-        """Until requests may be sent; False when that is never again.
+    def wait_for_block(self, rng: random.Random) -> bool:
+        """Wait until requests may be sent; False after the last block.
 
-        A user whose turn comes starts at a random moment of its wait: all 50 at once would be
-        another load than the one that is measured.
+        Each user starts a block at a random time within its wait time: 50 simultaneous requests
+        would be a burst that the run does not measure.
         """
         while True:
             now = time.perf_counter_ns()
-            turns = self._turns
-            if turns is None and self._remote:
-                # The servers' counts are read between the last one's arrival and the start.
-                while self._turns is None:
+            blocks = self._blocks
+            if blocks is None and self._remote:
+                # The server metrics are scraped before the start.
+                while self._blocks is None:
                     gevent.sleep(WATCH_S)
                 gevent.sleep(rng.uniform(0, self.settings.wait_ms[1] / 1000))
                 continue
-            if turns is None:
-                return True  # as they come, at the rate that was asked for
-            turn = next(((begins, ends) for begins, ends in turns if now < ends), None)
-            if turn is None:
+            if blocks is None:
+                return True  # users start at the spawn rate
+            block = next(((begins, ends) for begins, ends in blocks if now < ends), None)
+            if block is None:
                 return False
-            if now >= turn[0]:
+            if now >= block[0]:
                 return True
             spread_s = rng.uniform(0, self.settings.wait_ms[1] / 1000)
-            gevent.sleep((turn[0] - now) / NS_PER_S + spread_s)
+            gevent.sleep((block[0] - now) / NS_PER_S + spread_s)
 
     def _start_schedule(self, start_ns: int, measuring_ns: int) -> None:
-        """Send this process's share of the arrivals from now on, in threads of their own."""
+        """Start the dispatcher with this process's share of the arrivals."""
         settings = self.settings
         due_s = self._schedule()
         places = arrivals.share(len(due_s), self.number, settings.processes)
         due_ns = (due_s[places] * NS_PER_S).astype(np.int64) + start_ns
-        self._planned = sum(
+        self._scheduled = sum(
             int(np.count_nonzero((w.begins_ns <= due_ns) & (due_ns < w.ends_ns)))
             for w in self._windows(measuring_ns)
         )
@@ -218,7 +216,7 @@ class LoadProcess:
         self.dispatcher.start()
 
     def _schedule(self) -> arrivals.Times:
-        """Seconds from the common start: the warm-up, then the blocks or the one piece."""
+        """Arrival times in seconds from the common start: the warm-up, then the blocks."""
         settings = self.settings
         pieces = [(0.0, settings.warmup_s, 0)]
         if settings.blocks:
@@ -239,21 +237,21 @@ class LoadProcess:
             ]
         )
 
-    def take_done(self) -> Iterator[tuple[int, Outcome]]:
-        """What the schedule's threads have ended: instances and outcomes."""
+    def drain_completed(self) -> Iterator[tuple[int, Outcome]]:
+        """The dispatcher's completed requests: instances and outcomes."""
         done = self.dispatcher.done if self.dispatcher else ()
         while done:
             yield done.popleft()
 
     @property
-    def answered(self) -> bool:
-        """Whether every request that was sent has ended and is recorded."""
+    def drained(self) -> bool:
+        """Whether every sent request is completed and recorded."""
         if self.dispatcher is not None:
             return self.dispatcher.finished and not self.dispatcher.done
         return not self.in_flight
 
     def _write(self) -> None:
-        """Leave the result; once, whether the run ends or is ended."""
+        """Submit the result once, at the end of the run or on interruption."""
         if self._written:
             return
         self._written = True
@@ -262,23 +260,23 @@ class LoadProcess:
         if self.dispatcher is not None:
             self.dispatcher.stop()
             result["offered"] = {
-                "arrivals": self._planned,
+                "arrivals": self._scheduled,
                 "unanswered": self.dispatcher.in_flight,
-                "late_for_want_of_a_thread": self.dispatcher.late_for_want_of_a_thread,
+                "late_for_want_of_a_thread": self.dispatcher.delayed_by_limit,
             }
-        self.meeting.hand_in(result)
+        self.rendezvous.submit(result)
         self._phase = "done"
 
     def _report_progress(self) -> None:
         while True:
-            said = {"protocol": self.settings.protocol, "phase": self._phase}
-            self.meeting.say(said | self.recorder.progress())
-            # Before the start everybody waits for this.
+            state = {"protocol": self.settings.protocol, "phase": self._phase}
+            self.rendezvous.report(state | self.recorder.progress())
+            # The start waits for every process's report.
             waiting = self._phase in (READY, "starting users")
             gevent.sleep(WATCH_S if waiting else PROGRESS_S)
 
     def _watch_parent(self) -> None:
-        """End with the process that started this one, even if that was killed."""
+        """Exit with the parent process, even if that was killed."""
         while os.getppid() == self._parent:
             gevent.sleep(PROGRESS_S)
         log.error("the parent process exited")
@@ -296,19 +294,19 @@ process.listen()
 threads = ThreadPool(-(-process.settings.users // process.settings.processes))
 
 
-def in_a_thread(predict: Predict, instance: int, puid: str) -> Outcome:
-    """Make one request in a native thread, where the clock is read.
+def in_native_thread(predict: Predict, instance: int, puid: str) -> Outcome:
+    """Send one request in a native thread, which also reads the clock.
 
-    Both protocols alike. grpcio's own support of gevent hands every event of a call to the one
-    event loop: with 50 users that took the 99th percentile of a server that does nothing from 4 ms
-    to 175. A REST request on gevent's sockets waits for the loop's turn as well.
+    Both protocols need this. grpcio's gevent support runs every event of a call on the one event
+    loop: with 50 users and an idle server that raised p99 from 4 ms to 175 ms. A REST request on
+    gevent's sockets waits for the loop too.
     """
     outcome: Outcome = threads.apply(predict, (instance, puid))
     return outcome
 
 
 class PredictionUser(User):
-    """What both kinds of users have."""
+    """Base class of all users."""
 
     abstract = True
     request_type = ""
@@ -326,7 +324,7 @@ class PredictionUser(User):
 
 
 class ClosedLoopUser(PredictionUser):
-    """Asks for one prediction, judges the answer, waits; each user in an order of its own."""
+    """Sends a request, validates the response, waits; each user has its own instance order."""
 
     abstract = True
 
@@ -334,11 +332,11 @@ class ClosedLoopUser(PredictionUser):
         super().__init__(environment)
         number = next(process.user_numbers)
         settings = process.settings
-        self._rng = random.Random(f"{settings.seed}-{process.meeting.name}-{number}")  # noqa: S311
-        self._instances: Iterator[int] = payloads.in_own_order(len(process.payloads), self._rng)
+        self._rng = random.Random(f"{settings.seed}-{process.rendezvous.name}-{number}")  # noqa: S311
+        self._instances: Iterator[int] = payloads.shuffled(len(process.payloads), self._rng)
 
     def on_start(self) -> None:
-        """Locust starts a second's users at once; the original spread them over it."""
+        """Spread the start of users over a second, as in the original."""
         gevent.sleep(self._rng.uniform(0, min(1.0, process.settings.wait_ms[1] / 1000)))
 
     def wait_time(self) -> float:
@@ -346,12 +344,12 @@ class ClosedLoopUser(PredictionUser):
         return self._rng.uniform(low, high) / 1000
 
     def predict(self, instance: int, puid: str) -> Outcome:
-        """One request for the instance of that index. Every failure is an outcome."""
+        """Send one request; a failure is an outcome, not an exception."""
         raise NotImplementedError
 
     @task
     def one_prediction(self) -> None:
-        if not process.wait_for_turn(self._rng):
+        if not process.wait_for_block(self._rng):
             raise StopUser
         instance = next(self._instances)
         puid = str(self._rng.randrange(100_000_000))
@@ -365,7 +363,7 @@ class ClosedLoopUser(PredictionUser):
 
 
 class OpenLoopUser(PredictionUser):
-    """One in each process: its requests are sent by the dispatcher's threads, when they are due."""
+    """One per process: the dispatcher's threads send its requests on schedule."""
 
     abstract = True
     running: ClassVar[list[OpenLoopUser]] = []
@@ -375,14 +373,14 @@ class OpenLoopUser(PredictionUser):
         self.running.append(self)
 
     def new_connection(self) -> Connection:
-        """A connection for one native thread."""
+        """Create a connection for one native thread."""
         raise NotImplementedError
 
     @task
     def all_predictions(self) -> None:
-        """Record what has ended, away from the threads that send."""
-        while not (process.recorder.over and process.answered):
-            for instance, outcome in process.take_done():
+        """Record completed requests outside the sending threads."""
+        while not (process.recorder.over and process.drained):
+            for instance, outcome in process.drain_completed():
                 process.recorder.record(outcome, instance)
                 self._tell_locust(outcome)
             gevent.sleep(DRAIN_S)

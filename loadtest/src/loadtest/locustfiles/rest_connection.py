@@ -1,7 +1,7 @@
-"""One connection over which /js/predict is asked, and how an answer becomes an outcome.
+"""A REST connection: sends /js/predict requests and turns responses into outcomes.
 
-Locust's FastHttpUser keeps books within the time it measures (0.4 ms a request). What it stands
-on, geventhttpclient's parser, is used here as it is, on a socket that blocks its thread.
+Locust's FastHttpUser does bookkeeping within the measured time (0.4 ms per request). This module
+uses its parser, geventhttpclient's, on a blocking socket.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from geventhttpclient._parser import HTTPParseError
 from geventhttpclient.response import HTTPResponse
 
 from loadtest import answers, wire
-from loadtest.answers import WrongAnswer
+from loadtest.answers import InvalidResponse
 from loadtest.payloads import Payloads
 from loadtest.recorder import Outcome
 from loadtest.settings import PER_CALL, REQUEST_TIMEOUT_S, LoadTestSettings
@@ -23,11 +23,11 @@ RECEIVE_BYTES = 1 << 16
 
 
 class ConnectionClosed(Exception):
-    """The other side closed before its answer was whole."""
+    """The peer closed the connection before the response was complete."""
 
 
 class RestRequests:
-    """Every request of a run, ready but for the puid."""
+    """The prebuilt requests of a run, without their puid."""
 
     def __init__(self, settings: LoadTestSettings, js_key: str, payloads: Payloads) -> None:
         """`payloads` are percent-encoded once, here."""
@@ -51,17 +51,17 @@ class RestRequests:
 
 
 class RestConnection:
-    """Opened when there is none, by the request that needs it."""
+    """A connection that opens on demand."""
 
     def __init__(self, requests: RestRequests) -> None:
-        """Nothing is connected yet."""
+        """Does not connect."""
         self._requests = requests
         self._socket: socket.socket | None = None
 
     def open(self) -> None:
         if self._socket is None:
             self._socket = socket.create_connection(self._requests.address, REQUEST_TIMEOUT_S)
-            # A request of several segments must not wait for the acknowledgement of the first.
+            # A request of several segments must not wait for an ACK.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def close(self) -> None:
@@ -70,28 +70,30 @@ class RestConnection:
             self._socket = None
 
     def predict(self, instance: int, puid: str, intended_ns: int | None = None) -> Outcome:
-        """Send one request, once; every failure is an outcome."""
+        """Send one request without retries; a failure is an outcome, not an exception."""
         request = self._requests.request(instance, puid)
-        failure, server, gateway, told, answered_ms = None, None, None, None, None
+        failure, server, gateway, predicted, server_total_ms = None, None, None, None, None
         started = time.perf_counter_ns()
         try:
             response = self._exchange(request)
             timing = response.text_of(answers.SERVER_TIMING)
-            answered_ms = answers.server_total_ms(timing)
+            server_total_ms = answers.server_total_ms(timing)
             document = answers.from_jsonp(response.status_code, response.body)
             ended = time.perf_counter_ns()
             answer = answers.of_document(response.status_code, document)
-            told = answers.judge(answer, puid, self._requests.images)
+            predicted = answers.judge(answer, puid, self._requests.images)
             server = answers.server_timing(timing)
             gateway = answers.gateway_timing(response.text_of(answers.GATEWAY_TIMING))
         except Exception as error:
             ended = time.perf_counter_ns()
             failure = reason(error)
-            if not isinstance(error, WrongAnswer):
+            if not isinstance(error, InvalidResponse):
                 self.close()
         if self._requests.per_call:
             self.close()
-        return Outcome(started, ended, failure, server, told, gateway, intended_ns, answered_ms)
+        return Outcome(
+            started, ended, failure, server, predicted, gateway, intended_ns, server_total_ms
+        )
 
     def _exchange(self, request: bytes) -> Response:
         self.open()
@@ -109,7 +111,7 @@ class RestConnection:
 
 
 class Response(HTTPResponse):
-    """An answer as far as it has been fed."""
+    """A response, complete once enough data was fed."""
 
     @property
     def body(self) -> bytes:
@@ -121,9 +123,9 @@ class Response(HTTPResponse):
 
 
 def reason(error: Exception) -> str:
-    """A few words for what went wrong, the same for the same cause."""
+    """A short reason, equal for equal causes."""
     match error:
-        case WrongAnswer():
+        case InvalidResponse():
             return str(error)
         case TimeoutError():
             return "timed out"

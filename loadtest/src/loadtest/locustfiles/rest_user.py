@@ -1,4 +1,4 @@
-"""GET /js/predict, as a browser of the original's demo asks it."""
+"""Locust users for /js/predict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from locust.env import Environment
 from loadtest.locustfiles.load_process import (
     ClosedLoopUser,
     OpenLoopUser,
-    in_a_thread,
+    in_native_thread,
     process,
 )
 from loadtest.locustfiles.rest_connection import RestConnection, RestRequests
@@ -26,7 +26,7 @@ class RestUser(ClosedLoopUser):
         self._connection = RestConnection(requests)
 
     def predict(self, instance: int, puid: str) -> Outcome:
-        return in_a_thread(self._connection.predict, instance, puid)
+        return in_native_thread(self._connection.predict, instance, puid)
 
 
 class RestSchedule(OpenLoopUser):

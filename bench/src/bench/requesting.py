@@ -1,4 +1,4 @@
-"""What is sent, and which digit an answer tells."""
+"""Requests in every server's format, and the digit that a response predicts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from bench.cases import Way
 from loadtest import answers, wire
-from loadtest.payloads import Payloads, model_wrong
+from loadtest.payloads import Payloads, misclassified
 from loadtest.payloads import digits as held_out_digits
 from model_runtime.digits import held_out
 from open_inference_pb2 import ModelInferRequest, ModelInferResponse
@@ -22,11 +22,11 @@ from seldon_pb2 import ClassificationReply
 
 JSON_HEADERS = {"Content-Type": "application/json"}
 _RAW = np.dtype("<f4")
-GRPC_PREFIX = b"\0"  # not compressed; the length follows, big-endian in four bytes
+GRPC_PREFIX = b"\0"  # not compressed; four bytes of length follow, big-endian
 
 
 class Contents(StrEnum):
-    """Where a message over gRPC has its numbers."""
+    """The field of a gRPC message that holds the numbers."""
 
     RAW = "raw"  # V2's raw_input_contents, Seldon Core's binData: float32 as bytes
     FP32 = "fp32"  # fp32_contents of V2's input
@@ -34,34 +34,34 @@ class Contents(StrEnum):
 
 
 class Form(StrEnum):
-    """Whose documents are spoken."""
+    """The format of requests and responses."""
 
     OURS = "ours"
     V1 = "v1"  # TensorFlow Serving's and KServe's {"instances": [[…]]}
-    V1_BARE = "v1-bare"  # asked as V1, answered by the array alone, as BentoML's batches are
+    V1_BARE = "v1-bare"  # V1 requests, bare array responses, as BentoML's batches
     V2 = "v2"  # the open inference protocol
     V2_GRPC = "v2-grpc"  # the same over gRPC
     SELDON = "seldon"  # Seldon Core's {"data": {"ndarray": [[…]]}}
-    SELDON_GRPC = "seldon-grpc"  # its SeldonMessage
-    RECORDED = "recorded"  # a file's bytes, whatever they are
+    SELDON_GRPC = "seldon-grpc"  # Seldon Core's SeldonMessage
+    RECORDED = "recorded"  # the bytes of a file
 
 
 _MARKERS = {Form.RECORDED: "", Form.V1_BARE: "[[", Form.V2: '"outputs"', Form.SELDON: '"ndarray"'}
 
 
 @dataclass(frozen=True)
-class Asking:
-    """Requests to one address, to be sent in turn.
+class RequestSet:
+    """Requests to one address, sent round robin.
 
     Attributes:
-        way: POST and JSONP over HTTP/1.1, or gRPC.
-        host: Where.
-        port: Where.
-        path: Of every request; a JSONP request's own path is its body's text.
-        bodies: What is sent: HTTP bodies, GET targets, or serialised messages.
-        digits: What each shows; None where nobody knows.
-        form: How answers are read.
-        headers: Beside the usual ones; gRPC's metadata.
+        way: POST or JSONP over HTTP/1.1, or gRPC.
+        host: The host.
+        port: The port.
+        path: The path of every request; of JSONP only for the URL, each body is a GET target.
+        bodies: HTTP bodies, GET targets or serialised messages.
+        digits: The digit of each request; None if unknown.
+        form: The format of responses.
+        headers: Additional headers; gRPC metadata.
     """
 
     way: Way
@@ -80,27 +80,27 @@ class Asking:
 
     @property
     def marker(self) -> str:
-        """Text that every good HTTP answer holds, and no refusal does; empty if nobody knows."""
+        """Text that successful HTTP responses contain and errors do not; empty if unknown."""
         return _MARKERS.get(self.form, '"predictions"')
 
 
 @dataclass(frozen=True)
 class Digits:
-    """The held-out digits that the model tells right."""
+    """The held-out digits that the model classifies correctly."""
 
     payloads: Payloads
     indices: tuple[int, ...]
 
     @classmethod
     def of_model(cls, folder: Path) -> "Digits":
-        """Leave out what the model in `folder` is known to tell wrong."""
+        """Exclude the digits that the model in `folder` misclassifies."""
         payloads = held_out_digits()
-        wrong = model_wrong(folder) or frozenset()
+        wrong = misclassified(folder) or frozenset()
         return cls(payloads, tuple(i for i in range(len(payloads)) if i not in wrong))
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """What they show."""
+        """The labels of the digits."""
         labels = held_out().labels
         return tuple(int(labels[index]) for index in self.indices)
 
@@ -113,43 +113,43 @@ def ours(
     js_key: str = "",
     token: str = "",
     answered: int | None = None,
-) -> Asking:
-    """Predictions asked of our server, or of the gateway where keys are given.
+) -> RequestSet:
+    """Requests to our server, or to the gateway if keys are set.
 
     Args:
-        way: How.
-        host: Where.
-        port: Where.
-        digits: What to send.
-        js_key: For REST through the gateway.
-        token: For gRPC through the gateway.
-        answered: The one digit that the null model tells of every image.
+        way: The request variant.
+        host: The host.
+        port: The port.
+        digits: The instances.
+        js_key: The key of REST through the gateway.
+        token: The token of gRPC through the gateway.
+        answered: The fixed prediction of the null model.
     """
     payloads, indices = digits.payloads, digits.indices
-    told = digits.labels if answered is None else (answered,) * len(indices)
+    expected = digits.labels if answered is None else (answered,) * len(indices)
     if way is Way.GRPC:
         bodies = tuple(payloads.request_data[index] for index in indices)
         metadata = dict(wire.oauth_metadata(token)) if token else {}
-        return Asking(way, host, port, wire.CLASSIFY, bodies, told, headers=metadata)
+        return RequestSet(way, host, port, wire.CLASSIFY, bodies, expected, headers=metadata)
     key = f"consumer_key={quote(js_key, safe='')}" if js_key else ""
     if way is Way.POST:
         bodies = tuple(payloads.documents[index].encode() for index in indices)
         path = "/js/predict" + (f"?{key}" if key else "")
-        return Asking(way, host, port, path, bodies, told, headers=JSON_HEADERS)
+        return RequestSet(way, host, port, path, bodies, expected, headers=JSON_HEADERS)
     before = f"/js/predict?{key}{'&' if key else ''}json="
     after = f"&jsonpCallback={answers.CALLBACK}"
     bodies = tuple(f"{before}{payloads.url_json[index]}{after}".encode() for index in indices)
-    return Asking(way, host, port, "/js/predict", bodies, told)
+    return RequestSet(way, host, port, "/js/predict", bodies, expected)
 
 
-def v1(host: str, port: int, path: str, digits: Digits, form: Form = Form.V1) -> Asking:
-    """{"instances": [[784 numbers]]}; `form` is that of the answer."""
+def v1(host: str, port: int, path: str, digits: Digits, form: Form = Form.V1) -> RequestSet:
+    """{"instances": [[784 numbers]]}; `form` is that of the response."""
     bodies = tuple(_dumps({"instances": [row]}) for row in _rows(digits))
-    return Asking(Way.POST, host, port, path, bodies, digits.labels, form, JSON_HEADERS)
+    return RequestSet(Way.POST, host, port, path, bodies, digits.labels, form, JSON_HEADERS)
 
 
-def v2(host: str, port: int, path: str, digits: Digits, input_name: str) -> Asking:
-    """One FP32 tensor of shape (1, 784), as the open inference protocol spells it."""
+def v2(host: str, port: int, path: str, digits: Digits, input_name: str) -> RequestSet:
+    """One FP32 tensor of shape (1, 784) in the open inference protocol."""
     bodies = tuple(
         _dumps(
             {
@@ -165,7 +165,7 @@ def v2(host: str, port: int, path: str, digits: Digits, input_name: str) -> Aski
         )
         for row in _rows(digits)
     )
-    return Asking(Way.POST, host, port, path, bodies, digits.labels, Form.V2, JSON_HEADERS)
+    return RequestSet(Way.POST, host, port, path, bodies, digits.labels, Form.V2, JSON_HEADERS)
 
 
 def v2_grpc(
@@ -176,7 +176,7 @@ def v2_grpc(
     model: str,
     input_name: str,
     contents: Contents,
-) -> Asking:
+) -> RequestSet:
     """The same as an inference.ModelInferRequest."""
     bodies = []
     for row in _rows(digits):
@@ -187,17 +187,17 @@ def v2_grpc(
         else:
             tensor.contents.fp32_contents.extend(row)
         bodies.append(message.SerializeToString())
-    return Asking(Way.GRPC, host, port, path, tuple(bodies), digits.labels, Form.V2_GRPC)
+    return RequestSet(Way.GRPC, host, port, path, tuple(bodies), digits.labels, Form.V2_GRPC)
 
 
-def seldon(host: str, port: int, path: str, digits: Digits) -> Asking:
-    """{"data": {"ndarray": [[784 numbers]]}}, as Seldon Core spells it."""
+def seldon(host: str, port: int, path: str, digits: Digits) -> RequestSet:
+    """{"data": {"ndarray": [[784 numbers]]}}, Seldon Core's format."""
     bodies = tuple(_dumps({"data": {"ndarray": [row]}}) for row in _rows(digits))
-    return Asking(Way.POST, host, port, path, bodies, digits.labels, Form.SELDON, JSON_HEADERS)
+    return RequestSet(Way.POST, host, port, path, bodies, digits.labels, Form.SELDON, JSON_HEADERS)
 
 
-def seldon_grpc(host: str, port: int, path: str, digits: Digits, contents: Contents) -> Asking:
-    """The same as a seldon.protos.SeldonMessage, its numbers as bytes or as a tensor."""
+def seldon_grpc(host: str, port: int, path: str, digits: Digits, contents: Contents) -> RequestSet:
+    """The same as a seldon.protos.SeldonMessage, with bytes or a tensor."""
     bodies = []
     for row in _rows(digits):
         message = SeldonMessage()
@@ -207,49 +207,49 @@ def seldon_grpc(host: str, port: int, path: str, digits: Digits, contents: Conte
             message.data.tensor.shape.extend((1, len(row)))
             message.data.tensor.values.extend(row)
         bodies.append(message.SerializeToString())
-    return Asking(Way.GRPC, host, port, path, tuple(bodies), digits.labels, Form.SELDON_GRPC)
+    return RequestSet(Way.GRPC, host, port, path, tuple(bodies), digits.labels, Form.SELDON_GRPC)
 
 
-def recorded(way: Way, host: str, port: int, path: str, body: bytes) -> Asking:
-    """One request again and again; that it is answered is all that can be checked."""
+def recorded(way: Way, host: str, port: int, path: str, body: bytes) -> RequestSet:
+    """One recorded request; only the status of its responses can be checked."""
     headers = {} if way is Way.GRPC else JSON_HEADERS
-    return Asking(way, host, port, path, (body,), None, Form.RECORDED, headers)
+    return RequestSet(way, host, port, path, (body,), None, Form.RECORDED, headers)
 
 
-def digit_told(asking: Asking, body: bytes) -> int | None:
-    """The digit that an answer tells; None where its form is not known.
+def predicted_digit(request_set: RequestSet, body: bytes) -> int | None:
+    """The predicted digit of a response; None if its form is unknown.
 
     Raises:
-        ValueError: The answer is none of its form.
+        ValueError: The response does not have that form.
     """
-    if asking.form is Form.RECORDED:
+    if request_set.form is Form.RECORDED:
         return None
     try:
-        if asking.form is Form.V2_GRPC:
+        if request_set.form is Form.V2_GRPC:
             return _largest(_v2_scores(ModelInferResponse.FromString(body)))
-        if asking.form is Form.SELDON_GRPC:
+        if request_set.form is Form.SELDON_GRPC:
             return _largest(_seldon_scores(SeldonMessage.FromString(body)))
-        if asking.way is Way.GRPC:
+        if request_set.way is Way.GRPC:
             return _largest(answers.of_reply(ClassificationReply.FromString(body)).scores)
-        if asking.form is Form.OURS:
+        if request_set.form is Form.OURS:
             document = answers.from_jsonp(200, body)
             return _largest(answers.of_document(200, document).scores)
         document = orjson.loads(body)
-        if asking.form is Form.V1:
+        if request_set.form is Form.V1:
             (scores,) = document["predictions"]
-        elif asking.form is Form.V1_BARE:
+        elif request_set.form is Form.V1_BARE:
             (scores,) = document
-        elif asking.form is Form.SELDON:
+        elif request_set.form is Form.SELDON:
             (scores,) = document["data"]["ndarray"]
         else:
             scores = document["outputs"][0]["data"]
         return _largest(scores)
-    except (LookupError, TypeError, ValueError, DecodeError, answers.WrongAnswer) as error:
-        raise ValueError(f"the answer is none of form {asking.form}: {error}") from error
+    except (LookupError, TypeError, ValueError, DecodeError, answers.InvalidResponse) as error:
+        raise ValueError(f"the response is not of form {request_set.form}: {error}") from error
 
 
 def framed(message: bytes) -> bytes:
-    """A gRPC message as it stands in HTTP/2's data, for a client that knows nothing of gRPC."""
+    """A length-prefixed gRPC message, for a plain HTTP/2 client."""
     return GRPC_PREFIX + len(message).to_bytes(4, "big") + message
 
 
@@ -259,7 +259,7 @@ def _rows(digits: Digits) -> list[Any]:
 
 
 def _v2_scores(response: ModelInferResponse) -> Sequence[float]:
-    """An answer has its numbers where the server likes, wherever the request had them."""
+    """The scores; servers choose the field, independent of the request."""
     if response.raw_output_contents:
         return [float(score) for score in np.frombuffer(response.raw_output_contents[0], _RAW)]
     return response.outputs[0].contents.fp32_contents
