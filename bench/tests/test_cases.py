@@ -1,6 +1,6 @@
 import pytest
 
-from bench.cases import Way, all_cases, chosen, in_turns, parse_callers
+from bench.cases import Way, all_cases, interleaved, parse_callers, select
 from bench.errors import BenchError
 
 
@@ -42,14 +42,14 @@ def test_what_runs_on_two_cores_has_twice_of_everything() -> None:
 
 def test_patterns_choose_cases() -> None:
     cases = all_cases([1, 8], [("other", Way.POST)])
-    assert {case.name for case in chosen(cases, "grpc, other")} == {"grpc", "other"}
-    assert {case.callers for case in chosen(cases, "other")} == {1, 8}
-    assert chosen(cases, "") == cases
+    assert {case.name for case in select(cases, "grpc, other")} == {"grpc", "other"}
+    assert {case.callers for case in select(cases, "other")} == {1, 8}
+    assert select(cases, "") == cases
 
 
 def test_pattern_that_fits_nothing_is_told_with_what_there_is() -> None:
-    with pytest.raises(BenchError, match=r"'rpc', which fits none of: rest-post, "):
-        chosen(all_cases([1]), "grpc,rpc")
+    with pytest.raises(BenchError, match=r"'rpc', expected a pattern of: rest-post, "):
+        select(all_cases([1]), "grpc,rpc")
 
 
 @pytest.mark.parametrize("text", ["", "0", "1,", "201", "1.5", "eight", "-1"])
@@ -63,9 +63,9 @@ def test_callers_are_sorted_and_counted_once() -> None:
 
 
 def test_one_core_and_two_are_never_parted() -> None:
-    cases = chosen(all_cases([1]), "*-on-*")
+    cases = select(all_cases([1]), "*-on-*")
     for number in range(12):
-        names = [server.name for server, _ in in_turns(cases, number)]
+        names = [server.name for server, _ in interleaved(cases, number)]
         for one, two in zip(names[::2], names[1::2], strict=True):
             assert one.endswith("-on-1-core")
             assert two == one.replace("1-core", "2-cores")
@@ -73,7 +73,7 @@ def test_one_core_and_two_are_never_parted() -> None:
 
 def test_each_round_begins_with_another_server_and_holds_every_case() -> None:
     cases = all_cases([1, 8])
-    rounds = [in_turns(cases, number) for number in range(3)]
+    rounds = [interleaved(cases, number) for number in range(3)]
     assert len({turns[0][0].name for turns in rounds}) == 3
     for turns in rounds:
         assert sorted(case.label for _, own in turns for case in own) == sorted(

@@ -81,7 +81,7 @@ def test_the_second_engine(tmp_path: Path) -> None:
     bench = start(tmp_path, *words, "--engine", "tensorflow")
     printed, progress = bench.communicate(timeout=100)
     assert bench.returncode == 0, progress
-    assert "models/deep_mnist/1 by TensorFlow" in printed
+    assert "models/deep_mnist/1 with TensorFlow" in printed
     result = result_in(tmp_path)
     assert result["settings"]["engine"] == "tensorflow"
     assert result["machine"]["packages"]["tensorflow-cpu"]
@@ -97,7 +97,7 @@ def test_one_core_and_two(tmp_path: Path) -> None:
     bench = start(tmp_path, *words)
     printed, progress = bench.communicate(timeout=100)
     assert bench.returncode == 0, progress
-    assert "Scaling: everything on one core" in printed
+    assert "Scaling from 1 core to 2" in printed
     summary = result_in(tmp_path)["summary"]
     raw_alone, raw_batches, null = summary["scaling"]
     assert (raw_alone["name"], raw_batches["name"]) == ("raw, batches of 1", "raw, batches of 16")
@@ -151,7 +151,7 @@ def test_other_servers_and_our_own_generator(tmp_path: Path) -> None:
     bench = start(tmp_path, *words, "--peers", str(file))
     _, progress = bench.communicate(timeout=100)
     assert bench.returncode == 1, progress
-    assert "INVALID: broken at 2: broken ended with status 1" in progress
+    assert "INVALID: broken at 2 connections: broken exited with status 1" in progress
     figures = {case["case"]: case for case in result_in(tmp_path)["summary"]["cases"]}
     assert figures["other"]["valid"]
     assert figures["other"]["tool"] == "own"

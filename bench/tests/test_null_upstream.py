@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.asking import Digits, ours
 from bench.cases import Way
 from bench.checking import check
 from bench.errors import BenchError
 from bench.null_upstream import plan
 from bench.processes import usable_cores
+from bench.requesting import Digits, ours
 from bench.servers import HOST, Ports, running
 from ports import free_ports
 
@@ -30,5 +30,5 @@ def test_it_answers_both_protocols_as_the_servers_do(tmp_path: Path) -> None:
     with running("null upstream", started, rest, usable_cores(), tmp_path / "log"):
         assert check(rest) > 500
         assert check(rpc) > 200
-        with pytest.raises(BenchError, match="takes a 8 for a 7"):
+        with pytest.raises(BenchError, match="is 7, expected 8"):
             check(wrong)

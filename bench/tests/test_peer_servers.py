@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench import peers
-from bench.asking import Digits
 from bench.checking import check
 from bench.processes import usable_cores
+from bench.requesting import Digits
 from bench.servers import peer_plan, running
 from ports import free_ports
 
@@ -63,12 +63,16 @@ def test_plain_peers_answer_right(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    asking = PEERS[name].asking(Digits.of_model(MODEL))
+    request_set = PEERS[name].request_set(Digits.of_model(MODEL))
     (port,) = free_ports(1)
     command = tuple(
-        sys.executable if word.startswith(".peers/") else word.replace(str(asking.port), str(port))
+        sys.executable
+        if word.startswith(".peers/")
+        else word.replace(str(request_set.port), str(port))
         for word in PEERS[name].command
     )
-    asking = replace(asking, port=port)
-    with running(name, peer_plan(command, port, MODEL), asking, usable_cores(), tmp_path / "log"):
-        assert check(asking) > 0
+    request_set = replace(request_set, port=port)
+    with running(
+        name, peer_plan(command, port, MODEL), request_set, usable_cores(), tmp_path / "log"
+    ):
+        assert check(request_set) > 0

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.asking import Contents, Digits, Form
 from bench.cases import Way
 from bench.errors import BenchError
 from bench.peers import parse
+from bench.requesting import Contents, Digits, Form
 from open_inference_pb2 import ModelInferRequest
 from seldon_core_pb2 import SeldonMessage
 
@@ -53,10 +53,10 @@ def test_v2_over_grpc_and_a_server_without_a_model(tmp_path: Path) -> None:
     assert (raw.way, raw.form, raw.contents) == (Way.GRPC, Form.V2_GRPC, Contents.RAW)
     assert (fp32.model, fp32.input, fp32.contents) == ("m", "x", Contents.FP32)
     digits = Digits.of_model(MODEL)
-    message = ModelInferRequest.FromString(fp32.asking(digits).bodies[0])
+    message = ModelInferRequest.FromString(fp32.request_set(digits).bodies[0])
     assert (message.model_name, message.inputs[0].name) == ("m", "x")
-    assert raw.asking(digits).digits == digits.labels
-    assert null.asking(digits).digits == (3,) * len(digits.indices)
+    assert raw.request_set(digits).digits == digits.labels
+    assert null.request_set(digits).digits == (3,) * len(digits.indices)
 
 
 def test_seldon_core_and_answers_that_are_an_array(tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_seldon_core_and_answers_that_are_an_array(tmp_path: Path) -> None:
     assert (rest.way, rest.form) == (Way.POST, Form.SELDON)
     assert (raw.way, raw.form, raw.contents) == (Way.GRPC, Form.SELDON_GRPC, Contents.RAW)
     digits = Digits.of_model(MODEL)
-    assert SeldonMessage.FromString(raw.asking(digits).bodies[0]).binData
-    assert SeldonMessage.FromString(tensor.asking(digits).bodies[0]).data.tensor.values
-    assert rest.asking(digits).bodies[0].startswith(b'{"data":{"ndarray":[[')
-    asked = bare.asking(digits)
+    assert SeldonMessage.FromString(raw.request_set(digits).bodies[0]).binData
+    assert SeldonMessage.FromString(tensor.request_set(digits).bodies[0]).data.tensor.values
+    assert rest.request_set(digits).bodies[0].startswith(b'{"data":{"ndarray":[[')
+    asked = bare.request_set(digits)
     assert (asked.form, asked.digits) == (Form.V1_BARE, digits.labels)
     assert asked.bodies[0].startswith(b'{"instances":[[')
 
@@ -99,15 +99,15 @@ def test_wrong_short_forms_are_told(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{a: 1}", "holds no list of objects"),
-        ("[1]", "holds no list of objects"),
-        ("[{", "is no YAML"),
+        ("{a: 1}", "is not a list of objects"),
+        ("[1]", "is not a list of objects"),
+        ("[{", "is not valid YAML"),
         ("[{name: a, command: c, url: 'http://h/', port: 1}]", "unknown key 'port'"),
-        ("[{name: a, command: [c], url: 'http://h/'}]", r"command is \['c'\], expected a text"),
+        ("[{name: a, command: [c], url: 'http://h/'}]", r"command is \['c'\], expected a string"),
         ("[{name: a, command: c, url: 'http://h/', form: v3}]", "form is 'v3'"),
         ("[{name: a, command: c, url: 'http://h/', form: recorded}]", "body is missing"),
-        ("[{name: a, command: c, url: 'http://h/', form: v2-grpc}]", "form v2-grpc does not go"),
-        ("[{name: a, command: c, url: 'grpc://h/p.S/M', form: v1}]", "form v1 does not go"),
+        ("[{name: a, command: c, url: 'http://h/', form: v2-grpc}]", "form v2-grpc does not match"),
+        ("[{name: a, command: c, url: 'grpc://h/p.S/M', form: v1}]", "form v1 does not match"),
         ("[{name: a, command: c, url: 'grpc://h/p.S/M', form: seldon}]", "form seldon does not"),
         ("[{name: a, command: c, url: 'http://h/', form: seldon-grpc}]", "form seldon-grpc does"),
         (
@@ -117,7 +117,7 @@ def test_wrong_short_forms_are_told(text: str, message: str) -> None:
         ("[{name: a, command: c, url: 'http://h/', contents: x}]", "contents is 'x', expected raw"),
         ("[{name: a, command: c, url: 'http://h/', answered: 10}]", "answered is 10, expected a"),
         ("[{name: a, command: c, url: 'http://h/', answered: yes}]", "answered is True, expected"),
-        ("[{name: grpc, command: c, url: 'http://h/'}]", "peer grpc: the name is taken"),
+        ("[{name: grpc, command: c, url: 'http://h/'}]", "peer grpc: the name is not unique"),
     ],
 )
 def test_wrong_files_are_told(tmp_path: Path, text: str, message: str) -> None:

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from bench.errors import BenchError
-from bench.processes import cpu_s, divide, end, on_cores, start, worker_memory
+from bench.processes import assign_cores, cpu_s, end, on_cores, start, worker_memory
 
 # Works for a quarter of a second in a child that ends, then says so and waits in another one.
 TREE = """
@@ -22,13 +22,13 @@ child.wait()
 
 
 def test_the_server_has_a_core_that_the_client_has_not() -> None:
-    two, three = divide({0, 1}), divide({4, 5, 7})
+    two, three = assign_cores({0, 1}), assign_cores({4, 5, 7})
     assert (two.server, two.client, two.gateway) == ({1}, {0}, {0})
     assert (two.two_workers, two.client_of_two) == ({0, 1}, {0, 1})
     assert (three.server, three.client, three.gateway) == ({5}, {4}, {7})
     assert (three.two_workers, three.client_of_two) == ({5, 7}, {4})
-    with pytest.raises(BenchError, match="two cores are needed"):
-        divide({3})
+    with pytest.raises(BenchError, match="expected 2 or more"):
+        assign_cores({3})
 
 
 def test_what_is_started_is_pinned_and_its_starter_is_not(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_cost_memory_and_end_are_those_of_the_whole_tree(tmp_path: Path) -> None
 
 
 def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="no-such-program cannot be started"):
+    with pytest.raises(BenchError, match="no-such-program did not start"):
         start(["no-such-program"], os.environ, os.sched_getaffinity(0), tmp_path / "log")
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from bench.asking import Asking, Digits, ours
 from bench.cases import ServerKind, Way
 from bench.checking import check
 from bench.errors import BenchError
 from bench.load import H2LOAD, OWN, WRK, Load, run, tool_for
 from bench.processes import usable_cores
+from bench.requesting import Digits, RequestSet, ours
 from bench.run import NULL_DIGIT
 from bench.server_metrics import read
 from bench.servers import HOST, Ports, Running, our_plan, running
@@ -66,13 +66,15 @@ def servers(ports: Ports, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield {"rest": first, "grpc": second}
 
 
-def asking_of(way: Way, ports: Ports) -> Asking:
+def asking_of(way: Way, ports: Ports) -> RequestSet:
     port = ports.grpc if way is Way.GRPC else ports.rest
     return ours(way, HOST, port, DIGITS, answered=NULL_DIGIT)
 
 
-def load(tool: str, asking: Asking, answer_bytes: int, folder: Path, threads: int = 1) -> Load:
-    return run(tool, asking, 2, 1, answer_bytes, folder, usable_cores(), threads)
+def load(
+    tool: str, request_set: RequestSet, answer_bytes: int, folder: Path, threads: int = 1
+) -> Load:
+    return run(tool, request_set, 2, 1, answer_bytes, folder, usable_cores(), threads)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -80,12 +82,12 @@ def load(tool: str, asking: Asking, answer_bytes: int, folder: Path, threads: in
 def test_good_answers_are_counted_and_timed(
     servers: dict[str, Running], ports: Ports, tmp_path: Path, way: Way, tool: str, threads: int
 ) -> None:
-    asking = asking_of(way, ports)
+    request_set = asking_of(way, ports)
     url = servers["grpc" if way is Way.GRPC else "rest"].metrics_url
     assert url is not None
-    size = check(asking)
+    size = check(request_set)
     before = read(url)
-    seen = load(tool, asking, size, tmp_path, threads)
+    seen = load(tool, request_set, size, tmp_path, threads)
     counted = read(url).since(before)
     assert seen.failures == counted.refused == 0
     # What is in flight at the end is answered, and not counted.
@@ -112,9 +114,9 @@ def test_refusals_are_failures(ports: Ports, tmp_path: Path, way: Way, tool: str
 @pytest.mark.usefixtures("servers")
 @pytest.mark.parametrize("way", list(Way))
 def test_a_wrong_digit_is_found_before_anything_is_measured(ports: Ports, way: Way) -> None:
-    asking = asking_of(way, ports)
-    with pytest.raises(BenchError, match="takes a 5 for a 3"):
-        check(replace(asking, digits=(5,) * len(asking.bodies)))
+    request_set = asking_of(way, ports)
+    with pytest.raises(BenchError, match="is 3, expected 5"):
+        check(replace(request_set, digits=(5,) * len(request_set.bodies)))
 
 
 @pytest.mark.usefixtures("servers")
@@ -134,7 +136,7 @@ def test_the_null_model_passes_validation_queue_and_timing(ports: Ports) -> None
 def test_a_server_that_ends_says_why(tmp_path: Path, ports: Ports) -> None:
     kind = ServerKind("rest", "rest")
     with (
-        pytest.raises(BenchError, match="rest ended with status 1: serving-rest: model folder"),
+        pytest.raises(BenchError, match="rest exited with status 1: serving-rest: model folder"),
         running(
             "rest",
             our_plan(kind, Ports(*free_ports(3)), tmp_path / "none"),
@@ -149,10 +151,10 @@ def test_a_server_that_ends_says_why(tmp_path: Path, ports: Ports) -> None:
 @pytest.mark.usefixtures("servers")
 def test_a_port_in_use_is_told(tmp_path: Path, ports: Ports) -> None:
     plan = our_plan(ServerKind("rest", "rest"), ports, MODEL)
-    asking = asking_of(Way.POST, ports)
+    request_set = asking_of(Way.POST, ports)
     with (
-        pytest.raises(BenchError, match=f"rest cannot be started: port {ports.rest} is in use"),
-        running("rest", plan, asking, usable_cores(), tmp_path / "log"),
+        pytest.raises(BenchError, match=f"rest did not start: port {ports.rest} is in use"),
+        running("rest", plan, request_set, usable_cores(), tmp_path / "log"),
     ):
         pass
 

@@ -25,7 +25,7 @@ def test_clients_come_in_rising_order() -> None:
         ("ten", "'ten'"),
         ("0,10", "0, expected numbers from 1"),
         ("10,2000000", "2000000"),
-        ("10,10", "stands twice"),
+        ("10,10", "expected distinct"),
     ],
 )
 def test_what_is_no_number_of_clients_is_named(text: str, said: str) -> None:
@@ -34,7 +34,7 @@ def test_what_is_no_number_of_clients_is_named(text: str, said: str) -> None:
 
 
 def test_every_number_begins_a_round_and_none_is_left_out() -> None:
-    rounds = [scale.in_turn((10, 100, 1000), number) for number in range(6)]
+    rounds = [scale.rotated((10, 100, 1000), number) for number in range(6)]
     assert all(sorted(turn) == [10, 100, 1000] for turn in rounds)
     assert len({turn[0] for turn in rounds}) == 3
     assert rounds[0] != rounds[1]
@@ -82,7 +82,7 @@ def test_the_table_has_a_column_for_each_number_and_only_what_was_measured() -> 
     assert rows[0] == ["", "10 clients", "1,000 clients"]
     by_title = {row[0]: row[1:] for row in rows}
     assert by_title["REST routes, MB"] == ["0.016", "0.970"]
-    assert by_title["new client live on every Envoy after, s"][1] == "1.40 (0.40 to 2.40)"
+    assert by_title["time until a new client is live on every Envoy, s"][1] == "1.40 (0.40 to 2.40)"
     assert "gRPC routes, MB" not in by_title
     assert scale.markdown(rows).count("\n") == len(rows) + 1
 

@@ -4,7 +4,7 @@ import pytest
 
 from bench.summary import Spread, cost_in_batches, mean_batch, ratio, spread, summarise
 from bench.tables import markdown, remarks, tables
-from bench.targets import held
+from bench.targets import evaluate
 
 
 def sample(case: str, callers: int, **figures: Any) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def test_a_round_with_failures_is_left_out_and_makes_the_case_invalid() -> None:
     assert eight["per_s"].high == 1000.0
     assert eight["by_batch"] == {"1": 10}
     assert many["valid"]
-    assert "INVALID: grpc at 8: 3 of 9 requests failed" in remarks(summary)
-    assert all(row.measured is None for row in held(summary) if row.callers == 8)
+    assert "INVALID: grpc at 8 connections: 3 of 9 requests failed" in remarks(summary)
+    assert all(row.measured is None for row in evaluate(summary) if row.callers == 8)
 
 
 def test_mean_batch() -> None:
@@ -73,15 +73,15 @@ def test_what_a_server_adds_stands_beside_what_it_costs_without_a_model() -> Non
     null = sample("null-grpc", 8, server_cpu_ms=0.07)
     other_callers = sample("null-grpc", 32, server_cpu_ms=0.06)
     summary = summarise(document(real, null, other_callers, engine="tensorflow"))
-    cost, added, *_ = tables(summary, held(summary))
-    assert cost.title.startswith("Cost of a prediction, models/deep_mnist/1 by TensorFlow: ")
+    cost, added, *_ = tables(summary, evaluate(summary))
+    assert cost.title.startswith("Cost per prediction, models/deep_mnist/1 with TensorFlow ")
     assert added.rows == (("grpc", "8", "0.300", "0.220", "0.080", "0.070"),)
 
 
 def test_another_engine_is_not_held_against_what_litert_takes() -> None:
-    rows = held(summarise(document(sample("grpc", 8), engine="tensorflow")))
-    assert {row.what for row in rows}.isdisjoint({"resident, a worker", "first prediction"})
-    assert any(row.what == "CPU over raw" and row.met is False for row in rows)
+    rows = evaluate(summarise(document(sample("grpc", 8), engine="tensorflow")))
+    assert {row.what for row in rows}.isdisjoint({"RSS per worker", "cold start"})
+    assert any(row.what == "CPU / raw" and row.met is False for row in rows)
 
 
 def test_targets_are_held_against_the_medians() -> None:
@@ -95,16 +95,16 @@ def test_targets_are_held_against_the_medians() -> None:
             sample("grpc-on-2-cores", 64, per_s=1900.0, round=0),
         )
     )
-    met = {(row.what, row.case, row.callers): row.met for row in held(summary)}
-    assert met["CPU over raw", "grpc", 8] is True
-    assert met["CPU over raw", "grpc", 32] is False
-    assert met["gateway adds at p50", "grpc", 1] is True
-    two = "two workers over one"
-    assert met[two, "grpc-on-2-cores over -on-1-core", None] is True
-    assert met[two, "rest-on-2-cores over -on-1-core", None] is None
-    assert met["resident, a worker", "grpc", None] is False
-    assert met["first prediction", "grpc", None] is True
-    assert met["first prediction", "rest", None] is None
+    met = {(row.what, row.case, row.callers): row.met for row in evaluate(summary)}
+    assert met["CPU / raw", "grpc", 8] is True
+    assert met["CPU / raw", "grpc", 32] is False
+    assert met["gateway latency at p50", "grpc", 1] is True
+    two = "speedup of 2 workers"
+    assert met[two, "grpc-on-2-cores / grpc-on-1-core", None] is True
+    assert met[two, "rest-on-2-cores / rest-on-1-core", None] is None
+    assert met["RSS per worker", "grpc", None] is False
+    assert met["cold start", "grpc", None] is True
+    assert met["cold start", "rest", None] is None
 
 
 def test_a_gain_is_of_the_same_round() -> None:
@@ -149,29 +149,29 @@ def test_peers_of_the_run_are_compared_with_ours() -> None:
             sample("kserve-rest", 32, per_s=2000.0, problem="1 of 9 requests failed"),
         )
     )
-    rows = [row for row in held(summary) if row.what == "throughput over a peer"]
+    rows = [row for row in evaluate(summary) if row.what == "throughput ratio to best peer"]
     assert [(row.case, row.callers, row.measured, row.met) for row in rows] == [
-        ("grpc over kserve-grpc", 8, 1.6, True),
-        ("rest-post over kserve-rest", 32, None, None),
-        ("rest-post over mosec", 32, 1.5, True),
+        ("grpc / kserve-grpc", 8, 1.6, True),
+        ("rest-post / kserve-rest", 32, None, None),
+        ("rest-post / mosec", 32, 1.5, True),
     ]
 
 
 def test_the_best_peer_is_not_known_while_one_has_failed() -> None:
     failed = sample("mlserver-grpc", 32, per_s=1.0, problem="1 of 9 requests failed")
     cases = (sample("grpc", 32), sample("grpcio", 32, per_s=100.0), failed)
-    (row,) = (row for row in held(summarise(document(*cases))) if "over a peer" in row.what)
-    assert (row.case, row.measured) == ("grpc over grpcio", None)
+    (row,) = (row for row in evaluate(summarise(document(*cases))) if "best peer" in row.what)
+    assert (row.case, row.measured) == ("grpc / grpcio", None)
 
 
 def test_a_busy_client_is_told() -> None:
     summary = summarise(document(sample("grpc", 8, client_busy=0.97)))
-    assert any("the client computed 97% of the time" in text for text in remarks(summary))
+    assert any("generator CPU utilization is 97%" in text for text in remarks(summary))
 
 
 def test_markdown_has_the_same_columns_in_every_row() -> None:
     summary = summarise(document(sample("grpc", 8), sample("grpc", 8, per_s=2000.0)))
-    text = markdown(tables(summary, held(summary)))
+    text = markdown(tables(summary, evaluate(summary)))
     assert "| grpc | 8 | 1,500 ±33% | 0.300 | 1.50 |" in text
     for block in text.split("\n\n"):
         rows = [line for line in block.splitlines() if line.startswith("|")]

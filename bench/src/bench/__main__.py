@@ -1,4 +1,4 @@
-"""`python -m bench`: what the serving path costs; the Makefile's `bench` runs it."""
+"""`python -m bench`: benchmark of the serving path; the Makefile's `bench` runs it."""
 
 import os
 import signal
@@ -20,45 +20,57 @@ from bench import cases, load, peers, processes, tables
 from bench.errors import BenchError
 from bench.run import Bench, Settings
 from bench.summary import summarise
-from bench.targets import held
+from bench.targets import evaluate
 from loadtest import machine
 from model_runtime import ModelFolderInvalid
 from model_runtime.model_folder import TENSORFLOW, read_model_folder
 
 PACKAGES = (*machine.PACKAGES, "tensorflow-cpu", "orjson", "protobuf", "prometheus-client")
-INTERRUPTED = 130  # as a shell says of Ctrl-C
+INTERRUPTED = 130  # a shell's exit status for Ctrl-C
 FIRST_PORT = 13_000  # below the ephemeral range
 PORTS = 11
 
 
 @click.command("bench")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True)
+@click.option(
+    "--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of rounds."
+)
 @click.option(
     "--seconds",
     type=click.IntRange(1, 600),
     default=3,
     show_default=True,
-    help="Of each case in each round.",
+    help="Duration of each case per round, seconds.",
 )
-@click.option("--cases", "patterns", default="", help="Names such as grpc,rest-*; all by default.")
-@click.option("--callers", default="1,8,32", show_default=True)
 @click.option(
-    "--peers", "others", default="", help="name=command=url, or a YAML file of other servers."
+    "--cases", "patterns", default="", help="Case patterns such as grpc,rest-*. [default: all]"
+)
+@click.option(
+    "--callers", default="1,8,32", show_default=True, help="Numbers of concurrent connections."
+)
+@click.option(
+    "--peers", "others", default="", help="Other servers: name=command=url, or a YAML file."
 )
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
     default=Path("models/deep_mnist/1"),
     show_default=True,
+    help="Model folder.",
 )
-@click.option("--engine", default="", help="litert or tensorflow; the folder's first by default.")
+@click.option(
+    "--engine", default="", help="litert or tensorflow. [default: the model folder's first]"
+)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("results"),
     show_default=True,
+    help="Parent folder of the result files.",
 )
-@click.option("--own-load", is_flag=True, help="Do without wrk and h2load where they are there.")
+@click.option(
+    "--own-load", is_flag=True, help="Use the built-in load generator instead of wrk and h2load."
+)
 def main(
     rounds: int,
     seconds: int,
@@ -70,10 +82,10 @@ def main(
     output: Path,
     own_load: bool,
 ) -> None:
-    """Measure the servers, directly and through the gateway, beside the raw model.
+    """Benchmark the servers, directly and through the gateway, against the raw model.
 
-    Ends with 0 if every case is valid, with 1 if not, with 130 after Ctrl-C; what was measured
-    until then is written, and marked.
+    Exit status: 0 if every case is valid, 1 if not, 130 on Ctrl-C. Partial results are written and
+    marked.
     """
     try:
         engine = engine_of(model, engine)
@@ -84,7 +96,7 @@ def main(
         settings = Settings(
             model,
             engine,
-            tuple(cases.chosen(every, patterns)),
+            tuple(cases.select(every, patterns)),
             rounds,
             seconds,
             tuple(servers),
@@ -96,17 +108,19 @@ def main(
 
 
 def engine_of(model: Path, engine: str) -> str:
-    """The engine to measure with.
+    """The engine of the run.
 
     Raises:
-        BenchError: The folder has no model for it, or it is not installed.
+        BenchError: The model folder does not support it, or it is not installed.
     """
     try:
         chosen = read_model_folder(model, engine or None).info.engine
     except ModelFolderInvalid as error:
         raise BenchError(f"{'ENGINE' if engine else 'MODEL'}: {error}") from None
     if chosen == TENSORFLOW and find_spec("tensorflow") is None:
-        raise BenchError(f"ENGINE={TENSORFLOW} needs TensorFlow, which is not installed; run make setup-tensorflow")
+        raise BenchError(
+            f"ENGINE is {TENSORFLOW}, which is not installed; run make setup-tensorflow"
+        )
     return chosen
 
 
@@ -122,15 +136,15 @@ def measure(settings: Settings, output: Path, callers: str) -> int:
         progress.print(line, markup=False)
 
     usable = processes.usable_cores()
-    cores = processes.divide(usable)
+    cores = processes.assign_cores(usable)
     used = {case.way: load.tool_for(case.way, settings.own_load) for case in settings.cases}
     if not settings.own_load:
         for way, tool in used.items():
             if tool == load.OWN:
                 wanted = load.H2LOAD if way is cases.Way.GRPC else load.WRK
                 tell(
-                    f"{wanted} is not installed (Debian: {load.PACKAGES[wanted]}): {way} is sent "
-                    "by our own generator, whose own cost limits it sooner"
+                    f"{wanted} is not installed (Debian: {load.PACKAGES[wanted]}); the built-in "
+                    f"load generator, which is slower, sends {way} requests"
                 )
     bench = Bench(settings, cores, free_ports(PORTS), tell)
     document = bench.document
@@ -143,7 +157,7 @@ def measure(settings: Settings, output: Path, callers: str) -> int:
         state["rounds_done"] += 1
         write_json(document | state, stem.with_suffix(".json"))
 
-    with ending_in_order(), processes.on_cores(cores.client):
+    with sigterm_as_interrupt(), processes.on_cores(cores.client):
         try:
             bench.run(after_round)
             status = 0
@@ -163,7 +177,7 @@ def _report(document: dict[str, Any], stem: Path, status: int, progress: Console
     if not document["samples"]:
         raise BenchError(incomplete or "nothing was measured")
     summary = summarise(document)
-    targets = held(summary)
+    targets = evaluate(summary)
     shown = tables.tables(summary, targets)
     remarks = tables.remarks(summary)
     if incomplete:
@@ -181,7 +195,7 @@ def _report(document: dict[str, Any], stem: Path, status: int, progress: Console
 
 
 def describe(settings: Settings, cores: processes.Cores, callers: str) -> dict[str, Any]:
-    """What was measured, on what."""
+    """The machine, commit and settings of the run."""
     return {
         "machine": machine.describe()
         | {"packages": {name: machine.version(name) for name in PACKAGES}},
@@ -200,11 +214,11 @@ def describe(settings: Settings, cores: processes.Cores, callers: str) -> dict[s
 
 
 def commit() -> str | None:
-    """The commit of the working tree, with "+" where it was changed since; None without git."""
+    """The commit of the working tree, with "+" if it has changes; None without git."""
     try:
         head, changed = (
             subprocess.run(
-                ["git", *words],  # noqa: S607  # whichever git the person uses
+                ["git", *words],  # noqa: S607  # the git on PATH
                 capture_output=True,
                 text=True,
                 check=True,
@@ -217,7 +231,7 @@ def commit() -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now; each run looks somewhere else, so that two at once seldom meet."""
+    """Free ports; the first depends on the process id, so concurrent runs rarely collide."""
     found = []
     first = FIRST_PORT + os.getpid() * 11 % 9000
     for port in range(first, first + 2000):
@@ -230,12 +244,12 @@ def free_ports(count: int) -> list[int]:
         found.append(port)
         if len(found) == count:
             return found
-    raise BenchError(f"fewer than {count} ports are free from {first}")
+    raise BenchError(f"the number of free ports from {first} is {len(found)}, expected {count}")
 
 
 @contextmanager
-def ending_in_order() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C is taken: servers are ended, what was measured is written."""
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Handle SIGTERM like Ctrl-C: stop the servers and write partial results."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -248,7 +262,7 @@ def ending_in_order() -> Iterator[None]:
 
 
 def write_json(document: dict[str, Any], path: Path) -> None:
-    """Beside it first: a run that is killed leaves the last whole file."""
+    """Write atomically, so that a killed run leaves a complete file."""
     partial = path.with_suffix(".partial")
     partial.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     partial.replace(path)

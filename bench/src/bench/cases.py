@@ -1,4 +1,4 @@
-"""What is measured, as values: the cases, which of them are asked for, in which order."""
+"""The cases of the benchmark, their selection and order. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from fnmatch import fnmatchcase
 
 from bench.errors import BenchError
 
-MOST_CALLERS = 200  # under the queues' limit of 256, so that no server refuses
+MOST_CALLERS = 200  # below the servers' queue limit of 256
 TWO_WORKER_CALLERS = 32
 CALLERS_PER_CORE = 32
 GATEWAY_CALLERS_PER_CORE = (8, 32)
 
 
 class Way(StrEnum):
-    """How a prediction is asked for."""
+    """The request variant."""
 
     POST = "post"
     JSONP = "jsonp"
@@ -23,16 +23,16 @@ class Way(StrEnum):
 
 @dataclass(frozen=True)
 class ServerKind:
-    """A server as it is started for a round.
+    """A server configuration.
 
     Attributes:
-        name: Of it, and of its cases.
+        name: The name of the server and its cases.
         protocol: rest or grpc.
-        workers: Its processes.
-        null: Without a model.
-        peer: Another's.
-        shared: All on as many cores as it has workers, the load as well, in as many threads.
-        upstream: What answers at once behind a gateway of as many threads, for both protocols.
+        workers: Worker processes.
+        null: With the null engine instead of a model.
+        peer: Another project's server.
+        shared: Server and load generator share as many cores as there are workers.
+        upstream: A null upstream for both protocols, behind a gateway with `workers` threads.
     """
 
     name: str
@@ -45,13 +45,13 @@ class ServerKind:
 
     @property
     def load_threads(self) -> int:
-        """Of the load generator."""
+        """Threads of the load generator."""
         return self.workers if self.shared else 1
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to one server, with so many callers at once; each has a connection of its own."""
+    """One request variant to one server, with a number of concurrent connections."""
 
     name: str
     server: ServerKind
@@ -61,8 +61,8 @@ class Case:
 
     @property
     def label(self) -> str:
-        """For a line of progress."""
-        return f"{self.name}, {self.callers} caller{'s' if self.callers > 1 else ''}"
+        """The display name of the case."""
+        return f"{self.name}, {self.callers} connection{'s' if self.callers > 1 else ''}"
 
 
 OUR_SERVERS = (
@@ -72,7 +72,7 @@ OUR_SERVERS = (
     ServerKind("null-grpc", "grpc", null=True),
     ServerKind("rest-2-workers", "rest", workers=2),
     ServerKind("grpc-2-workers", "grpc", workers=2),
-    # Next to each other: they are compared, round by round.
+    # Adjacent, as they are compared within a round.
     ServerKind("rest-on-1-core", "rest", shared=True),
     ServerKind("rest-on-2-cores", "rest", workers=2, shared=True),
     ServerKind("grpc-on-1-core", "grpc", shared=True),
@@ -87,13 +87,12 @@ OUR_SERVERS = (
 
 
 def all_cases(callers: Sequence[int], peers: Sequence[tuple[str, Way]] = ()) -> list[Case]:
-    """Every case there is.
+    """Every case.
 
     Args:
-        callers: How many at once; two workers are measured with TWO_WORKER_CALLERS alone, and
-            what runs on one core and on two with CALLERS_PER_CORE for each, the gateway there
-            with GATEWAY_CALLERS_PER_CORE.
-        peers: Other servers, by name, and what they speak.
+        callers: Numbers of connections; servers with two workers use TWO_WORKER_CALLERS, scaling
+            cases CALLERS_PER_CORE per core, the gateway's GATEWAY_CALLERS_PER_CORE.
+        peers: Names and request variants of other servers.
     """
     cases = []
     for server in OUR_SERVERS:
@@ -123,27 +122,27 @@ def all_cases(callers: Sequence[int], peers: Sequence[tuple[str, Way]] = ()) -> 
     return cases
 
 
-def chosen(cases: Sequence[Case], patterns: str) -> list[Case]:
-    """Those whose name fits one of the patterns, separated by commas; all of them for "".
+def select(cases: Sequence[Case], patterns: str) -> list[Case]:
+    """The cases that match one of the comma-separated patterns; all for "".
 
     Raises:
-        BenchError: A pattern fits none.
+        BenchError: A pattern matches no case.
     """
     wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
     for pattern in wanted:
         if not any(fnmatchcase(case.name, pattern) for case in cases):
             names = ", ".join(dict.fromkeys(case.name for case in cases))
-            raise BenchError(f"CASES has {pattern!r}, which fits none of: {names}")
+            raise BenchError(f"CASES has {pattern!r}, expected a pattern of: {names}")
     if not wanted:
         return list(cases)
     return [case for case in cases if any(fnmatchcase(case.name, one) for one in wanted)]
 
 
 def parse_callers(text: str) -> list[int]:
-    """Read "1,8,32".
+    """Parse "1,8,32".
 
     Raises:
-        BenchError: No list of whole numbers from 1 to MOST_CALLERS.
+        BenchError: Not whole numbers from 1 to MOST_CALLERS.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() for word in words) or not all(
@@ -155,19 +154,18 @@ def parse_callers(text: str) -> list[int]:
     return sorted({int(word) for word in words})
 
 
-def in_turns(cases: Iterable[Case], round_number: int) -> list[tuple[ServerKind, list[Case]]]:
-    """One round: each server with its cases.
+def interleaved(cases: Iterable[Case], round_number: int) -> list[tuple[ServerKind, list[Case]]]:
+    """The servers and cases of one round, in order.
 
-    Every round begins with another server, and every second one goes through a server's cases
-    backwards, so that a machine that gets slower or faster does not always hit the same ones. What
-    runs on one core and what is compared with it on two stay next to each other.
+    The order rotates every round and reverses a server's cases every second round, which spreads
+    drift of the machine. The scaling cases of one and two cores stay adjacent.
     """
     by_server: dict[ServerKind, list[Case]] = {}
     for case in cases:
         by_server.setdefault(case.server, []).append(case)
-    turns = list(by_server.items())
-    first = round_number % len(turns)
-    if turns[first][0].shared and turns[first][0].workers > 1:
+    order = list(by_server.items())
+    first = round_number % len(order)
+    if order[first][0].shared and order[first][0].workers > 1:
         first -= 1
-    turns = turns[first:] + turns[:first]
-    return [(server, own[::-1] if round_number % 2 else own) for server, own in turns]
+    order = order[first:] + order[:first]
+    return [(server, own[::-1] if round_number % 2 else own) for server, own in order]

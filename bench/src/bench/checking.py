@@ -1,4 +1,4 @@
-"""A few predictions, one after the other, and whether they are right."""
+"""Sends a few requests and checks the predictions."""
 
 import http.client
 import time
@@ -6,29 +6,29 @@ from collections.abc import Callable
 
 import grpc
 
-from bench.asking import Asking, digit_told
 from bench.cases import Way
 from bench.errors import BenchError
+from bench.requesting import RequestSet, predicted_digit
 from loadtest.wire import CHANNEL_OPTIONS
 
 TIMEOUT_S = 10.0
-CHECKED = 10  # of each case, before it is measured
+CHECKED = 10  # requests checked before each case
 LONGEST_SHOWN = 200
 
 
-class NoAnswer(Exception):
-    """No connection, or an answer that says that there will be one later."""
+class NotAvailable(Exception):
+    """The server is not reachable or not ready yet."""
 
 
 class Caller:
-    """One kept connection."""
+    """A client with one persistent connection."""
 
-    def __init__(self, asking: Asking) -> None:
-        """Connects with the first request."""
-        self._asking = asking
+    def __init__(self, request_set: RequestSet) -> None:
+        """Connects on the first request."""
+        self._request_set = request_set
         self._http: http.client.HTTPConnection | None = None
         self._channel: grpc.Channel | None = None
-        self._ask = self._over_grpc() if asking.way is Way.GRPC else self._over_http()
+        self._send = self._over_grpc() if request_set.way is Way.GRPC else self._over_http()
 
     def __enter__(self) -> "Caller":
         return self
@@ -40,114 +40,118 @@ class Caller:
             self._channel.close()
 
     def ask(self, index: int) -> bytes:
-        """The answer to request `index`, checked.
+        """Send request `index` and check the response.
 
         Raises:
-            NoAnswer: None yet.
-            BenchError: It is refused or wrong.
+            NotAvailable: The server is not ready yet.
+            BenchError: The response is an error or a wrong prediction.
         """
-        body = self._ask(self._asking.bodies[index])
+        body = self._send(self._request_set.bodies[index])
         try:
-            told = digit_told(self._asking, body)
+            predicted = predicted_digit(self._request_set, body)
         except ValueError as error:
-            raise BenchError(f"{self._asking.url} answers {_start(body)}: {error}") from None
-        expected = None if self._asking.digits is None else self._asking.digits[index]
-        if expected is not None and told != expected:
-            raise BenchError(f"{self._asking.url} takes a {expected} for a {told}")
+            raise BenchError(f"{self._request_set.url} returned {_start(body)}: {error}") from None
+        expected = None if self._request_set.digits is None else self._request_set.digits[index]
+        if expected is not None and predicted != expected:
+            raise BenchError(
+                f"the prediction of {self._request_set.url} is {predicted}, expected {expected}"
+            )
         return body
 
     def _over_http(self) -> Callable[[bytes], bytes]:
-        asking = self._asking
-        self._http = connection = http.client.HTTPConnection(asking.host, asking.port, TIMEOUT_S)
+        request_set = self._request_set
+        self._http = connection = http.client.HTTPConnection(
+            request_set.host, request_set.port, TIMEOUT_S
+        )
 
         def ask(body: bytes) -> bytes:
             try:
-                if asking.way is Way.JSONP:
-                    connection.request("GET", body.decode(), headers=dict(asking.headers))
+                if request_set.way is Way.JSONP:
+                    connection.request("GET", body.decode(), headers=dict(request_set.headers))
                 else:
-                    connection.request("POST", asking.path, body, dict(asking.headers))
+                    connection.request("POST", request_set.path, body, dict(request_set.headers))
                 answer = connection.getresponse()
                 content = answer.read()
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
-                raise NoAnswer(f"{type(error).__name__}: {error}") from None
-            if answer.status in (404, 503):  # of a gateway, or of a model that is still loaded
-                raise NoAnswer(f"HTTP status {answer.status}: {_start(content)}")
+                raise NotAvailable(f"{type(error).__name__}: {error}") from None
+            if answer.status in (404, 503):  # the gateway has no route, or the model is loading
+                raise NotAvailable(f"HTTP status {answer.status}: {_start(content)}")
             if answer.status != 200:
                 raise BenchError(
-                    f"{asking.url} answers with status {answer.status}: {_start(content)}"
+                    f"{request_set.url} returned status {answer.status}: {_start(content)}"
                 )
             return content
 
         return ask
 
     def _over_grpc(self) -> Callable[[bytes], bytes]:
-        asking = self._asking
+        request_set = self._request_set
         self._channel = channel = grpc.insecure_channel(
-            f"{asking.host}:{asking.port}", options=CHANNEL_OPTIONS
+            f"{request_set.host}:{request_set.port}", options=CHANNEL_OPTIONS
         )
         call = channel.unary_unary(
-            asking.path, request_serializer=bytes, response_deserializer=bytes
+            request_set.path, request_serializer=bytes, response_deserializer=bytes
         )
-        metadata = tuple(asking.headers.items())
+        metadata = tuple(request_set.headers.items())
 
         def ask(body: bytes) -> bytes:
             try:
                 return bytes(call(body, timeout=TIMEOUT_S, metadata=metadata))
             except grpc.RpcError as error:
-                said = f"{error.code().name}: {error.details()}"
+                status = f"{error.code().name}: {error.details()}"
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    raise NoAnswer(said) from None
-                raise BenchError(f"{asking.url} answers {said}") from None
+                    raise NotAvailable(status) from None
+                raise BenchError(f"{request_set.url} returned {status}") from None
 
         return ask
 
 
-def first_answer(
-    asking: Asking, patience_s: float, still_there: Callable[[], object] = lambda: None
+def wait_until_ready(
+    request_set: RequestSet, patience_s: float, still_there: Callable[[], object] = lambda: None
 ) -> None:
-    """Ask until the first right answer.
+    """Poll until the first correct prediction.
 
     Args:
-        asking: What and where.
-        patience_s: For how long.
-        still_there: Called between two tries; raises when there is nobody to wait for.
+        request_set: The requests.
+        patience_s: The time limit, seconds.
+        still_there: Called before each try; raises if the server has exited.
 
     Raises:
-        BenchError: No right answer within that time.
+        BenchError: There is no correct prediction within the time limit.
     """
     deadline = time.monotonic() + patience_s
     while True:
         still_there()
         try:
-            # A new connection each time: a gRPC channel that was refused waits for a second.
-            with Caller(asking) as caller:
+            # A new connection each time, as a gRPC channel backs off for a second.
+            with Caller(request_set) as caller:
                 caller.ask(0)
-        except NoAnswer as error:
+        except NotAvailable as error:
             if time.monotonic() > deadline:
                 raise BenchError(
-                    f"{asking.url} gives no prediction within {patience_s:g} s: {error}"
+                    f"{request_set.url} returned no prediction within {patience_s:g} s: {error}"
                 ) from None
             time.sleep(0.005)
         else:
             return
 
 
-def check(asking: Asking) -> int:
-    """Ask for some predictions, spread over all that will be sent.
+def check(request_set: RequestSet) -> int:
+    """Check a sample of the requests.
 
     Returns:
-        Bytes of an answer.
+        The size of a response, bytes.
 
     Raises:
-        BenchError: One is not answered, or wrong.
+        BenchError: A response is missing or wrong.
     """
-    step = max(1, len(asking.bodies) // CHECKED)
+    step = max(1, len(request_set.bodies) // CHECKED)
     try:
-        with Caller(asking) as caller:
-            sizes = [len(caller.ask(index)) for index in range(0, len(asking.bodies), step)]
-    except NoAnswer as error:
-        raise BenchError(f"{asking.url} gives no prediction: {error}") from None
+        with Caller(request_set) as caller:
+            sizes = [len(caller.ask(index)) for index in range(0, len(request_set.bodies), step)]
+    except NotAvailable as error:
+        raise BenchError(f"{request_set.url} returned no prediction: {error}") from None
     return sizes[0]
 
 

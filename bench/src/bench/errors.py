@@ -1,5 +1,5 @@
-"""The one error of the benchmark."""
+"""The error of the benchmark."""
 
 
 class BenchError(Exception):
-    """It cannot be measured; `str(error)` is the one sentence that the person reads."""
+    """A measurement is not possible; `str(error)` is the message for the user."""

@@ -1,4 +1,4 @@
-"""The gateway, Envoy and control plane as they are deployed, in front of our servers' ports."""
+"""A gateway (Envoy and control plane) in front of the servers' ports."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ _TIMEOUT_S = 15.0
 
 @dataclass(frozen=True)
 class Gateway:
-    """Where it listens, what it is shown, and the process whose time is counted."""
+    """The gateway's ports, its client's credentials and Envoy's process id."""
 
     rest_port: int
     grpc_port: int
@@ -43,13 +43,13 @@ class Gateway:
 def gateway(
     ports: list[int], servers: Ports, cores: Collection[int], threads: int = 1
 ) -> Iterator[Gateway]:
-    """Run one on four ports for the time of the block; `threads` are Envoy's.
+    """Run a gateway on four ports within the context; `threads` are Envoy's.
 
     Raises:
-        BenchError: It cannot be started.
+        BenchError: The gateway does not start.
     """
     rest, grpc, admin, control = ports
-    # Not below the results: a Unix socket's path has a limit.
+    # Not below the results, as the path of a Unix socket is limited.
     home = Path(tempfile.mkdtemp(prefix="bench-")).resolve()
     kept = {k: v for k, v in os.environ.items() if not k.startswith("SELDON_")}
     environ = {
@@ -70,7 +70,7 @@ def gateway(
                 bring_up(local, environ)
             up = _route(local, environ, servers)
         except (DeployError, GatewayError) as error:
-            raise BenchError(f"the gateway: {error}") from None
+            raise BenchError(f"the gateway did not start: {error}") from None
         yield up
     finally:
         local.shut_down()
@@ -78,7 +78,7 @@ def gateway(
 
 
 def _route(local: LocalStack, environ: dict[str, str], servers: Ports) -> Gateway:
-    """Send one client's requests to the ports on which our servers will listen."""
+    """Route one client to the servers' ports."""
     settings = StackSettings.from_env(environ).gateway
     with operator(local.files, environ) as it:
         it.setup_client(CLIENT, DEFAULT_DATABASE)
@@ -87,7 +87,7 @@ def _route(local: LocalStack, environ: dict[str, str], servers: Ports) -> Gatewa
             variation = Variation(CLIENT, 1.0, (Endpoint(HOST, port),))
             it.registry.replace_variations(CLIENT, protocol, (variation,))
         if not wait_until(lambda: envoy_view.is_up_to_date(settings, it.registry), _TIMEOUT_S):
-            raise BenchError(f"the gateway has not taken its routes within {_TIMEOUT_S:g} s")
+            raise BenchError(f"the gateway did not load its routes within {_TIMEOUT_S:g} s")
         shown = it.credentials(CLIENT)
     (envoy,) = stack_processes.of_stack(local.home, "envoy")
     token = check.access_token(settings, shown)

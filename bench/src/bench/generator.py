@@ -1,7 +1,7 @@
-"""`python -m bench.generator`: load without wrk or h2load, from a thread for each caller.
+"""`python -m bench.generator`: a load generator without wrk or h2load, a thread per connection.
 
-Reads a job, prints a result, both JSON. Every answer is checked for its digit. It costs more of the
-client's core than they do: what it says of many callers may be its own limit.
+Reads a job and prints a result, both JSON. It checks the prediction of every response. It uses more
+CPU than wrk and h2load, so with many connections it may be the limit itself.
 """
 
 import json
@@ -20,8 +20,8 @@ from typing import Any
 import grpc
 import numpy as np
 
-from bench.asking import Asking, Form, digit_told
 from bench.cases import Way
+from bench.requesting import Form, RequestSet, predicted_digit
 from loadtest.wire import CHANNEL_OPTIONS
 
 TIMEOUT_S = 10.0
@@ -29,19 +29,19 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
 
 
 @dataclass
-class Seen:
-    """What one caller has seen."""
+class CallerResult:
+    """The durations and failures of one connection."""
 
     durations_s: list[float]
     failures: int = 0
 
 
 def job(
-    asking: Asking, requests: Path, callers: int, seconds: float, processes: int
+    request_set: RequestSet, requests: Path, callers: int, seconds: float, processes: int
 ) -> dict[str, Any]:
-    """What this process reads, for `asking` with its bodies in the file `requests`."""
+    """The job of this process; the request bodies are in the file `requests`."""
     return {
-        **asdict(asking),
+        **asdict(request_set),
         "bodies": str(requests),
         "callers": callers,
         "seconds": seconds,
@@ -53,7 +53,7 @@ def main() -> None:
     given = json.load(sys.stdin)
     callers, seconds, processes = (given.pop(k) for k in ("callers", "seconds", "processes"))
     given["bodies"] = read_requests(Path(given["bodies"]))
-    asking = Asking(
+    request_set = RequestSet(
         **{
             **given,
             "way": Way(given["way"]),
@@ -61,23 +61,25 @@ def main() -> None:
             "digits": None if given["digits"] is None else tuple(given["digits"]),
         }
     )
-    json.dump(run(asking, callers, seconds, processes), sys.stdout)
+    json.dump(run(request_set, callers, seconds, processes), sys.stdout)
 
 
-def run(asking: Asking, callers: int, seconds: float, processes: int = 1) -> dict[str, Any]:
-    """Ask from `callers` connections at once, each as soon as it has its answer.
+def run(
+    request_set: RequestSet, callers: int, seconds: float, processes: int = 1
+) -> dict[str, Any]:
+    """Send from `callers` connections, each the next request after its response.
 
-    Threads of one process have one core between them, whatever the machine has.
+    Threads of one process share one core.
     """
     numbers = [range(first, callers, processes) for first in range(processes)]
     if processes == 1:
-        parts = [_ask(asking, numbers[0], seconds)]
+        parts = [_send(request_set, numbers[0], seconds)]
     else:
         context = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
-        all_there = context.Barrier(processes)
-        with ProcessPoolExecutor(processes, context, all_there.wait) as pool:
-            asked = [pool.submit(_ask, asking, part, seconds) for part in numbers]
-            parts = [part.result() for part in asked]
+        barrier = context.Barrier(processes)
+        with ProcessPoolExecutor(processes, context, barrier.wait) as pool:
+            futures = [pool.submit(_send, request_set, part, seconds) for part in numbers]
+            parts = [future.result() for future in futures]
     seen = [one for part, _ in parts for one in part]
     lasted_s = max(lasted for _, lasted in parts)
     durations = [duration for one in seen for duration in one.durations_s]
@@ -93,12 +95,14 @@ def run(asking: Asking, callers: int, seconds: float, processes: int = 1) -> dic
     }
 
 
-def _ask(asking: Asking, numbers: range, seconds: float) -> tuple[list[Seen], float]:
-    """With a thread for each of the callers `numbers`; also how long it took."""
-    seen = [Seen([]) for _ in numbers]
+def _send(
+    request_set: RequestSet, numbers: range, seconds: float
+) -> tuple[list[CallerResult], float]:
+    """Run a thread per connection; return the results and the elapsed seconds."""
+    seen = [CallerResult([]) for _ in numbers]
     began = time.perf_counter()
     threads = [
-        threading.Thread(target=_call, args=(asking, number, began + seconds, one))
+        threading.Thread(target=_call, args=(request_set, number, began + seconds, one))
         for number, one in zip(numbers, seen, strict=True)
     ]
     for thread in threads:
@@ -108,18 +112,20 @@ def _ask(asking: Asking, numbers: range, seconds: float) -> tuple[list[Seen], fl
     return seen, time.perf_counter() - began
 
 
-def _call(asking: Asking, number: int, until: float, seen: Seen) -> None:
-    connect = _over_grpc if asking.way is Way.GRPC else _over_http
+def _call(request_set: RequestSet, number: int, until: float, seen: CallerResult) -> None:
+    connect = _over_grpc if request_set.way is Way.GRPC else _over_http
     ask: Callable[[bytes], bytes] | None = None
-    turn = number  # the callers begin with different digits
+    turn = number  # connections start with different digits
     while (began := time.perf_counter()) < until:
-        index = turn % len(asking.bodies)
+        index = turn % len(request_set.bodies)
         turn += 1
         try:
-            ask = ask or connect(asking)
-            body = ask(asking.bodies[index])
+            ask = ask or connect(request_set)
+            body = ask(request_set.bodies[index])
             seen.durations_s.append(time.perf_counter() - began)
-            if digit_told(asking, body) != (asking.digits and asking.digits[index]):
+            if predicted_digit(request_set, body) != (
+                request_set.digits and request_set.digits[index]
+            ):
                 seen.failures += 1
         except (OSError, ValueError, grpc.RpcError):
             seen.failures += 1
@@ -127,18 +133,18 @@ def _call(asking: Asking, number: int, until: float, seen: Seen) -> None:
             time.sleep(0.01)
 
 
-def _over_http(asking: Asking) -> Callable[[bytes], bytes]:
-    connection = socket.create_connection((asking.host, asking.port), TIMEOUT_S)
+def _over_http(request_set: RequestSet) -> Callable[[bytes], bytes]:
+    connection = socket.create_connection((request_set.host, request_set.port), TIMEOUT_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    lines = [f"Host: {asking.host}:{asking.port}"]
-    lines += [f"{name}: {value}" for name, value in asking.headers.items()]
+    lines = [f"Host: {request_set.host}:{request_set.port}"]
+    lines += [f"{name}: {value}" for name, value in request_set.headers.items()]
     headers = "\r\n".join(lines).encode()
 
     def ask(body: bytes) -> bytes:
-        if asking.way is Way.JSONP:
+        if request_set.way is Way.JSONP:
             connection.sendall(b"GET %b HTTP/1.1\r\n%b\r\n\r\n" % (body, headers))
         else:
-            head = b"POST %b HTTP/1.1\r\n%b\r\n" % (asking.path.encode(), headers)
+            head = b"POST %b HTTP/1.1\r\n%b\r\n" % (request_set.path.encode(), headers)
             connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         return _read_answer(connection)
 
@@ -152,7 +158,7 @@ def _read_answer(connection: socket.socket) -> bytes:
     head, content = received[: end + 2], received[end + 4 :]
     length = _LENGTH.search(head)
     if not head.startswith(b"HTTP/1.1 200") or length is None:
-        raise ValueError("no status 200, or no length")
+        raise ValueError("the response has no status 200 or no Content-Length")
     while len(content) < int(length[1]):
         content += _more(connection)
     return content
@@ -161,14 +167,18 @@ def _read_answer(connection: socket.socket) -> bytes:
 def _more(connection: socket.socket) -> bytes:
     received = connection.recv(1 << 16)
     if not received:
-        raise ConnectionError("the server has closed the connection")
+        raise ConnectionError("the server closed the connection")
     return received
 
 
-def _over_grpc(asking: Asking) -> Callable[[bytes], bytes]:
-    channel = grpc.insecure_channel(f"{asking.host}:{asking.port}", options=CHANNEL_OPTIONS)
-    call = channel.unary_unary(asking.path, request_serializer=bytes, response_deserializer=bytes)
-    metadata = tuple(asking.headers.items())
+def _over_grpc(request_set: RequestSet) -> Callable[[bytes], bytes]:
+    channel = grpc.insecure_channel(
+        f"{request_set.host}:{request_set.port}", options=CHANNEL_OPTIONS
+    )
+    call = channel.unary_unary(
+        request_set.path, request_serializer=bytes, response_deserializer=bytes
+    )
+    metadata = tuple(request_set.headers.items())
 
     def ask(body: bytes) -> bytes:
         return bytes(call(body, timeout=TIMEOUT_S, metadata=metadata))
@@ -177,12 +187,12 @@ def _over_grpc(asking: Asking) -> Callable[[bytes], bytes]:
 
 
 def write_requests(file: Path, bodies: tuple[bytes, ...]) -> None:
-    """Each request's length on a line, then its bytes."""
+    """Write each request as a line with its length, then its bytes."""
     file.write_bytes(b"".join(b"%d\n%b" % (len(body), body) for body in bodies))
 
 
 def read_requests(file: Path) -> tuple[bytes, ...]:
-    """What write_requests wrote."""
+    """The inverse of write_requests."""
     bodies = []
     with file.open("rb") as stream:
         while line := stream.readline():

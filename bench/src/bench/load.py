@@ -1,4 +1,4 @@
-"""Load from one process on the client's core: wrk, h2load, or our own generator."""
+"""Load generation with wrk, h2load or the built-in generator."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.asking import Asking, framed
 from bench.cases import Way
 from bench.errors import BenchError
 from bench.generator import job, write_requests
 from bench.processes import on_cores
+from bench.requesting import RequestSet, framed
 
 WRK, H2LOAD, OWN = "wrk", "h2load", "own"
 PACKAGES = {WRK: "wrk", H2LOAD: "nghttp2-client"}  # Debian's
@@ -33,18 +33,17 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 @dataclass(frozen=True)
 class Load:
-    """What the client saw.
+    """The result of a load generator.
 
     Attributes:
-        tool: What sent the requests.
-        requests: Answered.
-        failures: Not answered, or not with a prediction.
-        seconds: How long it lasted.
-        p50_ms: From request to answer.
-        p99_ms: From request to answer.
-        client_busy: Share of the time in which the client's threads computed; near 1 they are the
-            limit.
-        client_cpu_ms: CPU milliseconds that a request cost the client.
+        tool: The load generator.
+        requests: Completed requests.
+        failures: Requests without a response or prediction.
+        seconds: Elapsed time.
+        p50_ms: Request latency.
+        p99_ms: Request latency.
+        client_busy: Generator CPU utilization per thread; near 1 the generator is the limit.
+        client_cpu_ms: CPU time of the load generator per request.
     """
 
     tool: str
@@ -58,14 +57,14 @@ class Load:
 
 
 def tool_for(way: Way, own: bool) -> str:
-    """What sends requests of this way here."""
+    """The load generator for a request variant on this machine."""
     tool = H2LOAD if way is Way.GRPC else WRK
     return OWN if own or shutil.which(tool) is None else tool
 
 
 def run(
     tool: str,
-    asking: Asking,
+    request_set: RequestSet,
     callers: int,
     seconds: int,
     answer_bytes: int,
@@ -73,41 +72,43 @@ def run(
     cores: Collection[int],
     threads: int = 1,
 ) -> Load:
-    """Ask from `callers` connections at once for so many seconds.
+    """Generate load from `callers` connections.
 
     Args:
-        tool: Of tool_for.
-        asking: What.
-        callers: Each with a connection of its own, sending when it has its answer.
-        seconds: How long.
-        answer_bytes: Of a right answer: h2load takes a refusal of gRPC for a success.
-        folder: For files that are needed on the way.
-        cores: Where the client runs.
-        threads: Of the client, at most one a caller.
+        tool: The load generator, from tool_for.
+        request_set: The requests.
+        callers: Connections, each with one request in flight.
+        seconds: The duration.
+        answer_bytes: The size of a correct response; h2load counts gRPC errors as successes.
+        folder: The folder for temporary files.
+        cores: The cores of the load generator.
+        threads: Threads of the load generator, at most one per connection.
 
     Raises:
-        BenchError: The tool fails.
+        BenchError: The load generator failed.
     """
     requests = folder / "requests"
     if tool == WRK:
-        write_requests(requests, asking.bodies)
-        said, busy_s = _run(_wrk(asking, callers, seconds, requests, threads), seconds, cores)
-        load = parse_wrk(said)
+        write_requests(requests, request_set.bodies)
+        output, busy_s = _run(
+            _wrk(request_set, callers, seconds, requests, threads), seconds, cores
+        )
+        load = parse_wrk(output)
     elif tool == H2LOAD:
-        requests.write_bytes(framed(asking.bodies[0]))
+        requests.write_bytes(framed(request_set.bodies[0]))
         log = folder / "h2load.log"
         log.unlink(missing_ok=True)
-        command = _h2load(asking, callers, seconds, requests, log, threads)
-        said, busy_s = _run(command, seconds, cores)
-        load = parse_h2load(said, log.read_text() if log.exists() else "", answer_bytes)
+        command = _h2load(request_set, callers, seconds, requests, log, threads)
+        output, busy_s = _run(command, seconds, cores)
+        load = parse_h2load(output, log.read_text() if log.exists() else "", answer_bytes)
     else:
-        write_requests(requests, asking.bodies)
-        text = json.dumps(job(asking, requests, callers, seconds, threads))
+        write_requests(requests, request_set.bodies)
+        text = json.dumps(job(request_set, requests, callers, seconds, threads))
         command = [sys.executable, "-m", "bench.generator"]
-        said, busy_s = _run(command, seconds, cores, text)
-        load = Load(tool=OWN, **json.loads(said))
+        output, busy_s = _run(command, seconds, cores, text)
+        load = Load(tool=OWN, **json.loads(output))
     if not load.requests:
-        raise BenchError(f"{asking.url}: {load.tool} had no answer")
+        raise BenchError(f"{request_set.url}: {load.tool} received no response")
     return Load(
         **{
             **vars(load),
@@ -117,32 +118,32 @@ def run(
     )
 
 
-def parse_wrk(said: str) -> Load:
-    """Read the line that wrk.lua writes.
+def parse_wrk(output: str) -> Load:
+    """Parse the line that wrk.lua prints.
 
     Raises:
-        BenchError: It is not there.
+        BenchError: The line is missing.
     """
-    for line in said.splitlines():
+    for line in output.splitlines():
         if line.startswith("bench "):
             requests, failures, *times = line.split()[1:]
             return Load(WRK, int(requests), int(failures), *map(float, times))
-    raise BenchError(f"wrk gave no result: {said.strip()[-200:]}")
+    raise BenchError(f"the output of wrk has no result: {output.strip()[-200:]}")
 
 
-def parse_h2load(said: str, log: str, answer_bytes: int) -> Load:
-    """Read what h2load prints, and its log of every request.
+def parse_h2load(output: str, log: str, answer_bytes: int) -> Load:
+    """Parse the output of h2load and its request log.
 
-    gRPC states a refusal in the trailers, at which h2load does not look; but a refusal carries no
-    message, so the bytes that came say how many answers there were.
+    h2load ignores the gRPC status in the trailers. An error has no message, so the received bytes
+    give the number of successes.
 
     Raises:
-        BenchError: It has another form.
+        BenchError: The output has an unexpected format.
     """
-    counted, data = _H2LOAD_REQUESTS.search(said), _H2LOAD_DATA.search(said)
-    lasted = _H2LOAD_LASTED.search(said)
+    counted, data = _H2LOAD_REQUESTS.search(output), _H2LOAD_DATA.search(output)
+    lasted = _H2LOAD_LASTED.search(output)
     if counted is None or data is None or lasted is None:
-        raise BenchError(f"h2load gave no result: {said.strip()[-200:]}")
+        raise BenchError(f"the output of h2load has no result: {output.strip()[-200:]}")
     done, succeeded = int(counted[1]), int(counted[2])
     answers = min(succeeded, round(int(data[1]) / len(framed(b"\0" * answer_bytes))))
     durations = [int(line.rsplit("\t", 1)[1]) for line in log.splitlines()]
@@ -153,25 +154,27 @@ def parse_h2load(said: str, log: str, answer_bytes: int) -> Load:
     return Load(H2LOAD, done, done - answers, seconds, float(p50), float(p99))
 
 
-def _wrk(asking: Asking, callers: int, seconds: int, requests: Path, threads: int) -> list[str]:
-    method = "GET" if asking.way is Way.JSONP else "POST"
+def _wrk(
+    request_set: RequestSet, callers: int, seconds: int, requests: Path, threads: int
+) -> list[str]:
+    method = "GET" if request_set.way is Way.JSONP else "POST"
     return [
         *("wrk", "--threads", str(threads), "--connections", str(callers)),
         *("--duration", f"{seconds}s"),
         *("--script", str(Path(__file__).with_name("wrk.lua"))),
-        *_headers(asking.headers.items()),
-        *(asking.url, "--", method, str(requests), asking.marker),
+        *_headers(request_set.headers.items()),
+        *(request_set.url, "--", method, str(requests), request_set.marker),
     ]
 
 
 def _h2load(
-    asking: Asking, callers: int, seconds: int, body: Path, log: Path, threads: int
+    request_set: RequestSet, callers: int, seconds: int, body: Path, log: Path, threads: int
 ) -> list[str]:
     return [
         *("h2load", f"--threads={threads}", f"--clients={callers}", "--max-concurrent-streams=1"),
         *(f"--duration={seconds}s", f"--data={body}", f"--log-file={log}"),
-        *_headers((GRPC_HEADERS | dict(asking.headers)).items()),
-        asking.url,
+        *_headers((GRPC_HEADERS | dict(request_set.headers)).items()),
+        request_set.url,
     ]
 
 
@@ -182,10 +185,10 @@ def _headers(headers: Collection[tuple[str, str]]) -> Sequence[str]:
 def _run(
     command: Sequence[str], seconds: float, cores: Collection[int], text: str = ""
 ) -> tuple[str, float]:
-    """Run to its end.
+    """Run a command.
 
     Returns:
-        What it printed, and the CPU seconds that it took.
+        Its output and CPU seconds.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with on_cores(cores):
@@ -198,14 +201,14 @@ def _run(
             start_new_session=True,
         )
     try:
-        said, complained = process.communicate(text, timeout=seconds + PATIENCE_S)
+        output, errors = process.communicate(text, timeout=seconds + PATIENCE_S)
     except subprocess.TimeoutExpired:
-        raise BenchError(f"{command[0]} did not end after {seconds:g} s") from None
+        raise BenchError(f"{command[0]} did not exit within {seconds + PATIENCE_S:g} s") from None
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # it may have started others
+            os.killpg(process.pid, signal.SIGKILL)  # with its children
             process.wait()
     if process.returncode != 0:
-        raise BenchError(f"{command[0]} failed: {(complained or said).strip()[-300:]}")
+        raise BenchError(f"{command[0]} failed: {(errors or output).strip()[-300:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return said, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return output, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

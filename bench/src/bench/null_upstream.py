@@ -1,4 +1,4 @@
-"""An Envoy that answers predictions by itself, at once: behind it a gateway costs what it costs."""
+"""A null upstream: an Envoy with direct responses, to measure a gateway alone."""
 
 import base64
 import json
@@ -22,10 +22,10 @@ _PLAIN = "application/x-protobuf"
 
 
 def plan(ports: Ports, digit: int, threads: int, folder: Path) -> Plan:
-    """Answers that tell `digit`, in the servers' form and size, on their ports.
+    """Respond with the prediction `digit`, in the servers' format and size, on their ports.
 
     Raises:
-        EnvoyMissing: There is no binary.
+        EnvoyMissing: Envoy is not installed.
     """
     configuration = folder / "null-upstream.json"
     configuration.write_text(json.dumps(_bootstrap(ports, digit, folder / "null-upstream")))
@@ -33,10 +33,10 @@ def plan(ports: Ports, digit: int, threads: int, folder: Path) -> Plan:
 
 
 def command(configuration: Path, threads: int) -> tuple[str, ...]:
-    """Envoy beside others of this machine, with a static configuration.
+    """The command of an Envoy with a static configuration.
 
     Raises:
-        EnvoyMissing: There is no binary.
+        EnvoyMissing: Envoy is not installed.
     """
     binary = envoy_binary(GatewaySettings.from_env(os.environ))
     own = ("--disable-hot-restart", "--log-level", "error", "--use-dynamic-base-id")
@@ -44,7 +44,7 @@ def command(configuration: Path, threads: int) -> tuple[str, ...]:
 
 
 def answering(name: str, address: Json, body: bytes, content_type: str) -> Json:
-    """A listener that answers everything with `body`."""
+    """A listener that responds to every request with `body`."""
     answer = {
         "match": {"prefix": "/"},
         "direct_response": {
@@ -62,7 +62,7 @@ def answering(name: str, address: Json, body: bytes, content_type: str) -> Json:
 
 
 def socket_address(host: str, port: int) -> Json:
-    """As Envoy writes it."""
+    """An Envoy socket address."""
     return {"socket_address": {"address": host, "port_value": port}}
 
 
@@ -78,8 +78,8 @@ def _bootstrap(ports: Ports, digit: int, pipe: Path) -> Json:
         ],
     )
     document = MessageToDict(reply, preserving_proto_field_name=True) | {"custom": None}
-    # An answer of Envoy's own to a gRPC request is always a refusal. So a listener that takes gRPC
-    # asks one that does not, over a Unix socket, and makes a message with trailers of its answer.
+    # Envoy's direct responses to gRPC requests are always errors. So the gRPC listener forwards to
+    # a plain one over a Unix socket, and the bridge filter turns its response into a gRPC message.
     bridge = {
         "name": "envoy.filters.http.grpc_http1_reverse_bridge",
         "typed_config": {

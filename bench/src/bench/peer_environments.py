@@ -1,7 +1,7 @@
-"""`python -m bench.peer_environments`: an environment for each serving framework of bench/peers.
+"""`python -m bench.peer_environments`: a virtual environment per framework of bench/peers.
 
-The Makefile's `peers` runs it. Each is a virtual environment of its own: nothing of the product
-sees their packages, and they do not see each other's.
+The Makefile's `peers` runs it. The environments isolate the frameworks from the product and from
+each other.
 """
 
 import subprocess
@@ -16,16 +16,16 @@ from bench.errors import BenchError
 REQUIREMENTS = Path("bench/peers")
 TARGET = Path(".peers")
 _PREFIX = "requirements-"
-_READY = ".ready"  # holds the requirements that it was made from
+_READY = ".ready"  # the requirements of a complete environment
 _SHOWN_LINES = 5
 
 
 @click.command("peers")
 @click.argument("name", default="")
 def main(name: str) -> None:
-    """Install every framework, or the one NAME; one that is ready is left as it is.
+    """Install every framework or the one NAME; skip those that are up to date.
 
-    Ends with 1 if one cannot be installed; the others are, all the same.
+    Exit status 1: a framework was not installed; the others were.
     """
     try:
         failed = install(REQUIREMENTS, TARGET, name, click.echo)
@@ -38,19 +38,19 @@ def main(name: str) -> None:
 def install(
     requirements: Path, target: Path, only: str, tell: Callable[[str], object]
 ) -> list[str]:
-    """Make the environments that are missing, or older than their requirements.
+    """Create missing and outdated environments.
 
     Args:
-        requirements: A folder with a requirements-NAME.txt for each.
-        target: Where each gets a folder with its name.
-        only: The one to make; "" for all.
-        tell: Takes a line of progress.
+        requirements: The folder of the requirements-NAME.txt files.
+        target: The parent of the environments.
+        only: The only framework to install; "" for all.
+        tell: Receives progress messages.
 
     Returns:
-        The names of those that could not be made.
+        The names of the frameworks that were not installed.
 
     Raises:
-        BenchError: There is none with the name `only`.
+        BenchError: `only` is unknown.
     """
     files = {
         file.stem.removeprefix(_PREFIX): file

@@ -1,4 +1,4 @@
-"""Other servers of the same model, as the person describes them."""
+"""Peers: other servers of the same model, from the PEERS setting."""
 
 import shlex
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ from urllib.parse import SplitResult, urlsplit
 
 import yaml
 
-from bench import asking
-from bench.asking import Asking, Contents, Digits, Form
+from bench import requesting
 from bench.cases import OUR_SERVERS, Way
 from bench.errors import BenchError
+from bench.requesting import Contents, Digits, Form, RequestSet
 
 _KEYS = ("name", "command", "url", "form", "body", "input", "model", "contents", "answered")
 _FORMS = ", ".join(form for form in Form if form is not Form.OURS)
@@ -30,18 +30,18 @@ _DEFAULT_PORTS = {"http": 80, "grpc": 50051}
 
 @dataclass(frozen=True)
 class Peer:
-    """One other server.
+    """Another server.
 
     Attributes:
-        name: Of its cases.
-        command: Starts it, in the foreground.
+        name: The name of its cases.
+        command: Its command, which runs in the foreground.
         url: http://host:port/path, or grpc://host:port/package.Service/Method.
-        form: What it speaks, or that the request is a recorded one.
-        body: The recorded request: an HTTP body, or a serialised gRPC message without its prefix.
-        input: V2's name of the input.
-        model: V2's name of the model, over gRPC; over HTTP the URL has it.
-        contents: Where the numbers are, over gRPC.
-        answered: The one digit that it tells of every image, if it has no model.
+        form: The format of its requests and responses.
+        body: The file of a recorded request: an HTTP body or a gRPC message without its prefix.
+        input: The name of the V2 input.
+        model: The name of the model in V2 gRPC requests.
+        contents: The field of the numbers in gRPC requests.
+        answered: The fixed prediction of a server without a model.
     """
 
     name: str
@@ -56,47 +56,49 @@ class Peer:
 
     @property
     def way(self) -> Way:
-        """How it is asked."""
+        """The request variant."""
         return Way.GRPC if self.url.startswith("grpc:") else Way.POST
 
-    def asking(self, digits: Digits) -> Asking:
-        """What it is asked.
+    def request_set(self, digits: Digits) -> RequestSet:
+        """The requests.
 
         Raises:
-            BenchError: The recorded request cannot be read.
+            BenchError: The recorded request is not readable.
         """
-        asked = self._asking(digits)
-        if self.answered is None or asked.digits is None:
-            return asked
-        return replace(asked, digits=(self.answered,) * len(asked.digits))
+        requests = self._request_set(digits)
+        if self.answered is None or requests.digits is None:
+            return requests
+        return replace(requests, digits=(self.answered,) * len(requests.digits))
 
-    def _asking(self, digits: Digits) -> Asking:
+    def _request_set(self, digits: Digits) -> RequestSet:
         parts = urlsplit(self.url)
         host = parts.hostname or "127.0.0.1"
         port = parts.port or _DEFAULT_PORTS[parts.scheme]
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         if self.form in (Form.V1, Form.V1_BARE):
-            return asking.v1(host, port, path, digits, self.form)
+            return requesting.v1(host, port, path, digits, self.form)
         if self.form is Form.V2:
-            return asking.v2(host, port, path, digits, self.input)
+            return requesting.v2(host, port, path, digits, self.input)
         if self.form is Form.V2_GRPC:
-            return asking.v2_grpc(host, port, path, digits, self.model, self.input, self.contents)
+            return requesting.v2_grpc(
+                host, port, path, digits, self.model, self.input, self.contents
+            )
         if self.form is Form.SELDON:
-            return asking.seldon(host, port, path, digits)
+            return requesting.seldon(host, port, path, digits)
         if self.form is Form.SELDON_GRPC:
-            return asking.seldon_grpc(host, port, path, digits, self.contents)
+            return requesting.seldon_grpc(host, port, path, digits, self.contents)
         try:
             body = self.body.read_bytes() if self.body else b""
         except OSError as error:
             raise BenchError(f"peer {self.name}: body {self.body}: {error.strerror}") from None
-        return asking.recorded(self.way, host, port, path, body)
+        return requesting.recorded(self.way, host, port, path, body)
 
 
 def parse(text: str) -> list[Peer]:
-    """Read PEERS: a YAML or JSON file with a list of peers, or name=command=url.
+    """Parse PEERS: a YAML or JSON file with a list of peers, or name=command=url.
 
     Raises:
-        BenchError: Names the peer and the key.
+        BenchError: PEERS is invalid; the message names the peer and the key.
     """
     if not text:
         return []
@@ -109,15 +111,15 @@ def parse(text: str) -> list[Peer]:
             f"PEERS is {text!r}, expected name=command=url or a YAML file: {error.strerror}"
         ) from None
     except yaml.YAMLError as error:
-        raise BenchError(f"PEERS: {text} is no YAML: {error}") from None
+        raise BenchError(f"PEERS: {text} is not valid YAML: {error}") from None
     if not isinstance(document, list) or not all(isinstance(one, dict) for one in document):
-        raise BenchError(f"PEERS: {text} holds no list of objects with the keys {', '.join(_KEYS)}")
+        raise BenchError(f"PEERS: {text} is not a list of objects with the keys {', '.join(_KEYS)}")
     peers = [_peer(one) for one in document]
     names = [peer.name for peer in peers]
     taken = {server.name for server in OUR_SERVERS}
     for name in names:
         if names.count(name) > 1 or name in taken:
-            raise BenchError(f"peer {name}: the name is taken")
+            raise BenchError(f"peer {name}: the name is not unique")
     return peers
 
 
@@ -134,12 +136,12 @@ def _short_form(text: str) -> dict[str, str]:
 def _peer(entry: Mapping[str, Any]) -> Peer:
     name = entry.get("name")
     if not isinstance(name, str) or not name or "," in name:
-        raise BenchError(f"PEERS has a peer with the name {name!r}, expected a text without commas")
+        raise BenchError(f"PEERS has the name {name!r}, expected a string without commas")
     for key, value in entry.items():
         if key not in _KEYS:
             raise BenchError(f"peer {name}: unknown key {key!r}, expected {', '.join(_KEYS)}")
         if key != "answered" and not isinstance(value, str):
-            raise BenchError(f"peer {name}: {key} is {value!r}, expected a text")
+            raise BenchError(f"peer {name}: {key} is {value!r}, expected a string")
     command = shlex.split(entry.get("command", ""))
     if not command:
         raise BenchError(f"peer {name}: command is missing")
@@ -179,9 +181,9 @@ def _form(name: str, entry: Mapping[str, Any], url: str, body: Path | None) -> F
     else:
         form = _form_of(urlsplit(url))
     if form is Form.RECORDED and body is None:
-        raise BenchError(f"peer {name}: body is missing, the file of the recorded request")
+        raise BenchError(f"peer {name}: body is missing, expected the file of a recorded request")
     if form is not Form.RECORDED and (form in _CONTENTS) != url.startswith("grpc:"):
-        raise BenchError(f"peer {name}: form {form} does not go with url {url!r}")
+        raise BenchError(f"peer {name}: form {form} does not match url {url!r}")
     return form
 
 
@@ -194,16 +196,18 @@ def _form_of(url: SplitResult) -> Form:
 
 
 def _contents(name: str, entry: Mapping[str, Any], form: Form) -> Contents:
-    told = entry.get("contents", Contents.RAW)
+    value = entry.get("contents", Contents.RAW)
     possible = _CONTENTS.get(form, (Contents.RAW,))
-    if told not in possible:
+    if value not in possible:
         expected = " or ".join(possible)
-        raise BenchError(f"peer {name}: contents is {told!r}, expected {expected} with form {form}")
-    return Contents(told)
+        raise BenchError(
+            f"peer {name}: contents is {value!r}, expected {expected} with form {form}"
+        )
+    return Contents(value)
 
 
 def _answered(name: str, entry: Mapping[str, Any]) -> int | None:
-    told = entry.get("answered")
-    if told is None or (type(told) is int and 0 <= told <= 9):
-        return told
-    raise BenchError(f"peer {name}: answered is {told!r}, expected a digit from 0 to 9")
+    value = entry.get("answered")
+    if value is None or (type(value) is int and 0 <= value <= 9):
+        return value
+    raise BenchError(f"peer {name}: answered is {value!r}, expected a digit from 0 to 9")

@@ -1,8 +1,9 @@
-"""Processes of this machine: on which core, at what cost, ended by their ids."""
+"""Processes: CPU pinning, CPU time, memory and shutdown."""
 
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ GRACE_S = 5.0
 
 @dataclass(frozen=True)
 class Cores:
-    """Who runs where."""
+    """The cores of each role."""
 
     server: frozenset[int]
     client: frozenset[int]
@@ -26,16 +27,16 @@ class Cores:
     client_of_two: frozenset[int]
 
 
-def divide(cores: Collection[int]) -> Cores:
-    """Give the server a core of its own.
+def assign_cores(cores: Collection[int]) -> Cores:
+    """Assign cores; the server has its own.
 
     With two cores the gateway shares the client's, and two workers share both with the client.
 
     Raises:
-        BenchError: Fewer than two.
+        BenchError: There are fewer than two cores.
     """
     if len(cores) < 2:
-        raise BenchError("two cores are needed, one for the server and one for the client")
+        raise BenchError(f"the number of cores is {len(cores)}, expected 2 or more")
     first, second, *rest = sorted(cores)
     return Cores(
         server=frozenset({second}),
@@ -47,19 +48,19 @@ def divide(cores: Collection[int]) -> Cores:
 
 
 def usable_cores() -> set[int]:
-    """Those that this process may use.
+    """The cores that this process may use.
 
     Raises:
-        BenchError: The system cannot say, or pin a process to one.
+        BenchError: The operating system does not support CPU affinity.
     """
     if not hasattr(os, "sched_getaffinity"):
-        raise BenchError("the benchmark runs on Linux alone: it pins processes to cores")
+        raise BenchError(f"the operating system is {sys.platform}, expected Linux for CPU affinity")
     return os.sched_getaffinity(0)
 
 
 @contextmanager
 def on_cores(cores: Collection[int]) -> Iterator[None]:
-    """Run this thread, and pin what it starts, on `cores` for the time of the block."""
+    """Pin this thread and its new processes to `cores` within the context."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -71,28 +72,28 @@ def on_cores(cores: Collection[int]) -> Iterator[None]:
 def start(
     command: Sequence[str], environment: Mapping[str, str], cores: Collection[int], log: Path
 ) -> "subprocess.Popen[bytes]":
-    """Start a server on `cores`; what it says goes to `log`.
+    """Start a server on `cores`, with its output in `log`.
 
     Raises:
-        BenchError: There is no such program.
+        BenchError: The program does not exist.
     """
-    with on_cores(cores), log.open("ab") as said:
+    with on_cores(cores), log.open("ab") as output:
         try:
-            # A session of its own: Ctrl-C is for the benchmark, which ends its servers in order.
+            # A new session: the benchmark handles Ctrl-C and stops its servers in order.
             return subprocess.Popen(
                 command,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
         except OSError as error:
-            raise BenchError(f"{command[0]} cannot be started: {error.strerror}") from None
+            raise BenchError(f"{command[0]} did not start: {error.strerror}") from None
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all that it has started."""
+    """Stop a process and its descendants."""
     tree = _tree(process.pid)
     if process.poll() is None:
         process.terminate()
@@ -106,7 +107,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds of a process and all that it has started, those that have ended included."""
+    """CPU seconds of a process and its descendants, including exited ones."""
     spent = 0.0
     for process in _tree(pid):
         with suppress(psutil.NoSuchProcess):
@@ -115,7 +116,7 @@ def cpu_s(pid: int) -> float:
 
 
 def cpu_s_of_children(pid: int) -> dict[int, float]:
-    """CPU seconds of each process that it has started and that runs: of a server, its workers."""
+    """CPU seconds of each running child process, such as a server's workers."""
     spent = {}
     with suppress(psutil.NoSuchProcess):
         for child in psutil.Process(pid).children():
@@ -125,7 +126,7 @@ def cpu_s_of_children(pid: int) -> dict[int, float]:
 
 
 def cpu_s_of_threads(pid: int, name: str) -> dict[int, float]:
-    """CPU seconds of each thread of a process whose name begins so."""
+    """CPU seconds of each thread whose name starts with `name`."""
     spent = {}
     with suppress(psutil.NoSuchProcess):
         for thread in psutil.Process(pid).threads():
@@ -137,7 +138,7 @@ def cpu_s_of_threads(pid: int, name: str) -> dict[int, float]:
 
 
 def worker_memory(pid: int) -> dict[str, float]:
-    """Megabytes (10^6) of the largest process of a tree: resident, and its alone (USS)."""
+    """RSS and USS of the largest process of a tree, in megabytes (10^6 bytes)."""
     largest = {"rss_mb": 0.0, "uss_mb": 0.0}
     for process in _tree(pid):
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):

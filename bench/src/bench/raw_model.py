@@ -1,7 +1,7 @@
-"""`python -m bench.raw_model MODEL ENGINE SECONDS BATCHES`: an engine in a tight loop, no more.
+"""`python -m bench.raw_model MODEL ENGINE SECONDS BATCHES`: an engine in a tight loop.
 
-A process of its own, so that it is pinned and measured as the servers are. It says READY when it
-has loaded, begins with the next line that it is given, and prints JSON.
+It is a separate process, so that it is pinned and measured like the servers. It prints READY once
+loaded, starts on the next line of stdin, and prints a JSON result.
 """
 
 import json
@@ -23,10 +23,10 @@ from model_runtime.digits import held_out
 from model_runtime.model_folder import TENSORFLOW, ModelFolder, read_model_folder
 from model_runtime.tensorflow_predictor import SIGNATURE
 
-AROUND = (1, 32)  # before and after each server
-# Once a round: what a batch saves. They are the bounds by which servers count their batches.
+AROUND = (1, 32)  # batch sizes before and after each server
+# Batch sizes once per round: the bounds of the servers' batch-size histogram.
 BATCHES = (1, 2, 4, 8, 16, 32)
-ON_CORES = (1, 16)  # on one core, then on two at once; a busy server scores 16
+ON_CORES = (1, 16)  # batch sizes of the scaling test; 16 is that of a busy server
 WARM_UP_CALLS = 10
 READY = "ready"
 
@@ -48,13 +48,13 @@ def main() -> None:
 def run(
     model: Path, engine: str, seconds: float, batches: Sequence[int], cores: Sequence[int]
 ) -> list[list[dict[str, Any]]]:
-    """Measure with a process on each of `cores`, all at the same time.
+    """Measure with a concurrent process on each of `cores`.
 
     Returns:
-        For each core one result a batch.
+        For each core, one result per batch size.
 
     Raises:
-        BenchError: The engine fails.
+        BenchError: The engine failed.
     """
     words = (str(model), engine, str(seconds), ",".join(map(str, batches)))
     with ExitStack() as stack:
@@ -79,15 +79,15 @@ def run(
                     process.stdin.write("go\n")
                     process.stdin.flush()
         for process in processes:
-            said, complained = process.communicate()
+            output, errors = process.communicate()
             if not ready or process.returncode != 0:
-                raise BenchError(f"the raw model failed: {complained.strip()[-300:]}")
-            results.append(orjson.loads(said))
+                raise BenchError(f"the raw model failed: {errors.strip()[-300:]}")
+            results.append(orjson.loads(output))
     return results
 
 
 def measure(score: Score, batch: int, seconds: float) -> dict[str, Any]:
-    """Score the held-out digits, `batch` at a time, for so many seconds."""
+    """Score the held-out digits in batches of `batch` for `seconds`."""
     images = held_out().images
     inputs = [
         images[np.arange(start, start + batch) % len(images)]
@@ -115,11 +115,11 @@ def measure(score: Score, batch: int, seconds: float) -> dict[str, Any]:
     }
 
 
-# Imported there: whoever asks for the batches must not pay for it.
+# The engines are imported on use, as they are expensive.
 
 
 def _litert(folder: ModelFolder, batches: Sequence[int]) -> dict[int, Score]:
-    """One interpreter for each size, as the server has them prepared."""
+    """An interpreter per batch size, as in the server."""
     from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
 
     def load(batch: int) -> Score:
@@ -140,7 +140,7 @@ def _litert(folder: ModelFolder, batches: Sequence[int]) -> dict[int, Score]:
 
 
 def _tensorflow(folder: ModelFolder, batches: Sequence[int]) -> dict[int, Score]:
-    """The function that the server calls. It has one thread: TensorFlow takes one for each core."""
+    """The SavedModel's function, as in the server; one thread, as TensorFlow uses one per core."""
     import tensorflow as tf
 
     model = tf.saved_model.load(str(folder.saved_model))
@@ -149,7 +149,7 @@ def _tensorflow(folder: ModelFolder, batches: Sequence[int]) -> dict[int, Score]
     (result,) = signature.structured_outputs
 
     def score(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        _ = model  # kept: the signature holds only a weak reference to its variables
+        _ = model  # kept alive, as the signature refers to its variables weakly
         scores: NDArray[np.float32] = signature(**{source: tf.constant(images)})[result].numpy()
         return scores
 

@@ -1,4 +1,4 @@
-"""The rounds: one server at a time, the raw model beside each, every case in its turn."""
+"""Runs the rounds: one server at a time, with the raw model before and after it."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -9,25 +9,25 @@ from statistics import mean
 from typing import Any
 
 from bench import load, null_upstream, raw_model, server_metrics
-from bench.asking import Asking, Digits, ours
-from bench.cases import Case, ServerKind, Way, in_turns
-from bench.checking import check, first_answer
+from bench.cases import Case, ServerKind, Way, interleaved
+from bench.checking import check, wait_until_ready
 from bench.errors import BenchError
 from bench.gateway import Gateway, gateway
 from bench.peers import Peer
 from bench.processes import Cores, cpu_s, cpu_s_of_children, cpu_s_of_threads, worker_memory
+from bench.requesting import Digits, RequestSet, ours
 from bench.servers import HOST, Plan, Ports, Running, our_plan, peer_plan, running
 from bench.summary import cost_in_batches, ratio
 
 WARM_UP_S = 1
 GATEWAY_PATIENCE_S = 15.0
-ENVOY_WORKERS = "wrk:"  # how its worker threads are named
-NULL_DIGIT = 3  # as null_engine/null_predictor.py says
+ENVOY_WORKERS = "wrk:"  # prefix of Envoy's worker threads
+NULL_DIGIT = 3  # the prediction of null_engine/null_predictor.py
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """The settings of a run."""
 
     model: Path
     engine: str
@@ -39,7 +39,7 @@ class Settings:
 
 
 class Bench:
-    """One run of the benchmark; `document` has at any time what was measured until then."""
+    """One run of the benchmark; `document` always holds the results so far."""
 
     def __init__(
         self,
@@ -48,13 +48,13 @@ class Bench:
         free_ports: Sequence[int],
         tell: Callable[[str], None],
     ) -> None:
-        """Nothing runs yet.
+        """Starts nothing.
 
         Args:
-            settings: What to measure.
-            cores: Who runs where.
-            free_ports: Eleven.
-            tell: Takes a line of progress.
+            settings: The settings.
+            cores: The cores of each role.
+            free_ports: Eleven free ports.
+            tell: Receives progress messages.
         """
         self._settings = settings
         self._cores = cores
@@ -66,8 +66,8 @@ class Bench:
         self._peers = {peer.name: peer for peer in settings.peers}
         self._gateway: Gateway | None = None
         self._done = 0
-        self._raw_ms = 0.0  # of one image by itself, newest
-        self._saved: dict[int, float] = {}  # by batch, this round: its part of that cost
+        self._raw_ms = 0.0  # latest raw cost of a batch of one
+        self._saved: dict[int, float] = {}  # this round's cost per image relative to it, by batch
         self.document: dict[str, Any] = {
             "raw": [],
             "raw_on_cores": [],
@@ -76,10 +76,10 @@ class Bench:
         }
 
     def run(self, after_round: Callable[[], None]) -> None:
-        """Measure every round; `after_round` is called after each.
+        """Measure all rounds; call `after_round` after each.
 
         Raises:
-            BenchError: Something cannot be measured at all.
+            BenchError: The run cannot continue.
         """
         with ExitStack() as stack:
             self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
@@ -91,28 +91,28 @@ class Bench:
                 self._raw_of_round(number)
                 if any(case.server.shared for case in self._settings.cases):
                     self._raw_on_cores(number)
-                for kind, cases in in_turns(self._settings.cases, number):
+                for kind, cases in interleaved(self._settings.cases, number):
                     self._server(number, kind, cases)
                 after_round()
 
     def _raw_of_round(self, number: int) -> None:
-        """Measure the model alone, and what a batch saves."""
+        """Measure the raw model at every batch size."""
         costs = self._raw(number, raw_model.BATCHES)
         self._saved = {batch: cost / costs[1] for batch, cost in costs.items()}
 
     def _raw(self, number: int, batches: Sequence[int] = raw_model.AROUND) -> dict[int, float]:
-        """Measure the model alone; CPU milliseconds of an image, by batch."""
+        """Measure the raw model; CPU milliseconds per image by batch size."""
         half = max(0.5, self._settings.seconds / 2)
         model, engine = self._settings.model, self._settings.engine
         (results,) = raw_model.run(model, engine, half, batches, sorted(self._cores.server))
         self.document["raw"] += [{"round": number, **result} for result in results]
         costs = {int(result["batch"]): float(result["cpu_ms"]) for result in results}
         self._raw_ms = costs[1]
-        self._tell(f"round {number + 1}, raw model: {self._raw_ms:.3f} ms an image")
+        self._tell(f"round {number + 1}, raw model: {self._raw_ms:.3f} CPU ms per image")
         return costs
 
     def _raw_on_cores(self, number: int) -> None:
-        """Measure what two cores are to one for the model alone: more no server can gain."""
+        """Measure the raw model's speedup on two cores, an upper bound for servers."""
         one = min(self._cores.server)
         for cores in ([one], [one, *(self._cores.two_workers - {one})]):
             half = max(0.5, self._settings.seconds / 2)
@@ -130,7 +130,7 @@ class Bench:
                 )
 
     def _places(self, kind: ServerKind) -> tuple[frozenset[int], frozenset[int]]:
-        """Where the server runs, and where the client."""
+        """The cores of the server and of the client."""
         cores = self._cores
         if kind.shared:
             both = cores.server if kind.workers == 1 else cores.two_workers
@@ -140,16 +140,16 @@ class Bench:
         return cores.server, cores.client
 
     def _server(self, number: int, kind: ServerKind, cases: Sequence[Case]) -> None:
-        """Start a server, measure its cases and, again, the raw model after it."""
+        """Start a server and measure its cases, then the raw model again."""
         before = self._raw_ms
         cores, _ = self._places(kind)
         log = self._folder / f"{kind.name}.log"
         samples: list[dict[str, Any]] = []
         try:
-            asking = self._asking(replace(cases[0], gateway=False))
-            plan = self._plan(kind, asking)
+            request_set = self._request_set(replace(cases[0], gateway=False))
+            plan = self._plan(kind, request_set)
             with (
-                running(kind.name, plan, asking, cores, log) as server,
+                running(kind.name, plan, request_set, cores, log) as server,
                 self._gateway_of(kind, cores),
             ):
                 self._cases(cases, server, samples)
@@ -157,7 +157,7 @@ class Bench:
                 self.document["servers"].append(
                     {"round": number, **started, **worker_memory(server.pid)}
                 )
-        except BenchError as error:  # the others may be sound
+        except BenchError as error:  # other servers may still work
             self._tell(str(error))
             samples += [_not_measured(case, str(error)) for case in cases[len(samples) :]]
         after = self._raw(number)[1]
@@ -171,7 +171,7 @@ class Bench:
 
     @contextmanager
     def _gateway_of(self, kind: ServerKind, cores: frozenset[int]) -> Iterator[None]:
-        """A gateway of its own, where it is the gateway that is measured."""
+        """A separate gateway for cases that measure the gateway."""
         if not kind.upstream:
             yield
             return
@@ -186,25 +186,27 @@ class Bench:
     def _cases(self, cases: Sequence[Case], server: Running, samples: list[dict[str, Any]]) -> None:
         warmed: set[tuple[Way, bool]] = set()
         for case in cases:
-            asking = self._asking(case)
+            request_set = self._request_set(case)
             if (case.way, case.gateway) not in warmed:
                 warmed.add((case.way, case.gateway))
-                self._warm_up(asking, case.server, max(other.callers for other in cases))
-            samples.append(self._case(case, asking, server))
+                self._warm_up(request_set, case.server, max(other.callers for other in cases))
+            samples.append(self._case(case, request_set, server))
 
-    def _warm_up(self, asking: Asking, kind: ServerKind, callers: int) -> None:
-        # The gateway may still think that the server which was here before is gone.
-        first_answer(asking, GATEWAY_PATIENCE_S)
-        self._load(asking, kind, callers, WARM_UP_S, check(asking))
+    def _warm_up(self, request_set: RequestSet, kind: ServerKind, callers: int) -> None:
+        # The gateway may still consider the previous server on this port unhealthy.
+        wait_until_ready(request_set, GATEWAY_PATIENCE_S)
+        self._load(request_set, kind, callers, WARM_UP_S, check(request_set))
 
-    def _case(self, case: Case, asking: Asking, server: Running) -> dict[str, Any]:
+    def _case(self, case: Case, request_set: RequestSet, server: Running) -> dict[str, Any]:
         pid, metrics_url = server.pid, server.metrics_url
-        answer_bytes = check(asking)
+        answer_bytes = check(request_set)
         counts = server_metrics.read(metrics_url) if metrics_url else server_metrics.Counts()
         envoy = self._gateway.envoy_pid if self._gateway and case.gateway else None
         spent, envoy_spent = cpu_s(pid), cpu_s(envoy) if envoy else 0.0
         by_worker = self._by_worker(case, server)
-        seen = self._load(asking, case.server, case.callers, self._settings.seconds, answer_bytes)
+        seen = self._load(
+            request_set, case.server, case.callers, self._settings.seconds, answer_bytes
+        )
         spent, envoy_spent = cpu_s(pid) - spent, (cpu_s(envoy) if envoy else 0.0) - envoy_spent
         worked = [of - by_worker.get(w, 0.0) for w, of in self._by_worker(case, server).items()]
         new = (server_metrics.read(metrics_url) if metrics_url else counts).since(counts)
@@ -229,19 +231,24 @@ class Bench:
         }
 
     def _by_worker(self, case: Case, server: Running) -> dict[int, float]:
-        """CPU seconds of each worker: the server's processes, or the gateway's threads."""
+        """CPU seconds per worker: the server's processes or the gateway's threads."""
         if self._gateway is not None and case.server.upstream:
             return cpu_s_of_threads(self._gateway.envoy_pid, ENVOY_WORKERS)
         return cpu_s_of_children(server.pid)
 
     def _load(
-        self, asking: Asking, kind: ServerKind, callers: int, seconds: int, answer_bytes: int
+        self,
+        request_set: RequestSet,
+        kind: ServerKind,
+        callers: int,
+        seconds: int,
+        answer_bytes: int,
     ) -> load.Load:
-        tool = load.tool_for(asking.way, self._settings.own_load)
+        tool = load.tool_for(request_set.way, self._settings.own_load)
         _, client = self._places(kind)
         return load.run(
             tool,
-            asking,
+            request_set,
             callers,
             seconds,
             answer_bytes,
@@ -250,30 +257,30 @@ class Bench:
             kind.load_threads,
         )
 
-    def _asking(self, case: Case) -> Asking:
+    def _request_set(self, case: Case) -> RequestSet:
         kind = case.server
         if kind.peer:
-            return self._peers[kind.name].asking(self._digits)
+            return self._peers[kind.name].request_set(self._digits)
         answered = NULL_DIGIT if kind.null else None
         if case.gateway:
             up = self._gateway
             if up is None:
-                raise BenchError(f"{case.name} needs the gateway")
+                raise BenchError(f"{case.name} has no gateway")
             port = up.grpc_port if case.way is Way.GRPC else up.rest_port
             return ours(case.way, HOST, port, self._digits, up.js_key, up.token, answered)
         port = self._ports.grpc if case.way is Way.GRPC else self._ports.rest
         return ours(case.way, HOST, port, self._digits, answered=answered)
 
-    def _plan(self, kind: ServerKind, asking: Asking) -> Plan:
+    def _plan(self, kind: ServerKind, request_set: RequestSet) -> Plan:
         if kind.upstream:
             return null_upstream.plan(self._ports, NULL_DIGIT, kind.workers, self._folder)
         if kind.peer:
-            return peer_plan(self._peers[kind.name].command, asking.port, self._settings.model)
+            return peer_plan(self._peers[kind.name].command, request_set.port, self._settings.model)
         return our_plan(kind, self._ports, self._settings.model, self._settings.engine)
 
 
 def busiest(worked: Sequence[float]) -> float | None:
-    """The largest part that one of them did; None where nobody did anything."""
+    """The busiest worker's share of all CPU time; None if there was none."""
     return max(worked) / sum(worked) if any(worked) else None
 
 

@@ -1,4 +1,4 @@
-"""What many clients cost the gateway, as values: settings, populations, medians, tables."""
+"""Gateway scalability by number of clients: settings, medians and tables. Pure."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -21,14 +21,14 @@ _OF_CHANGES = (
 
 @dataclass(frozen=True)
 class ScaleSettings:
-    """What is measured.
+    """The settings of a run.
 
     Attributes:
-        clients: Numbers of clients, rising; the first is what the others are compared with.
-        rounds: Of load and of changes.
-        seconds: Of load in each round, for each number.
-        servers: Addresses that the clients share, each with a cluster of Envoy's own.
-        envoys: That ask one control plane.
+        clients: Ascending numbers of clients; the first is the baseline.
+        rounds: Rounds of load and changes.
+        seconds: Duration of the load per round and number of clients.
+        servers: Upstream addresses that the clients share, each an Envoy cluster.
+        envoys: Envoys that poll one control plane.
     """
 
     clients: tuple[int, ...]
@@ -39,10 +39,10 @@ class ScaleSettings:
 
 
 def parse_clients(text: str) -> tuple[int, ...]:
-    """Read "10,1000,10000".
+    """Parse "10,1000,10000".
 
     Raises:
-        BenchError: Not numbers from 1 to MOST_CLIENTS, or one stands twice.
+        BenchError: Not distinct numbers from 1 to MOST_CLIENTS.
     """
     try:
         numbers = sorted(int(word) for word in text.split(","))
@@ -52,28 +52,28 @@ def parse_clients(text: str) -> tuple[int, ...]:
         if not 1 <= number <= MOST_CLIENTS:
             raise BenchError(f"CLIENTS has {number}, expected numbers from 1 to {MOST_CLIENTS:,}")
     if len(set(numbers)) != len(numbers):
-        raise BenchError(f"CLIENTS is {text!r}: a number stands twice")
+        raise BenchError(f"CLIENTS is {text!r}, expected distinct numbers")
     return tuple(numbers)
 
 
-def in_turn(numbers: Sequence[int], round_number: int) -> list[int]:
-    """Every round begins with another number, and every second goes backwards."""
+def rotated(numbers: Sequence[int], round_number: int) -> list[int]:
+    """An order that rotates every round and reverses every second one."""
     at = round_number % len(numbers)
     turned = [*numbers[at:], *numbers[:at]]
     return turned[::-1] if round_number % 2 else turned
 
 
 def spread(numbers: Iterable[float]) -> dict[str, float]:
-    """Median, least and most."""
+    """Median, minimum and maximum."""
     numbers = list(numbers)
     return {"median": statistics.median(numbers), "low": min(numbers), "high": max(numbers)}
 
 
 def summarise(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """One line of medians for each number of clients; ratios are of the same round.
+    """A line of medians per number of clients.
 
-    The machine is not the same from round to round: what a request costs is compared with what it
-    cost with the fewest clients right before or after.
+    The machine drifts between rounds, so ratios compare a request's cost with that of the fewest
+    clients in the same round.
     """
     first = document["settings"]["clients"][0]
     base = {sample["round"]: sample for sample in document["load"] if sample["clients"] == first}
@@ -108,7 +108,7 @@ def summarise(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def table(lines: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """What people read: a row for each figure, a column for each number of clients."""
+    """A table with a row per metric and a column per number of clients."""
     rows = [["", *(f"{line['clients']:,} clients" for line in lines)]]
 
     def row(title: str, *path: str, form: str = "{:,.2f}", scale: float = 1.0) -> None:
@@ -127,38 +127,33 @@ def table(lines: Sequence[dict[str, Any]]) -> list[list[str]]:
     row("REST routes, MB", "bytes", "rest", form="{:,.3f}", scale=1 / MB)
     row("gRPC routes, MB", "bytes", "grpc", form="{:,.3f}", scale=1 / MB)
     row("clusters, MB", "bytes", "clusters", form="{:,.3f}", scale=1 / MB)
-    row("control plane: first answer, s", "first_answer_s")
-    row("control plane: answer after a change, ms", "changed_ms", form="{:,.1f}")
-    row("control plane: answer 304, ms", "unchanged_ms", form="{:,.2f}")
-    row("Envoy: ready after, s", "envoy_ready_s")
-    row("control plane: CPU ms/s, unchanged", "idle", "control", form="{:,.1f}", scale=1e3)
-    row("Envoy: CPU ms/s, unchanged", "idle", "envoy", form="{:,.1f}", scale=1e3)
-    row("control plane: resident, MB", "resident_mb", "control", form="{:,.0f}")
-    row("Envoy: resident, MB", "resident_mb", "envoy", form="{:,.0f}")
-    row(
-        "the same after the changes: control plane, MB",
-        "resident_after_mb",
-        "control",
-        form="{:,.0f}",
-    )
-    row("the same after the changes: Envoy, MB", "resident_after_mb", "envoy", form="{:,.0f}")
+    row("control plane: first discovery response, s", "first_answer_s")
+    row("control plane: discovery response after a change, ms", "changed_ms", form="{:,.1f}")
+    row("control plane: 304 response, ms", "unchanged_ms", form="{:,.2f}")
+    row("Envoy: time until ready, s", "envoy_ready_s")
+    row("control plane: idle CPU, ms/s", "idle", "control", form="{:,.1f}", scale=1e3)
+    row("Envoy: idle CPU, ms/s", "idle", "envoy", form="{:,.1f}", scale=1e3)
+    row("control plane: RSS, MB", "resident_mb", "control", form="{:,.0f}")
+    row("Envoy: RSS, MB", "resident_mb", "envoy", form="{:,.0f}")
+    row("control plane: RSS after changes, MB", "resident_after_mb", "control", form="{:,.0f}")
+    row("Envoy: RSS after changes, MB", "resident_after_mb", "envoy", form="{:,.0f}")
     row("seldon-cli client --action setup, s", "setup_s")
-    row("new client live on every Envoy after, s", "live_s")
-    row("removed client refused by every Envoy after, s", "gone_s")
-    row("Envoy: CPU for one change, s", "envoy_cpu_s")
-    row("control plane: CPU for one change, s", "control_cpu_s", form="{:,.3f}")
-    row("Envoy: CPU for a request, µs", "request_cpu_us", form="{:,.1f}")
-    row("the same over the fewest clients", "request_ratio", form="{:.3f}")
-    row("the same, ten clients asking", "request_ratio_few_keys", form="{:.3f}")
-    row("p99 of requests, ms", "p99_ms")
-    row("p99 while clients come, ms", "p99_ms_while_changing")
+    row("time until a new client is live on every Envoy, s", "live_s")
+    row("time until a removed client is rejected by every Envoy, s", "gone_s")
+    row("Envoy: CPU per change, s", "envoy_cpu_s")
+    row("control plane: CPU per change, s", "control_cpu_s", form="{:,.3f}")
+    row("Envoy: CPU per request, µs", "request_cpu_us", form="{:,.1f}")
+    row("Envoy: CPU per request, ratio to the fewest clients", "request_ratio", form="{:.3f}")
+    row("the same with ten active clients", "request_ratio_few_keys", form="{:.3f}")
+    row("request latency p99, ms", "p99_ms")
+    row("request latency p99 during changes, ms", "p99_ms_while_changing")
     row("failed requests", "failures", form="{:,.0f}")
-    row("registering clients one by one, clients/s", "registered_per_s", form="{:,.0f}")
+    row("client registration rate, clients/s", "registered_per_s", form="{:,.0f}")
     return [row for row in rows if any(row[1:])]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a table of Markdown."""
+    """Rows as a Markdown table."""
     head, *rest = rows
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rest]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""`python -m bench.scale_command`: what many clients cost the gateway; the Makefile's `scale`."""
+"""`python -m bench.scale_command`: gateway scalability; the Makefile's `scale` runs it."""
 
 import shutil
 import sys
@@ -15,11 +15,11 @@ import click
 from rich.console import Console
 
 from bench import load, scale
-from bench.__main__ import INTERRUPTED, commit, ending_in_order, free_ports, write_json
-from bench.asking import Asking, Form
+from bench.__main__ import INTERRUPTED, commit, free_ports, sigterm_as_interrupt, write_json
 from bench.cases import Way
 from bench.errors import BenchError
 from bench.processes import usable_cores
+from bench.requesting import Form, RequestSet
 from bench.scale import ScaleSettings
 from bench.scale_gateway import Gateway, null_servers
 from bench.servers import HOST
@@ -34,28 +34,45 @@ _SPARE = "spare"
 
 
 @click.command("scale")
-@click.option("--clients", default="10,1000,10000", show_default=True)
-@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True)
-@click.option("--seconds", type=click.IntRange(1, 600), default=3, show_default=True)
+@click.option(
+    "--clients", default="10,1000,10000", show_default=True, help="Numbers of gateway clients."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Number of rounds."
+)
+@click.option(
+    "--seconds",
+    type=click.IntRange(1, 600),
+    default=3,
+    show_default=True,
+    help="Duration of the load per round and number of clients, seconds.",
+)
 @click.option(
     "--servers",
     type=click.IntRange(1, 200),
     default=10,
     show_default=True,
-    help="Model servers that the clients share, each a cluster of Envoy's for each protocol.",
+    help="Model servers that the clients share, each an Envoy cluster per protocol.",
 )
-@click.option("--envoys", type=click.IntRange(1, 8), default=1, show_default=True)
+@click.option(
+    "--envoys",
+    type=click.IntRange(1, 8),
+    default=1,
+    show_default=True,
+    help="Envoys per control plane.",
+)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("results"),
     show_default=True,
+    help="Parent folder of the result files.",
 )
 def main(clients: str, rounds: int, seconds: int, servers: int, envoys: int, output: Path) -> None:
-    """Measure the gateway by the number of its clients.
+    """Measure the gateway's cost by number of clients.
 
-    Ends with 0, with 1 if a request failed or something did not come, with 130 after Ctrl-C; what
-    was measured until then is written, and marked.
+    Exit status: 0, 1 if a request failed or a step timed out, 130 on Ctrl-C. Partial results are
+    written and marked.
     """
     try:
         numbers = scale.parse_clients(clients)
@@ -86,7 +103,7 @@ def measure(settings: ScaleSettings, output: Path) -> int:
     output.mkdir(parents=True, exist_ok=True)
     stem = output / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-scale"
     status = 0
-    with ending_in_order():
+    with sigterm_as_interrupt():
         try:
             run(settings, document, tell)
         except KeyboardInterrupt:
@@ -107,7 +124,7 @@ def measure(settings: ScaleSettings, output: Path) -> int:
 
 
 def run(settings: ScaleSettings, document: dict[str, Any], tell: Callable[[str], None]) -> None:
-    """Start a gateway of each size, then measure them in turns."""
+    """Start a gateway of each size, then measure them interleaved."""
     each = 1 + 3 * settings.envoys
     ports = free_ports(1 + each * len(settings.clients))
     with ExitStack() as stack:
@@ -123,10 +140,10 @@ def run(settings: ScaleSettings, document: dict[str, Any], tell: Callable[[str],
             gateways[clients] = gateway
         keys = {clients: gateway.js_keys() for clients, gateway in gateways.items()}
         for number in range(settings.rounds):
-            turn = scale.in_turn(settings.clients, number)
+            turn = scale.rotated(settings.clients, number)
             for gateway in gateways.values():
                 gateway.settle()
-            # Right after each other: what is compared must have had the same machine.
+            # Directly one after the other, as the machine drifts.
             for clients in turn:
                 sample = {"round": number, "clients": clients}
                 of_all = _load(gateways[clients], keys[clients], settings.seconds, folder)
@@ -142,7 +159,7 @@ def run(settings: ScaleSettings, document: dict[str, Any], tell: Callable[[str],
                 )
                 tell(
                     f"round {number + 1} of {settings.rounds}, {clients:,} clients: "
-                    f"new client live after {changed['live_s']:.2f} s"
+                    f"a new client was live after {changed['live_s']:.2f} s"
                 )
         for sizes in document["sizes"]:
             sizes["resident_after_mb"] = gateways[sizes["clients"]].resident_mb()
@@ -161,14 +178,14 @@ def _start(gateway: Gateway, tell: Callable[[str], None]) -> dict[str, Any]:
     time.sleep(IDLE_S)
     lasted, after = time.perf_counter() - started, gateway.cpu_s()
     sizes["idle"] = {name: (after[name] - before[name]) / lasted for name in after}
-    tell(f"{gateway.clients:,} clients: Envoy serves after {sizes['envoy_ready_s']:.1f} s")
+    tell(f"{gateway.clients:,} clients: Envoy was ready after {sizes['envoy_ready_s']:.1f} s")
     return sizes
 
 
 def _load(gateway: Gateway, keys: list[str], seconds: int, folder: Path) -> dict[str, float]:
-    """What a request costs Envoy, asked with keys of all clients in turn."""
+    """Envoy's cost per request, cycling through the keys."""
     before = gateway.first_envoy_cpu_s()
-    seen = _ask(gateway, keys, seconds, folder)
+    seen = _send(gateway, keys, seconds, folder)
     spent = gateway.first_envoy_cpu_s() - before
     return {
         "request_cpu_us": spent / seen.requests * 1e6,
@@ -182,7 +199,7 @@ def _load(gateway: Gateway, keys: list[str], seconds: int, folder: Path) -> dict
 def _load_while_changing(
     gateway: Gateway, keys: list[str], seconds: int, folder: Path
 ) -> dict[str, float]:
-    """The same while a client comes and goes, so that Envoy takes one table after the other."""
+    """The latency while a client is added and removed repeatedly."""
     gateway.registry.setup_client(_SPARE, DEFAULT_DATABASE)
     done = threading.Event()
 
@@ -195,19 +212,19 @@ def _load_while_changing(
     changing = threading.Thread(target=change)
     changing.start()
     try:
-        seen = _ask(gateway, keys, seconds, folder)
+        seen = _send(gateway, keys, seconds, folder)
     finally:
         done.set()
         changing.join()
     return {"p99_ms_while_changing": seen.p99_ms, "failures": seen.failures}
 
 
-def _ask(gateway: Gateway, keys: list[str], seconds: int, folder: Path) -> load.Load:
+def _send(gateway: Gateway, keys: list[str], seconds: int, folder: Path) -> load.Load:
     targets = tuple(f"/js/predict?consumer_key={key}&json=1".encode() for key in keys)
     port = gateway.rest_port()
-    asking = Asking(Way.JSONP, HOST, port, "/js/predict", targets, None, Form.RECORDED)
-    tool = load.tool_for(asking.way, own=False)
-    return load.run(tool, asking, CALLERS, seconds, 0, folder, usable_cores())
+    request_set = RequestSet(Way.JSONP, HOST, port, "/js/predict", targets, None, Form.RECORDED)
+    tool = load.tool_for(request_set.way, own=False)
+    return load.run(tool, request_set, CALLERS, seconds, 0, folder, usable_cores())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A gateway with many clients, as it is deployed: control plane, Envoys, and null servers."""
+"""A gateway with many clients: control plane, Envoys and null servers."""
 
 import json
 import os
@@ -30,8 +30,8 @@ from seldon_gateway.strategies import Endpoint, Protocol, Variation
 START_LIMIT_S = 300.0
 CHANGE_LIMIT_S = 120.0
 LABEL = "tensorflow-deep-mnist"
-KEYS_ASKED_WITH = 20_000
-# Envoy sends what it can do with every question, about as long as this.
+MAX_KEYS = 20_000
+# The size of the node description in Envoy's discovery requests.
 _NODE_BYTES = 70_000
 _VERSION = re.compile(rb'"version_info": ?"([0-9a-f]+)"')
 _NUMBERS = "WITH RECURSIVE n(i) AS (SELECT ? UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
@@ -39,7 +39,7 @@ _COPY_CLIENTS = (
     "INSERT INTO client SELECT 'client-' || i, db_name, active, created, committed, draft "
     "FROM n JOIN client ON name = 'client-' || (i % ?)"
 )
-# Keys of as many characters as ours have.
+# Keys of the usual length.
 _COPY_CONSUMERS = (
     "INSERT INTO consumer SELECT hex(randomblob(10)), secret_hash, 'client-' || i, "
     "'client-' || i, created, active, scope FROM n JOIN consumer ON short_name = "
@@ -50,18 +50,18 @@ _PROTOCOLS: tuple[Protocol, Protocol] = ("rest", "grpc")
 
 @dataclass(frozen=True)
 class Servers:
-    """Addresses that answer at once, each the model server of some clients."""
+    """Upstream addresses that respond immediately; the clients share them."""
 
     endpoints: tuple[Endpoint, ...]
 
     def of_client(self, number: int) -> tuple[Endpoint]:
-        """Clients take them in turn."""
+        """The endpoint of a client, round robin."""
         return (self.endpoints[number % len(self.endpoints)],)
 
 
 @contextmanager
 def null_servers(count: int, port: int, folder: Path) -> Iterator[Servers]:
-    """One Envoy that answers by itself on `count` addresses of this machine."""
+    """One Envoy with direct responses on `count` loopback addresses."""
     endpoints = tuple(Endpoint(f"127.0.0.{number + 1}", port) for number in range(count))
     configuration = folder / "null.json"
     listeners = [
@@ -77,18 +77,20 @@ def null_servers(count: int, port: int, folder: Path) -> Iterator[Servers]:
     command = null_upstream.command(configuration, threads=1)
     process = start(command, os.environ, usable_cores(), folder / "null.log")
     try:
-        wait(lambda: status(HOST, port, "/") == 200, START_LIMIT_S, "the null servers")
+        wait(lambda: status(HOST, port, "/") == 200, START_LIMIT_S, "the start of the null servers")
         yield Servers(endpoints)
     finally:
         end(process)
 
 
 def populate(database: Path, clients: int, servers: Servers) -> float:
-    """Make clients in a new registry.
+    """Create clients in a new registry.
+
+    The first hundred are registered as `seldon-cli` does. The rest are copies, as hashing their
+    secrets would take most of the run.
 
     Returns:
-        Clients that were registered in a second, one by one as `seldon-cli` does; measured on the
-        first hundred. The rest are copies: to hash as many secrets would take most of the run.
+        The registration rate of the first hundred, clients per second.
     """
     registry = Registry.open(f"sqlite:///{database}")
     one_by_one = min(clients, 100)
@@ -103,7 +105,7 @@ def populate(database: Path, clients: int, servers: Servers) -> float:
     registry.close()
     models = min(clients, len(servers.endpoints))
     with sqlite3.connect(database) as connection:
-        for number in range(models, one_by_one):  # they share the servers too
+        for number in range(models, one_by_one):  # these share the servers
             connection.execute(
                 "UPDATE client SET (committed, draft) = "
                 "(SELECT committed, draft FROM client WHERE name = ?) WHERE name = ?",
@@ -116,7 +118,7 @@ def populate(database: Path, clients: int, servers: Servers) -> float:
 
 
 def copy_clients(database: Path, first: int, last: int, models: int) -> None:
-    """Make client-`first` to client-`last` as client-0 to client-`models` - 1 are, in turn."""
+    """Create client-`first` to client-`last` as copies of the first `models` clients."""
     with sqlite3.connect(database) as connection:
         for statement in (_COPY_CLIENTS, _COPY_CONSUMERS):
             connection.execute(_NUMBERS + statement, (first, last, models))
@@ -127,13 +129,13 @@ class Gateway:
     """A gateway under measurement."""
 
     def __init__(self, home: Path, clients: int, servers: Servers, ports: Sequence[int]) -> None:
-        """Make its registry; nothing runs yet.
+        """Create the registry; starts nothing.
 
         Args:
-            home: An empty folder of its own.
-            clients: How many.
-            servers: What answers for them.
-            ports: The control plane's, then three for each Envoy.
+            home: A new folder.
+            clients: The number of clients.
+            servers: Their upstream servers.
+            ports: The control plane's port, then three per Envoy.
         """
         self.clients = clients
         self._servers = servers
@@ -174,27 +176,31 @@ class Gateway:
         return self._envoy_settings[0].rest_port
 
     def js_keys(self) -> list[str]:
-        """Keys of clients from all over the table, at most KEYS_ASKED_WITH."""
+        """Keys of clients from all over the table, at most MAX_KEYS."""
         keys = [row.consumer_key for row in self.registry.list_keys(scope="js")]
-        return keys[:: max(1, len(keys) // KEYS_ASKED_WITH)]
+        return keys[:: max(1, len(keys) // MAX_KEYS)]
 
     # Starting
 
     def start_control_plane(self) -> dict[str, Any]:
-        """Start it, ask it as an Envoy would, and time its answers."""
+        """Start the control plane and time its discovery responses."""
         self._control = self._run(control_plane_command(self.settings), self.settings.home)
         port = self.settings.control_port
-        wait(lambda: status(HOST, port, "/health/ready") == 200, START_LIMIT_S, "control plane")
+        wait(
+            lambda: status(HOST, port, "/health/ready") == 200,
+            START_LIMIT_S,
+            "the start of the control plane",
+        )
         sizes: dict[str, int] = {}
         versions: dict[str, str] = {}
         started = time.perf_counter()
         for kind in (CLUSTERS, CLUSTERS, REST_ROUTES, GRPC_ROUTES):
-            body = self.ask(kind, versions.get(kind, ""))
+            body = self.discover(kind, versions.get(kind, ""))
             if body:
                 sizes[kind] = len(body)
                 found = _VERSION.search(body, 0, 200)
                 if found is None:
-                    raise BenchError(f"the control plane's answer for {kind} has no version")
+                    raise BenchError(f"the discovery response for {kind} has no version_info")
                 versions[kind] = found[1].decode()
         first_answer_s = time.perf_counter() - started
         unchanged = [self._timed(REST_ROUTES, versions[REST_ROUTES])[0] for _ in range(50)]
@@ -202,7 +208,7 @@ class Gateway:
         for number in range(6):
             self.registry.set_client_active("client-0", bool(number % 2))
             took, body = self._timed(REST_ROUTES, versions[REST_ROUTES])
-            # Every second time it is what it was at first, which this "Envoy" has.
+            # Every second change restores the version that this client has.
             if body:
                 changed.append(took)
         return {
@@ -213,7 +219,7 @@ class Gateway:
         }
 
     def start_envoys(self) -> float:
-        """Start every Envoy; the seconds until all serve."""
+        """Start every Envoy; return the seconds until all are ready."""
         started = time.perf_counter()
         for settings in self._envoy_settings:
             try:
@@ -224,56 +230,54 @@ class Gateway:
             wait(
                 lambda port=settings.rest_port: status(HOST, port, "/health/ready") == 200,  # type: ignore[misc]
                 START_LIMIT_S,
-                "Envoy",
+                "the start of Envoy",
             )
         return time.perf_counter() - started
 
-    # Asking
-
-    def ask(self, kind: str, version: str) -> bytes:
-        """A question as Envoy's; b"" for 304."""
+    def discover(self, kind: str, version: str) -> bytes:
+        """Send a discovery request as Envoy does; b"" for 304."""
         names = [] if kind == CLUSTERS else [kind]
         path = "/v3/discovery:" + (CLUSTERS if kind == CLUSTERS else "routes")
         node = {"id": "bench", "extensions": ["x" * _NODE_BYTES]}
-        question = json.dumps({"version_info": version, "node": node, "resource_names": names})
+        request = json.dumps({"version_info": version, "node": node, "resource_names": names})
         connection = HTTPConnection(HOST, self.settings.control_port, timeout=START_LIMIT_S)
         try:
-            connection.request("POST", path, question, {"Content-Type": "application/json"})
+            connection.request("POST", path, request, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             body = answer.read()
         except (OSError, HTTPException) as error:
-            raise BenchError(f"the control plane does not answer: {error!r}") from None
+            raise BenchError(f"the control plane is not reachable: {error!r}") from None
         finally:
             connection.close()
         if answer.status not in (200, 304):
-            raise BenchError(f"the control plane answers {answer.status} for {kind}")
+            raise BenchError(
+                f"the discovery response for {kind} is {answer.status}, expected 200 or 304"
+            )
         return body
 
     def _timed(self, kind: str, version: str) -> tuple[float, bytes]:
         started = time.perf_counter()
-        body = self.ask(kind, version)
+        body = self.discover(kind, version)
         return time.perf_counter() - started, body
 
-    # Measuring
-
     def resident_mb(self) -> dict[str, float]:
-        """Of the largest process each."""
+        """RSS of the largest process of each kind."""
         return {
             "control": worker_memory(self._control_pid())["rss_mb"],
             "envoy": max(worker_memory(envoy.pid)["rss_mb"] for envoy in self._envoys),
         }
 
     def cpu_s(self) -> dict[str, float]:
-        """CPU seconds until now, of the control plane and of one Envoy on average."""
+        """CPU seconds of the control plane and, on average, of an Envoy."""
         envoys = [cpu_s(envoy.pid) for envoy in self._envoys]
         return {"control": cpu_s(self._control_pid()), "envoy": sum(envoys) / len(envoys)}
 
     def first_envoy_cpu_s(self) -> float:
-        """Of the Envoy that gets the load."""
+        """CPU seconds of the Envoy under load."""
         return cpu_s(self._envoys[0].pid)
 
     def change(self) -> dict[str, float]:
-        """Make a client with the command, give it a server, remove it; wait for all Envoys."""
+        """Add a client with the command line, give it a server, remove it; wait for all Envoys."""
         self._made += 1
         name, key = f"new-{self._made}", f"new-js-{self._made}"
         self.settle()
@@ -285,7 +289,7 @@ class Gateway:
         wait(
             lambda: all(a != b for a, b in zip(versions, self._versions(), strict=True)),
             CHANGE_LIMIT_S,
-            "a change of every table",
+            "an update of every route table",
         )
         after = self.cpu_s()
         variation = Variation(LABEL, 1.0, self._servers.of_client(0))
@@ -303,7 +307,7 @@ class Gateway:
         }
 
     def settle(self) -> None:
-        """Wait until no Envoy takes anything new for two of its longest pauses."""
+        """Wait until no Envoy applies an update for four poll intervals."""
         seen, since = self._versions(), time.monotonic()
         deadline = since + CHANGE_LIMIT_S
         while time.monotonic() < since + 4 * self.settings.poll_s:
@@ -312,7 +316,7 @@ class Gateway:
             if versions != seen:
                 seen, since = versions, time.monotonic()
             if since > deadline:
-                raise BenchError("Envoy takes something new without end")
+                raise BenchError(f"Envoy still applied updates after {CHANGE_LIMIT_S:g} s")
 
     def _setup_command(self, name: str, key: str) -> None:
         words = ("client", "--action", "setup", "--db-name", DEFAULT_DATABASE)
@@ -331,7 +335,7 @@ class Gateway:
             raise BenchError(f"seldon-cli failed: {done.stderr.strip()[-300:]}")
 
     def _wait_for(self, key: str, wanted: int) -> float:
-        """Seconds until every Envoy answers so, within a hundredth of a second."""
+        """Seconds until every Envoy returns the status `wanted`, accurate to 0.01 s."""
         started = time.perf_counter()
         path = f"/js/predict?consumer_key={key}&json=1"
         left = [settings.rest_port for settings in self._envoy_settings]
@@ -345,20 +349,20 @@ class Gateway:
         return time.perf_counter() - started
 
     def _versions(self) -> list[str]:
-        """Of the routes that each Envoy has accepted."""
+        """The versions of the routes that the Envoys accepted."""
         found = []
         for settings in self._envoy_settings:
             path = "/stats?filter=rds.*version_text&type=TextReadouts"
             text = _answer(settings.admin_port, path).decode()
             lines = sorted(line for line in text.splitlines() if ".rds." in line)
             if len(lines) != len(_PROTOCOLS):
-                raise BenchError(f"Envoy shows {len(lines)} versions of routes, not two")
+                raise BenchError(f"Envoy reports {len(lines)} route versions, expected 2")
             found += lines
         return found
 
     def _control_pid(self) -> int:
         if self._control is None:
-            raise BenchError("the control plane has not been started")
+            raise BenchError("the control plane was not started")
         return self._control.pid
 
     def _run(self, process: Process, folder: Path) -> "subprocess.Popen[bytes]":
@@ -370,20 +374,20 @@ class Gateway:
 
 
 def wait(condition: Callable[[], bool], limit_s: float, what: str) -> None:
-    """Poll.
+    """Poll until `condition` is true.
 
     Raises:
-        BenchError: It has not come true within `limit_s`.
+        BenchError: It is not true within `limit_s`.
     """
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:
-            raise BenchError(f"{what} did not come within {limit_s:g} s")
+            raise BenchError(f"{what} did not happen within {limit_s:g} s")
         time.sleep(0.005)
 
 
 def _answer(port: int, path: str) -> bytes:
-    """Of an Envoy's administration, which waits while Envoy reads its configuration."""
+    """GET from Envoy's admin interface, which blocks while Envoy reads its configuration."""
     answers: list[bytes] = []
 
     def answered() -> bool:
@@ -391,12 +395,12 @@ def _answer(port: int, path: str) -> bytes:
         answers.append(body)
         return found == 200
 
-    wait(answered, CHANGE_LIMIT_S, "Envoy's administration")
+    wait(answered, CHANGE_LIMIT_S, "a response of Envoy's admin interface")
     return answers[-1]
 
 
 def status(host: str, port: int, path: str) -> int:
-    """Of one GET; 0 when nothing answers."""
+    """The status of one GET; 0 if the server is not reachable."""
     return _get(host, port, path)[0]
 
 

@@ -1,4 +1,4 @@
-"""What our servers count themselves, read before and after a case."""
+"""Server metrics before and after a case."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,33 +8,33 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.probes import loopback_session
 from monitoring.metrics import BATCH_SIZE, REQUESTS
 
-# Cancelled: a load generator leaves at its end, with requests on their way.
+# Cancelled: a load generator disconnects at its end with requests in flight.
 GOOD_CODES = ("200", "OK", "CANCELLED")
 _TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Predictions by the size of the batch they were scored in, and those that were refused."""
+    """Predictions by batch size, and failed requests."""
 
     by_batch: Counter[int] = field(default_factory=Counter)
     refused: int = 0
 
     def since(self, before: "Counts") -> "Counts":
-        """What has come about since `before`."""
+        """The increase since `before`."""
         return Counts(self.by_batch - before.by_batch, self.refused - before.refused)
 
 
 def read(url: str) -> Counts:
-    """Ask a server for its metrics."""
+    """Scrape a server's metrics."""
     with loopback_session() as session:
         return parse(session.get(url, timeout=_TIMEOUT_S).text)
 
 
 def parse(text: str) -> Counts:
-    """Read the Prometheus text format.
+    """Parse the Prometheus text format.
 
-    Batches are counted by their histogram's upper bounds: 8 is 5 to 8.
+    Batch sizes are the upper bounds of histogram buckets: 8 stands for 5 to 8.
     """
     cumulative: Counter[float] = Counter()
     refused = 0

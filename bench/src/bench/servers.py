@@ -1,4 +1,4 @@
-"""Our servers and others, started for a round and ended after it."""
+"""Starts and stops servers, ours and peers."""
 
 import os
 import shlex
@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import null_engine_folder
-from bench.asking import Asking
 from bench.cases import ServerKind
-from bench.checking import first_answer
+from bench.checking import wait_until_ready
 from bench.errors import BenchError
 from bench.processes import end, start
+from bench.requesting import RequestSet
 from deploy.ports import is_free
 from model_runtime.model_folder import LITERT
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 120.0
-# The settings of a person's own stack are no settings of what is measured.
+# Settings of the user's own stack do not apply to the servers under test.
 _NOT_INHERITED = ("SELDON_", "MODEL_", "REST_", "GRPC_", "PROMETHEUS_", "GUNICORN_")
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Where our servers listen; one runs at a time."""
+    """The ports of our servers; one runs at a time."""
 
     rest: int
     grpc: int
@@ -35,7 +35,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a server is started."""
+    """How to start a server."""
 
     command: tuple[str, ...]
     environment: dict[str, str]
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Running:
-    """A server that has answered."""
+    """A ready server."""
 
     pid: int
     cold_start_s: float
@@ -53,7 +53,7 @@ class Running:
 
 
 def our_plan(kind: ServerKind, ports: Ports, model: Path, engine: str = LITERT) -> Plan:
-    """One of our servers, with its own command and settings."""
+    """The plan of one of our servers."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_INHERITED)}
     environment |= {"MODEL_FOLDER": str(model.absolute()), "MODEL_ENGINE": engine}
     if kind.null:
@@ -79,26 +79,26 @@ def our_plan(kind: ServerKind, ports: Ports, model: Path, engine: str = LITERT) 
 
 
 def peer_plan(command: tuple[str, ...], port: int, model: Path) -> Plan:
-    """Another server; ours of bench/peers read MODEL_FOLDER too."""
+    """The plan of a peer; MODEL_FOLDER tells it the model."""
     return Plan(command, os.environ | {"MODEL_FOLDER": str(model.absolute())}, port)
 
 
 @contextmanager
 def running(
-    name: str, plan: Plan, asking: Asking, cores: Collection[int], log: Path
+    name: str, plan: Plan, request_set: RequestSet, cores: Collection[int], log: Path
 ) -> Iterator[Running]:
-    """Start a server, wait for its first right answer, end it after the block.
+    """Start a server, wait for its first correct prediction, stop it after the context.
 
     Raises:
-        BenchError: Its port is in use, it ends, or it gives no right answer.
+        BenchError: Its port is in use, it exits, or it returns no correct prediction.
     """
     if not is_free(plan.port):
-        raise BenchError(f"{name} cannot be started: port {plan.port} is in use")
+        raise BenchError(f"{name} did not start: port {plan.port} is in use, expected a free one")
     log.unlink(missing_ok=True)
     began = time.perf_counter()
     process = start(plan.command, plan.environment, cores, log)
     try:
-        first_answer(asking, START_LIMIT_S, _alive(name, plan, process.poll, log))
+        wait_until_ready(request_set, START_LIMIT_S, _alive(name, plan, process.poll, log))
         cold_start_s = time.perf_counter() - began
         yield Running(process.pid, cold_start_s, plan.metrics_url)
     finally:
@@ -110,9 +110,9 @@ def _alive(name: str, plan: Plan, ended: Callable[[], int | None], log: Path) ->
         status = ended()
         if status is not None:
             lines = log.read_text(errors="replace").strip().splitlines()
-            said = lines[-1] if lines else "it said nothing"
+            last = lines[-1] if lines else "its log is empty"
             raise BenchError(
-                f"{name} ended with status {status}: {said} ({shlex.join(plan.command)})"
+                f"{name} exited with status {status}: {last} ({shlex.join(plan.command)})"
             )
 
     return look

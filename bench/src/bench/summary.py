@@ -1,4 +1,4 @@
-"""From the samples of every round to one figure a case, with its spread; no input, no output."""
+"""Summarises the samples of all rounds: one figure per case, with its spread. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
-# Of a sample, in the order of the table.
+# Figures of a case, in the order of the table.
 FIGURES = (
     "per_s",
     "server_cpu_ms",
@@ -21,14 +21,14 @@ FIGURES = (
     "busiest_worker",
 )
 RAW_FIGURES = ("per_s", "cpu_ms", "p50_ms", "p99_ms")
-# Cases with everything, the load too, on so many cores.
+# Scaling cases: server and load generator on one or two cores.
 ON_CORES = ("{}-on-1-core", "{}-on-2-cores")
 SERVER_FIGURES = ("cold_start_s", "rss_mb", "uss_mb")
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over the rounds."""
+    """A figure over all rounds."""
 
     median: float
     low: float
@@ -36,14 +36,14 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Median, smallest and largest; None of nothing."""
+    """Median, minimum and maximum; None if empty."""
     return Spread(median(values), min(values), max(values)) if values else None
 
 
 def summarise(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a document with `raw`, `samples` and `servers`, as bench.run writes it.
+    """Summarise the document of bench.run.
 
-    Only rounds without a failure count; a case with a failure in any round is not valid.
+    Rounds with failures are excluded; a case with a failure in any round is invalid.
     """
     raw = {
         f"raw-{batch}": _figures([r for r in document["raw"] if r["batch"] == batch], RAW_FIGURES)
@@ -66,19 +66,19 @@ def summarise(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ratio(cpu_ms: float, raw_cpu_ms: Sequence[float]) -> float:
-    """A cost over the raw model's cost of one image, measured right before it and right after."""
+    """A cost relative to the raw model's for one image, measured just before and after."""
     return cpu_ms / mean(raw_cpu_ms)
 
 
 def cost_in_batches(
     by_batch: Mapping[str, int], saved: Mapping[int, float], raw_cpu_ms: Sequence[float]
 ) -> float:
-    """What the raw model takes for the mean request, in batches of the sizes that it was scored in.
+    """The raw model's cost of the mean request at the batch sizes of the server.
 
     Args:
-        by_batch: Requests, by their batch's upper bound: the model's cost is told rather too low.
-        saved: What an image costs in each batch, over what it costs alone.
-        raw_cpu_ms: What it costs alone, measured right before and right after.
+        by_batch: Requests by upper bound of their batch size; this underestimates the cost.
+        saved: Cost per image at each batch size, relative to a batch of one.
+        raw_cpu_ms: Cost of a batch of one, measured just before and after.
     """
     total = sum(by_batch.values())
     if not total:
@@ -88,7 +88,7 @@ def cost_in_batches(
 
 
 def mean_batch(by_batch: Mapping[str, int]) -> float | None:
-    """The batch that the mean request was scored in."""
+    """The batch size of the mean request."""
     total = sum(by_batch.values())
     if not total:
         return None
@@ -114,7 +114,7 @@ def _case(name: str, callers: int, samples: Sequence[Mapping[str, Any]]) -> dict
 
 
 def _scaling(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Everything on one core beside everything on two; gains are of the same round."""
+    """Compare one core with two; speedups are within a round."""
     raw: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
     for row in document["raw_on_cores"]:
         raw.setdefault(row["batch"], {1: [], 2: []})[row["cores"]].append(row)
@@ -131,7 +131,7 @@ def _scaling(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     for (stem, callers), one in sorted(ones.items()):
         pair = (ON_CORES[1].format(stem), 2 * callers)
         two = [sample for sample in good if (sample["case"], sample["callers"]) == pair]
-        # Of a gateway with nothing behind it, that is.
+        # A gateway with a null upstream.
         alone = one[0]["server_cpu_ms"] is None
         cost = "gateway_cpu_ms" if alone else "server_cpu_ms"
         lines.append(_line(stem, callers, one, two, cost))
@@ -160,10 +160,7 @@ def _line(
 
 
 def _cores_used(row: Mapping[str, Any]) -> float:
-    """Of the cores it ran on, what it had: the rest was other work of the machine's, or nobody's.
-
-    All that the requests cost, times requests in a second.
-    """
+    """Cores used: the CPU time of all processes per request, times the throughput."""
     costs = ("cpu_ms", "server_cpu_ms", "upstream_cpu_ms", "gateway_cpu_ms", "client_cpu_ms")
     cpu_ms = sum(row.get(cost) or 0.0 for cost in costs)
     return float(cpu_ms * row["per_s"] / 1e3)

@@ -1,4 +1,4 @@
-"""The figures as people read them: on the terminal and in Markdown, from the same rows."""
+"""Tables of a result, for the terminal and Markdown."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,17 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from bench.summary import Spread, mean_batch
-from bench.targets import Held
+from bench.targets import TargetResult
 from model_runtime.model_folder import LITERT, TENSORFLOW
 
-WIDTH = 160
+WIDTH = 200
 NAMES = {LITERT: "LiteRT", TENSORFLOW: "TensorFlow"}
-BUSY = 0.9  # from here on the client may be what limits
+BUSY = 0.9  # generator CPU utilization above which the load generator may be the limit
 
 
 @dataclass(frozen=True)
 class Table:
-    """Texts; the first `left` columns are words, the others numbers."""
+    """A titled table; the first `left` columns are left-aligned text, the others numbers."""
 
     title: str
     columns: tuple[str, ...]
@@ -28,15 +28,15 @@ class Table:
     left: int = 1
 
 
-def tables(summary: Mapping[str, Any], targets: Sequence[Held]) -> list[Table]:
-    """What was measured, then what it was to be."""
+def tables(summary: Mapping[str, Any], targets: Sequence[TargetResult]) -> list[Table]:
+    """The measurements, then the targets."""
     shown = [
         Table(
-            f"Cost of a prediction, {summary['model']} by {NAMES[summary['engine']]}: "
-            "median of the rounds ± half of their range",
+            f"Cost per prediction, {summary['model']} with {NAMES[summary['engine']]} "
+            "(median of rounds ± half range)",
             (
-                *("case", "callers", "predictions/s", "CPU ms", "over raw", "Envoy CPU ms"),
-                *("p50 ms", "p99 ms", "batch"),
+                *("case", "connections", "predictions/s", "CPU ms", "CPU / raw", "Envoy CPU ms"),
+                *("p50 ms", "p99 ms", "batch size"),
             ),
             (
                 *(_raw_row(name, figures) for name, figures in summary["raw"].items()),
@@ -44,26 +44,27 @@ def tables(summary: Mapping[str, Any], targets: Sequence[Held]) -> list[Table]:
             ),
         ),
         Table(
-            "What the servers add to the model",
+            "Server overhead over the raw model",
             (
-                *("case", "callers", "CPU ms", "model in these batches ms", "above it ms"),
-                "null server CPU ms",
+                *("case", "connections", "CPU ms", "raw model at these batch sizes ms"),
+                *("overhead ms", "null server CPU ms"),
             ),
             tuple(
                 _added_row(case, summary["cases"]) for case in summary["cases"] if case["above_ms"]
             ),
         ),
         Table(
-            "Scaling: everything on one core, then on two, the load too",
+            "Scaling from 1 core to 2 (on 2), shared by server and load generator",
             (
-                *("what", "callers a core", "predictions/s on 1", "on 2", "gain"),
-                *("CPU ms", "on 2", "load ms", "on 2", "cores used", "of 2", "busiest of 2"),
+                *("case", "connections/core", "predictions/s", "on 2", "speedup"),
+                *("CPU ms", "on 2", "generator CPU ms", "on 2"),
+                *("cores used", "on 2", "busiest worker"),
             ),
             tuple(map(_scaling_row, summary["scaling"])),
         ),
         Table(
             "Servers",
-            ("server", "first prediction s", "resident MB", "its alone MB (USS)"),
+            ("server", "cold start s", "RSS MB", "USS MB"),
             tuple(
                 (name, *(_text(of[figure], digits) for figure, digits in _SERVER_FIGURES))
                 for name, of in summary["servers"].items()
@@ -71,7 +72,7 @@ def tables(summary: Mapping[str, Any], targets: Sequence[Held]) -> list[Table]:
         ),
         Table(
             "Targets",
-            ("what", "case", "callers", "target", "measured", "met"),
+            ("metric", "case", "connections", "target", "measured", "met"),
             tuple(map(_target_row, targets)),
             left=2,
         ),
@@ -83,24 +84,25 @@ _SERVER_FIGURES = (("cold_start_s", 2), ("rss_mb", 0), ("uss_mb", 0))
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
-    """What has to be known to read the tables."""
-    said = []
+    """Load generators, invalid cases and limitations."""
+    found = []
     tools = sorted({case["tool"] for case in summary["cases"] if case["tool"]})
     if tools:
-        said.append(f"load was sent by {' and '.join(tools)}")
+        found.append(f"load generators: {', '.join(tools)}")
     for case in summary["cases"]:
-        name = f"{case['case']} at {case['callers']}"
-        said += [f"INVALID: {name}: {problem}" for problem in case["problems"]]
+        name = f"{case['case']} at {case['callers']} connections"
+        found += [f"INVALID: {name}: {problem}" for problem in case["problems"]]
         busy = case["client_busy"]
         if busy is not None and busy.median >= BUSY:
-            said.append(
-                f"{name}: the client computed {busy.median:.0%} of the time, it may be the limit"
+            found.append(
+                f"{name}: generator CPU utilization is {busy.median:.0%}, expected less than "
+                f"{BUSY:.0%}; the load generator may be the limit"
             )
-    return said
+    return found
 
 
 def show(shown: Sequence[Table]) -> None:
-    """To stdout; as wide as it takes where that is no terminal."""
+    """Print to stdout, wide if that is not a terminal."""
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     for table in shown:
         drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -114,7 +116,7 @@ def show(shown: Sequence[Table]) -> None:
 
 
 def markdown(shown: Sequence[Table]) -> str:
-    """For docs/performance-log.md."""
+    """The tables as Markdown, for docs/performance-log.md."""
     parts = []
     for table in shown:
         rules = ("---" if index < table.left else "---:" for index in range(len(table.columns)))
@@ -186,7 +188,7 @@ def _scaling_row(line: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _target_row(row: Held) -> tuple[str, ...]:
+def _target_row(row: TargetResult) -> tuple[str, ...]:
     sign = "≥" if row.at_least else "≤"
     return (
         row.what,

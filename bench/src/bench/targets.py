@@ -1,4 +1,4 @@
-"""What the figures are held against."""
+"""Performance targets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from typing import Any
 
 from model_runtime.model_folder import LITERT
 
-RATIO, CPU, GATEWAY = "CPU over raw", "server CPU", "Envoy CPU"
-OVER_PEERS = "throughput over a peer"
-MEMORY, COLD = "resident, a worker", "first prediction"
+RATIO, CPU, GATEWAY = "CPU / raw", "server CPU", "Envoy CPU"
+OVER_PEERS = "throughput ratio to best peer"
+MEMORY, COLD = "RSS per worker", "cold start"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A limit on a figure of one case, or of one server."""
+    """An upper limit on a figure of one case."""
 
     what: str
     case: str
@@ -23,8 +23,8 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Held:
-    """A target and what was measured; `measured` is None where that case was left out."""
+class TargetResult:
+    """A target and its measurement; `measured` is None if the case was not run."""
 
     what: str
     case: str
@@ -36,7 +36,7 @@ class Held:
 
     @property
     def met(self) -> bool | None:
-        """Whether it is kept; None where nothing was measured."""
+        """Whether the target is met; None without a measurement."""
         if self.measured is None:
             return None
         return self.measured >= self.limit if self.at_least else self.measured <= self.limit
@@ -60,11 +60,11 @@ _OF_CASES = (
 )
 TIMES = "\N{MULTIPLICATION SIGN}"
 _UNITS = {"ratio": TIMES, "server_cpu_ms": "ms", "gateway_cpu_ms": "ms"}
-_GATEWAY_ADDS_MS = 0.25  # at p50, with one caller: with more it is the server's queue that counts
+_GATEWAY_ADDS_MS = 0.25  # at p50 with one connection; with more, queueing dominates
 _RESIDENT_MB = 120.0
 _COLD_START_S = 1.5
 _TWO_WORKERS = 1.8
-# Of ours, over the best of these peers, at so many callers; without their null- variants.
+# Our throughput / that of the best of these peers, by connections; null- variants excluded.
 _SIDE_BY_SIDE: tuple[tuple[str, tuple[str, ...], Mapping[int, float]], ...] = (
     ("grpc", ("grpcio", "mlserver-grpc", "kserve-grpc"), {8: 1.6, 32: 2.0}),
     ("rest-post", ("mlserver-rest", "mlserver-rest-1", "mlserver-rest-32"), {8: 1.4, 32: 1.8}),
@@ -73,8 +73,8 @@ _SIDE_BY_SIDE: tuple[tuple[str, tuple[str, ...], Mapping[int, float]], ...] = (
 )
 
 
-def held(summary: Mapping[str, Any]) -> list[Held]:
-    """Every target, beside what a summary says of it."""
+def evaluate(summary: Mapping[str, Any]) -> list[TargetResult]:
+    """Every target with its measurement from a summary."""
     found = {(case["case"], case["callers"]): case for case in summary["cases"] if case["valid"]}
 
     def figure(case: str, callers: int, name: str) -> float | None:
@@ -82,7 +82,7 @@ def held(summary: Mapping[str, Any]) -> list[Held]:
         return None if spread is None else float(spread.median)
 
     rows = [
-        Held(
+        TargetResult(
             target.what,
             target.case,
             target.callers,
@@ -95,20 +95,22 @@ def held(summary: Mapping[str, Any]) -> list[Held]:
     for case in ("grpc", "rest-post", "rest-jsonp"):
         direct, through = (figure(name, 1, "p50_ms") for name in (case, f"{case}-gateway"))
         added = None if direct is None or through is None else through - direct
-        rows.append(Held("gateway adds at p50", case, 1, _GATEWAY_ADDS_MS, "ms", added))
-    # Another engine takes what it takes: TensorFlow 600 MB more.
+        rows.append(TargetResult("gateway latency at p50", case, 1, _GATEWAY_ADDS_MS, "ms", added))
+    # TensorFlow alone takes 600 MB more, so other engines have no target.
     for server in ("grpc", "rest") if summary["engine"] == LITERT else ():
         figures = summary["servers"].get(server, {})
         resident, cold = (figures.get(name) for name in ("rss_mb", "cold_start_s"))
-        rows.append(Held(MEMORY, server, None, _RESIDENT_MB, "MB", resident and resident.median))
-        rows.append(Held(COLD, server, None, _COLD_START_S, "s", cold and cold.median))
+        rows.append(
+            TargetResult(MEMORY, server, None, _RESIDENT_MB, "MB", resident and resident.median)
+        )
+        rows.append(TargetResult(COLD, server, None, _COLD_START_S, "s", cold and cold.median))
     gains = {line["name"]: line["gain"] for line in summary["scaling"]}
     for server in ("grpc", "rest"):
         gain = gains.get(server)
-        of = f"{server}-on-2-cores over -on-1-core"
+        of = f"{server}-on-2-cores / {server}-on-1-core"
         rows.append(
-            Held(
-                "two workers over one",
+            TargetResult(
+                "speedup of 2 workers",
                 of,
                 None,
                 _TWO_WORKERS,
@@ -122,8 +124,8 @@ def held(summary: Mapping[str, Any]) -> list[Held]:
 
 def _over_peers(
     summary: Mapping[str, Any], figure: Callable[[str, int, str], float | None]
-) -> list[Held]:
-    """Those of peers that were in the run; not measured where one of them has no valid figure."""
+) -> list[TargetResult]:
+    """Targets against the peers in the run; not measured if one of them has no valid figure."""
     there = {(case["case"], case["callers"]) for case in summary["cases"]}
     rows = []
     for ours, others, limits in _SIDE_BY_SIDE:
@@ -136,6 +138,6 @@ def _over_peers(
             own, valid = figure(ours, callers, "per_s"), [v for v in theirs.values() if v]
             gain = own / max(valid) if own and len(valid) == len(theirs) else None
             best = max(theirs, key=lambda name: theirs[name] or 0.0)
-            what = f"{ours} over {best}"
-            rows.append(Held(OVER_PEERS, what, callers, limit, TIMES, gain, at_least=True))
+            what = f"{ours} / {best}"
+            rows.append(TargetResult(OVER_PEERS, what, callers, limit, TIMES, gain, at_least=True))
     return rows

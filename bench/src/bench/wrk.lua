@@ -1,9 +1,9 @@
--- For wrk: sends the requests of a file in turn, and counts every answer that is not a good one.
--- Arguments: GET or POST, the file (for each request a GET target or a body, its length on a line
--- before it), what good answers hold.
+-- For wrk: sends the requests of a file round robin and counts failed responses.
+-- Arguments: GET or POST, the file (each request is a line with its length, then a GET target or a
+-- body), text that successful responses contain.
 
 local requests, at, threads = {}, 0, {}
-wrong = 0 -- global: read from another Lua state when the run is over
+failed = 0 -- global: read from another Lua state at the end
 
 function setup(thread)
    table.insert(threads, thread)
@@ -34,14 +34,14 @@ end
 
 function response(status, headers, body)
    if status ~= 200 or (marker ~= "" and not string.find(body, marker, 1, true)) then
-      wrong = wrong + 1
+      failed = failed + 1
    end
 end
 
 function done(summary, latency, requests)
    local failures = 0
    for _, thread in ipairs(threads) do
-      failures = failures + thread:get("wrong")
+      failures = failures + thread:get("failed")
    end
    local errors = summary.errors
    failures = failures + errors.connect + errors.read + errors.write + errors.timeout

@@ -1,4 +1,4 @@
-"""A predictor that computes nothing: what is left of a prediction is the server's own cost."""
+"""A predictor without computation, to measure a server's own cost."""
 
 import dataclasses
 
@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from model_runtime.model_folder import ModelFolder
 from model_runtime.predictor import MAX_BATCH, check_batch
 
-DIGIT = 3  # what it says of every image
+DIGIT = 3  # the prediction for every image
 SCORE = np.float32(0.91)
 
 
 class NullPredictor:
-    """Takes the place of either engine; see sitecustomize.py."""
+    """Replaces either engine; see sitecustomize.py."""
 
     def __init__(self, folder: ModelFolder) -> None:
-        """Reads nothing but the description."""
+        """Reads only the model's description."""
         self.info = dataclasses.replace(folder.info, engine="null")
         classes = len(self.info.classes)
         row = np.full(classes, (1 - SCORE) / (classes - 1), np.float32)
@@ -24,7 +24,7 @@ class NullPredictor:
         self._rows = np.tile(row, (MAX_BATCH, 1))
 
     def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See Predictor.predict; `instances` are looked at no further than their shape."""
+        """See Predictor.predict; only the shape of `instances` is checked."""
         check_batch(instances, self.info.features)
         return self._rows[: len(instances)].copy()
 

@@ -1,7 +1,7 @@
-"""On a server's PYTHONPATH: whichever engine it would load, it gets null_predictor.py instead.
+"""On a server's PYTHONPATH, replaces both engines with null_predictor.py.
 
-Python imports this file at its start, in the server's parent and in every worker, so both servers
-run as they are, and know of no engine but their own.
+Python imports this file at startup, in the parent and in every worker, so the servers run
+unchanged.
 """
 
 import sys

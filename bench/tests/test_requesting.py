@@ -4,9 +4,9 @@ import numpy as np
 import orjson
 import pytest
 
-from bench import asking
-from bench.asking import Asking, Contents, Digits, Form, digit_told, framed
+from bench import requesting
 from bench.cases import Way
+from bench.requesting import Contents, Digits, Form, RequestSet, framed, predicted_digit
 from model_runtime.digits import held_out
 from open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from seldon_core_pb2 import SeldonMessage
@@ -25,18 +25,18 @@ def digits() -> Digits:
     return Digits.of_model(MODEL)
 
 
-def v2_grpc(digits: Digits, contents: Contents) -> Asking:
-    return asking.v2_grpc("h", 1, "/p", digits, "m", "x", contents)
+def v2_grpc(digits: Digits, contents: Contents) -> RequestSet:
+    return requesting.v2_grpc("h", 1, "/p", digits, "m", "x", contents)
 
 
-def seldon_grpc(digits: Digits, contents: Contents) -> Asking:
-    return asking.seldon_grpc("h", 1, "/p", digits, contents)
+def seldon_grpc(digits: Digits, contents: Contents) -> RequestSet:
+    return requesting.seldon_grpc("h", 1, "/p", digits, contents)
 
 
 def test_every_request_holds_the_digit_that_it_is_checked_for(digits: Digits) -> None:
     images = held_out().images
-    post = asking.ours(Way.POST, "h", 1, digits)
-    rpc = asking.ours(Way.GRPC, "h", 1, digits)
+    post = requesting.ours(Way.POST, "h", 1, digits)
+    rpc = requesting.ours(Way.GRPC, "h", 1, digits)
     assert post.digits == rpc.digits == tuple(held_out().labels[list(digits.indices)])
     for position in (0, 100):
         image = images[digits.indices[position]].tolist()
@@ -47,11 +47,13 @@ def test_every_request_holds_the_digit_that_it_is_checked_for(digits: Digits) ->
 
 
 def test_keys_go_where_the_gateway_looks_for_them(digits: Digits) -> None:
-    jsonp = asking.ours(Way.JSONP, "h", 1, digits, js_key="a key")
+    jsonp = requesting.ours(Way.JSONP, "h", 1, digits, js_key="a key")
     assert jsonp.bodies[0].startswith(b"/js/predict?consumer_key=a%20key&json=")
     assert jsonp.bodies[0].endswith(b"&jsonpCallback=j")
-    assert asking.ours(Way.POST, "h", 1, digits, js_key="k").path == "/js/predict?consumer_key=k"
-    assert asking.ours(Way.GRPC, "h", 1, digits, token="t").headers == {"oauth_token": "t"}
+    assert (
+        requesting.ours(Way.POST, "h", 1, digits, js_key="k").path == "/js/predict?consumer_key=k"
+    )
+    assert requesting.ours(Way.GRPC, "h", 1, digits, token="t").headers == {"oauth_token": "t"}
 
 
 def test_answers_of_every_form_tell_their_digit(digits: Digits) -> None:
@@ -70,20 +72,20 @@ def test_answers_of_every_form_tell_their_digit(digits: Digits) -> None:
     for asked, answer in (
         (seldon_grpc(digits, Contents.RAW), raw_message.SerializeToString()),
         (seldon_grpc(digits, Contents.TENSOR), message.SerializeToString()),
-        (asking.seldon("h", 1, "/p", digits), orjson.dumps({"data": {"ndarray": [SCORES]}})),
-        (asking.v1("h", 1, "/p", digits, Form.V1_BARE), orjson.dumps([SCORES])),
+        (requesting.seldon("h", 1, "/p", digits), orjson.dumps({"data": {"ndarray": [SCORES]}})),
+        (requesting.v1("h", 1, "/p", digits, Form.V1_BARE), orjson.dumps([SCORES])),
         (v2_grpc(digits, Contents.RAW), raw.SerializeToString()),
         (v2_grpc(digits, Contents.RAW), fp32.SerializeToString()),
-        (asking.ours(Way.GRPC, "h", 1, digits), reply.SerializeToString()),
-        (asking.ours(Way.POST, "h", 1, digits), orjson.dumps(OURS)),
-        (asking.ours(Way.JSONP, "h", 1, digits), b"j(" + orjson.dumps(OURS) + b")"),
-        (asking.v1("h", 1, "/p", digits), orjson.dumps({"predictions": [SCORES]})),
+        (requesting.ours(Way.GRPC, "h", 1, digits), reply.SerializeToString()),
+        (requesting.ours(Way.POST, "h", 1, digits), orjson.dumps(OURS)),
+        (requesting.ours(Way.JSONP, "h", 1, digits), b"j(" + orjson.dumps(OURS) + b")"),
+        (requesting.v1("h", 1, "/p", digits), orjson.dumps({"predictions": [SCORES]})),
         (
-            asking.v2("h", 1, "/p", digits, "input"),
+            requesting.v2("h", 1, "/p", digits, "input"),
             orjson.dumps({"outputs": [{"name": "o", "data": SCORES}]}),
         ),
     ):
-        assert digit_told(asked, answer) == 4
+        assert predicted_digit(asked, answer) == 4
 
 
 @pytest.mark.parametrize(
@@ -99,29 +101,29 @@ def test_answers_of_every_form_tell_their_digit(digits: Digits) -> None:
     ],
 )
 def test_answers_of_no_form_are_refused(digits: Digits, answer: bytes) -> None:
-    with pytest.raises(ValueError, match="none of form v1"):
-        digit_told(asking.v1("h", 1, "/p", digits), answer)
+    with pytest.raises(ValueError, match="not of form v1"):
+        predicted_digit(requesting.v1("h", 1, "/p", digits), answer)
 
 
 @pytest.mark.parametrize("answer", [b"[]", b'{"error": "busy"}', b"[[1], [2]]", b"[[1, 2]]"])
 def test_bare_answers_without_scores_are_refused(digits: Digits, answer: bytes) -> None:
-    with pytest.raises(ValueError, match="none of form v1-bare"):
-        digit_told(asking.v1("h", 1, "/p", digits, Form.V1_BARE), answer)
+    with pytest.raises(ValueError, match="not of form v1-bare"):
+        predicted_digit(requesting.v1("h", 1, "/p", digits, Form.V1_BARE), answer)
 
 
 @pytest.mark.parametrize(
     "answer", [b'{"status": {"code": -1}}', b'{"data": {}}', b'{"data": {"ndarray": [[1]]}}']
 )
 def test_documents_of_seldon_core_without_scores_are_refused(digits: Digits, answer: bytes) -> None:
-    with pytest.raises(ValueError, match="none of form seldon"):
-        digit_told(asking.seldon("h", 1, "/p", digits), answer)
+    with pytest.raises(ValueError, match="not of form seldon"):
+        predicted_digit(requesting.seldon("h", 1, "/p", digits), answer)
 
 
 @pytest.mark.parametrize(
     "form", [form for form in Form if form not in (Form.RECORDED, Form.V2_GRPC, Form.SELDON_GRPC)]
 )
 def test_good_answers_over_http_hold_their_marker_and_errors_do_not(form: Form) -> None:
-    asked = Asking(Way.POST, "h", 1, "/p", (), None, form)
+    asked = RequestSet(Way.POST, "h", 1, "/p", (), None, form)
     good = {
         Form.V1_BARE: [SCORES],
         Form.V2: {"outputs": [{"data": SCORES}]},
@@ -134,12 +136,12 @@ def test_good_answers_over_http_hold_their_marker_and_errors_do_not(form: Form) 
 
 def test_v1_and_v2_bodies(digits: Digits) -> None:
     image = held_out().images[digits.indices[0]].tolist()
-    ((row,),) = orjson.loads(asking.v1("h", 1, "/p", digits).bodies[0]).values()
+    ((row,),) = orjson.loads(requesting.v1("h", 1, "/p", digits).bodies[0]).values()
     assert row == pytest.approx(image)
-    (tensor,) = orjson.loads(asking.v2("h", 1, "/p", digits, "x").bodies[0])["inputs"]
+    (tensor,) = orjson.loads(requesting.v2("h", 1, "/p", digits, "x").bodies[0])["inputs"]
     assert (tensor["name"], tensor["shape"], tensor["datatype"]) == ("x", [1, 784], "FP32")
     assert tensor["data"] == pytest.approx(image)
-    ((row,),) = orjson.loads(asking.seldon("h", 1, "/p", digits).bodies[0])["data"].values()
+    ((row,),) = orjson.loads(requesting.seldon("h", 1, "/p", digits).bodies[0])["data"].values()
     assert row == pytest.approx(image)
 
 
@@ -171,14 +173,14 @@ def test_messages_of_seldon_core(digits: Digits) -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"\xff", b'"\x02ab'])
 def test_messages_of_seldon_core_without_scores_are_refused(digits: Digits, answer: bytes) -> None:
-    with pytest.raises(ValueError, match="none of form seldon-grpc"):
-        digit_told(seldon_grpc(digits, Contents.RAW), answer)
+    with pytest.raises(ValueError, match="not of form seldon-grpc"):
+        predicted_digit(seldon_grpc(digits, Contents.RAW), answer)
 
 
 @pytest.mark.parametrize("answer", [b"", b"\xff", b"2\x02ab"])
 def test_v2_messages_without_scores_are_refused(digits: Digits, answer: bytes) -> None:
-    with pytest.raises(ValueError, match="none of form v2-grpc"):
-        digit_told(v2_grpc(digits, Contents.RAW), answer)
+    with pytest.raises(ValueError, match="not of form v2-grpc"):
+        predicted_digit(v2_grpc(digits, Contents.RAW), answer)
 
 
 def test_a_grpc_message_is_framed_as_http2_carries_it() -> None:
