@@ -92,13 +92,13 @@ class Podman:
             "--cap-drop=all", "--security-opt=no-new-privileges", *words, **options,
         )  # fmt: skip
 
-    def debootstrap(self, name: str, *packages: str) -> None:
-        """Make an image of Debian bookworm from its packages, without any registry."""
+    def debootstrap(self, name: str, *packages: str, suite: str = "bookworm") -> None:
+        """Make an image of Debian from its packages, without any registry."""
         archive = self.home / "tmp" / "debian.tar"
         command = [
             *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"),
             *(f"--dpkgopt=path-exclude={path}" for path in _LEFT_OUT),
-            *("bookworm", str(archive)),
+            *(suite, str(archive)),
         ]
         done = subprocess.run(
             command, env=self.environ, stderr=subprocess.PIPE, text=True, check=False

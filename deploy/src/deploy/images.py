@@ -146,7 +146,7 @@ def build_images(
     Raises:
         ImageFailed: A build failed; the tool has printed why.
     """
-    with _pip_secrets(environ) as secrets:
+    with pip_secrets(environ) as secrets:
         for image in images:
             command = build_command(tool, build, image, secrets)
             # To stderr: stdout is for results.
@@ -210,7 +210,7 @@ def pip_configuration(listed: str) -> tuple[dict[str, str], str | None]:
 
 
 @contextmanager
-def _pip_secrets(environ: Mapping[str, str]) -> Iterator[dict[str, Path]]:
+def pip_secrets(environ: Mapping[str, str]) -> Iterator[dict[str, Path]]:
     """This machine's settings of pip as files that a build mounts but does not keep."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, env=dict(environ), capture_output=True, text=True, check=False)
