@@ -28,7 +28,9 @@ def test_a_changed_figure_is_drift() -> None:
 
 
 def test_every_run_names_its_machine_date_and_command() -> None:
-    for run in figures.listed()["runs"]:
+    runs = figures.listed()["runs"]
+    assert runs
+    for run in runs:
         assert run["machine"], run
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", str(run["date"])), run
         assert run["command"].startswith("make "), run
@@ -54,6 +56,7 @@ def test_a_figure_stands_nowhere_without_its_comments() -> None:
         for name, value in figures.figures().items()
         if "\n" not in value and len(re.findall(r"\d", value)) >= 3
     }
+    assert telling
     found = []
     for page in figures.pages():
         where = str(page.relative_to(ROOT))

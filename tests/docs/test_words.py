@@ -1,5 +1,6 @@
-"""Pages use the field's words; docs/words.yaml lists what they avoid."""
+"""Pages and messages use the field's words; docs/words.yaml lists what they avoid."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -19,6 +20,11 @@ FORBIDDEN = re.compile(
     re.IGNORECASE,
 )
 PAGES = figures.pages()
+# Keys in summary.json, which stay as they are.
+KEYS = {"gateway to server and back", "waiting for the model", "the model computes"}
+MODULES = sorted(
+    path for path in ROOT.glob("*/src/**/*.py") if "protos" not in path.relative_to(ROOT).parts
+)
 
 
 def found(text: str) -> list[str]:
@@ -26,9 +32,28 @@ def found(text: str) -> list[str]:
     return [f"{phrase!r}: say {INSTEAD[phrase]!r}" for phrase in phrases]
 
 
+def strings(module: Path) -> list[str]:
+    """Docstrings, help texts and messages, also the fixed parts of f-strings."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value not in KEYS
+    ]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_uses_the_fields_words(page: Path) -> None:
     assert not found(page.read_text(encoding="utf-8"))
+
+
+def test_messages_help_and_docstrings_use_the_fields_words() -> None:
+    wrong = {
+        str(module.relative_to(ROOT)): said
+        for module in MODULES
+        if (said := [line for text in strings(module) for line in found(text)])
+    }
+    assert not wrong, "\n".join(f"{name}: {said}" for name, said in wrong.items())
 
 
 def test_a_phrase_over_two_lines_is_found() -> None:
