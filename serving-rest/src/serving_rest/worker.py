@@ -30,11 +30,13 @@ from gunicorn.errors import AppImportError  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.http import errors as http_errors  # type: ignore[import-untyped]
 from gunicorn.http import wsgi
+from gunicorn.http.message import Request  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
 
 from model_runtime import MicroBatcher
 from serving_rest import quick, wire
 from serving_rest.app import JSON, STATUS_LINES, Answer
+from serving_rest.quick import Limits
 from serving_rest.wire import ErrorCode
 
 # How often a worker tells its master that it lives, and looks whether its master does.
@@ -80,6 +82,25 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         self.last = False
         self.used_at = -math.inf
         self.discarded = 0
+
+
+class LimitedRequest(Request):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's request, with limits that its settings do not reach.
+
+    It searches the whole head again after each piece that comes: without them a caller with a head
+    of many megabytes would have a core for itself.
+    """
+
+    def __init__(self, limits: Limits, *args: object) -> None:
+        """`args` are gunicorn's; it reads the head here."""
+        self._limits = limits
+        super().__init__(*args)
+
+    def parse(self, unreader: object) -> object:
+        """Called by gunicorn once it has set its own limits."""
+        self.limit_request_line = self._limits.line
+        self.max_buffer_headers = self._limits.section
+        return super().parse(unreader)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -313,6 +334,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         received, conn.received = conn.received, b""
         try:
             conn.init()
+            conn.parser.mesg_class = partial(LimitedRequest, self.app.limits)
             conn.parser.unreader.unread(received)
             conn.data_ready = True
             self.enqueue_req(conn)
@@ -487,7 +509,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         elif isinstance(error, http_errors.LimitRequestHeaders):
             status, code = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, ErrorCode.TOO_LARGE
             limits = self.app.limits
-            message = f"more than {limits.headers} headers, or one over {limits.header} bytes"
+            message = (
+                f"more than {limits.headers} headers, one over {limits.header} bytes,"
+                f" or all over {limits.section}"
+            )
         elif isinstance(error, http_errors.UnsupportedTransferCoding):
             status = HTTPStatus.NOT_IMPLEMENTED
         elif isinstance(error, http_errors.ExpectationFailed):
