@@ -155,12 +155,18 @@ images: setup  ## Build the container images: REGISTRY= TAG= BASE_IMAGE= BUILD_I
 manifests: setup  ## Write the stack as YAML for Kubernetes: OVERLAYS='monitoring loadtest' OUTPUT=folder, or - for stdout
 	@$(BIN)/python -m deploy manifests $(foreach o,$(OVERLAYS),--overlay $(o)) $(if $(OUTPUT),--output $(OUTPUT))
 
+# What tests import.
+MYPY_PATH = $(shell echo */src tests/support loadtest/tests/stubs loadtest/tests/support docs tools | tr ' ' :)
+
 check: setup-dev  ## Lint, formatting, types, spelling, declared dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/pytest -q tests/docs
 	$(BIN)/mypy
+	@for tests in $(wildcard */tests) tests; do \
+	    MYPYPATH=$(MYPY_PATH):$$tests $(BIN)/mypy --config-file tests/mypy.ini $$tests || exit 1; \
+	done
 	$(BIN)/python tools/check_dependencies.py
 
 check-wheels: setup  ## Check that setup needs no compiler, on each supported Python (asks the package index)

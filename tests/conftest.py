@@ -20,7 +20,8 @@ def new_stack() -> Iterator[Callable[[], Stack]]:
     def make() -> Stack:
         # Not tmp_path: a unix socket's path has a limit of 107 bytes.
         home = Path(tempfile.mkdtemp(prefix="stack-")).resolve()
-        stack = Stack(home, *free_ports(4), microservice_ports=free_ports(40))
+        rest, grpc, admin, control = free_ports(4)
+        stack = Stack(home, rest, grpc, admin, control, free_ports(40))
         made.append(stack)
         return stack
 

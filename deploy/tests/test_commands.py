@@ -101,10 +101,10 @@ def test_databases_are_recorded(cli: Cli) -> None:
         "maxIdle": 50,
         "minIdle": 20,
     }
-    words = ("client", "--action", "setup", "--client-name", "c", "--db-name")
-    assert cli(*words, "Mine").exit_code == 0
+    with_db = ("client", "--action", "setup", "--client-name", "c", "--db-name")
+    assert cli(*with_db, "Mine").exit_code == 0
     assert "database 'Other' is not set up, expected one of ClientDB, Mine" in (
-        cli(*words, "Other").stderr
+        cli(*with_db, "Other").stderr
     )
 
 

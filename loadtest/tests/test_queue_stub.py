@@ -129,7 +129,7 @@ def test_it_is_the_queue_it_says_it_is(
 ) -> None:
     stub = start_queue("--service-ms", str(SERVICE_S * 1000))
     times = poisson(160, REQUESTS / 160, np.random.default_rng(5))
-    found = send_at(connect(protocol, stub), times)
+    found = send_at(connect(protocol, stub), times.tolist())
     visits = stub.visits()
     assert len(visits) == len(found) == len(times)
     assert {visit["protocol"] for visit in visits} == {protocol}

@@ -60,7 +60,8 @@ def test_a_run(
 
 
 def test_runs_without_anything(make_run: Any, validate: Any) -> None:
-    for changes in ({"raw": []}, {"digits": None, "rows": [], "rows_of": 0}):
+    without: list[dict[str, Any]] = [{"raw": []}, {"digits": None, "rows": [], "rows_of": 0}]
+    for changes in without:
         folder = make_run("rest", settings=full_settings("rest"), **changes)
         summary.write_report(folder)
         validate("summary", written(folder))

@@ -83,8 +83,8 @@ def test_a_lost_load_generator_makes_the_run_invalid_at_once(
     address: str, start_queue: Any, begin_launch: Any, finish_launch: Any
 ) -> None:
     stub = start_queue("--service-ms", "1")
-    options = ("--test-type", "js-predict", "--rate", "50", "--duration", "60")
-    options += ("--locust-slaves", "2")
+    options = ["--test-type", "js-predict", "--rate", "50", "--duration", "60"]
+    options += ["--locust-slaves", "2"]
     master = begin_launch("master", *options, "--bind", address, host=stub.port)
     workers = [
         begin_launch(f"elsewhere-{n}", *options, "--worker-of", address, host=stub.port)
@@ -108,8 +108,8 @@ def test_users_elsewhere_are_other_users(
     address: str, start_queue: Any, begin_launch: Any, finish_launch: Any
 ) -> None:
     stub = start_queue("--service-ms", "1", "--servers", "8")
-    options = ("--test-type", "js-predict", "--duration", "4", "--wait", "200-400")
-    options += ("--locust-slaves", "2", "--locust-clients", "16")
+    options = ["--test-type", "js-predict", "--duration", "4", "--wait", "200-400"]
+    options += ["--locust-slaves", "2", "--locust-clients", "16"]
     master = begin_launch("master", *options, "--bind", address, host=stub.port)
     workers = [
         begin_launch(f"elsewhere-{n}", *options, "--worker-of", address, host=stub.port)

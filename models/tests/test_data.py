@@ -101,7 +101,7 @@ def test_a_sound_file_is_read(tmp_path: Path) -> None:
 def test_wrong_arrays_are_named(
     tmp_path: Path, arrays: dict[str, np.ndarray], message: str
 ) -> None:
-    np.savez(tmp_path / "digits.npz", **arrays)
+    np.savez(tmp_path / "digits.npz", allow_pickle=False, **arrays)
     with pytest.raises(TrainingRefused, match=message):
         data.read_npz(tmp_path / "digits.npz", "")
 

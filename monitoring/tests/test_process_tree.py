@@ -31,8 +31,8 @@ def test_children_count_while_they_live_and_afterwards() -> None:
     registry = CollectorRegistry()
     ProcessTree(os.getpid(), "rest", registry)
     before = read(registry)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", BURN], **pipes) as child:
+    command = [sys.executable, "-c", BURN]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
         during = read(registry)

@@ -9,8 +9,10 @@ GENERATED = [
 ]
 
 
-def test_committed_code_is_what_the_proto_generates(tmp_path):
+def test_committed_code_is_what_the_proto_generates(tmp_path: Path) -> None:
     specification = importlib.util.spec_from_file_location("generate", PROTOS / "generate.py")
+    assert specification is not None
+    assert specification.loader is not None
     generate = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(generate)
 

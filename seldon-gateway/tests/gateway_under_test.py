@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import grpc
 import requests
@@ -18,7 +19,7 @@ from ports import free_ports
 from seldon_gateway.processes import Process, control_plane_command, envoy_command
 from seldon_gateway.registry import Registry
 from seldon_gateway.settings import GatewaySettings
-from seldon_gateway.strategies import Endpoint, Variation
+from seldon_gateway.strategies import Endpoint, Protocol, Variation
 
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"
 
@@ -92,7 +93,7 @@ class GrpcUpstream:
 
 class _EchoMetadata(grpc.GenericRpcHandler):
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        sent = {entry.key: entry.value for entry in details.invocation_metadata}
+        sent = dict(details.invocation_metadata)
 
         def answer(_request: bytes, context: grpc.ServicerContext) -> bytes:
             remaining = {"time-remaining": str(context.time_remaining())}
@@ -184,13 +185,13 @@ class GatewayUnderTest:
         except requests.ConnectionError:
             return False
 
-    def get(self, path: str, **options: object) -> requests.Response:
+    def get(self, path: str, **options: Any) -> requests.Response:
         return self.call("GET", path, **options)
 
-    def post(self, path: str, **options: object) -> requests.Response:
+    def post(self, path: str, **options: Any) -> requests.Response:
         return self.call("POST", path, **options)
 
-    def call(self, method: str, path: str, **options: object) -> requests.Response:
+    def call(self, method: str, path: str, **options: Any) -> requests.Response:
         return self.session.request(method, self.url + path, timeout=15, **options)
 
     def js(self, key: str, **parameters: str) -> requests.Response:
@@ -205,13 +206,18 @@ class GatewayUnderTest:
         return str(answer.json()["access_token"])
 
     def classify(self, *metadata: tuple[str, str], timeout_s: float = 10) -> dict[str, str]:
-        call = self.channel.unary_unary(CLASSIFY)
-        return json.loads(call(b"", metadata=metadata, timeout=timeout_s))  # type: ignore[no-any-return]
+        call = self.channel.unary_unary(CLASSIFY, None, None)
+        seen: dict[str, str] = json.loads(call(b"", metadata=metadata, timeout=timeout_s))
+        return seen
 
     # Changes
 
     def serve(
-        self, client: str, protocol: str, *upstreams: HttpUpstream | GrpcUpstream, label: str = "a"
+        self,
+        client: str,
+        protocol: Protocol,
+        *upstreams: HttpUpstream | GrpcUpstream,
+        label: str = "a",
     ) -> None:
         """All of a client's traffic of one protocol goes to these replicas."""
         endpoints = tuple(upstream.endpoint for upstream in upstreams)

@@ -226,7 +226,7 @@ def altered(token: str) -> str:
 
 def unsigned(_token: str) -> str:
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": KEY, "exp": int(time.time()) + 600}
-    return jwt.encode(claims, None, "none")
+    return jwt.encode(claims, "", "none")
 
 
 @pytest.mark.parametrize(

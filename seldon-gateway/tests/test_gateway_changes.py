@@ -130,14 +130,18 @@ def test_variations_are_switched_under_load_without_a_failure(
     gateway: GatewayUnderTest, client: str, make_upstream: Callable[..., HttpUpstream]
 ) -> None:
     servers = [make_upstream() for _ in range(6)]
+
+    def switch_to(server: HttpUpstream, label: str) -> None:
+        gateway.serve(client, "rest", server, label=label)
+        eventually(lambda: variation_of(gateway.js(client)) == label)
+        served = server.requests
+        eventually(lambda: server.requests > served + 20)
+
     gateway.serve(client, "rest", servers[0], label="v0")
     gateway.wait_for_client(client)
     with under_load(gateway, client) as answers:
         for number, server in enumerate(servers[1:], 1):
-            gateway.serve(client, "rest", server, label=f"v{number}")
-            eventually(lambda n=number: variation_of(gateway.js(client)) == f"v{n}")
-            served = server.requests
-            eventually(lambda s=server, n=served: s.requests > n + 20)
+            switch_to(server, f"v{number}")
     assert set(answers) == {"200"}
     assert answers["200"] > 100
 
@@ -171,15 +175,16 @@ def test_a_request_whose_server_dies_is_asked_once_more_elsewhere(
     for body in (b"{}", b"0" * 200_000):
         before = dying.requests
 
-        def ask(body: bytes = body) -> None:
+        def ask(body: bytes = body, before: int = before) -> bool:
             answer = gateway.post("/predict", data=body, headers=bearer)
             assert answer.status_code == 200, answer.text
             assert len(answer.json()["body"]) == len(body)
+            return dying.requests > before
 
         for _ in range(20):
             ask()
         # Put aside for two seconds after three failures, it is tried again then.
-        eventually(lambda ask=ask, before=before: ask() or dying.requests > before)
+        eventually(ask)
 
 
 def test_a_server_that_is_too_slow_is_504(

@@ -37,14 +37,18 @@ class Running:
     registry: CollectorRegistry
     channel: grpc.Channel
 
+    @property
+    def _classify(self) -> grpc.UnaryUnaryMultiCallable:
+        return self.channel.unary_unary(CLASSIFY, None, None)
+
     def classify(self, request: bytes, **options):
         """One call; returns its reply and its call object, raises grpc.RpcError."""
-        reply, call = self.channel.unary_unary(CLASSIFY).with_call(request, timeout=10, **options)
+        reply, call = self._classify.with_call(request, timeout=10, **options)
         return seldon_pb2.ClassificationReply.FromString(reply), call
 
     def begin(self, request: bytes, timeout: float = 10.0) -> grpc.Future:
         """One call that is not waited for; its result is bytes."""
-        return self.channel.unary_unary(CLASSIFY).future(request, timeout=timeout)
+        return self._classify.future(request, timeout=timeout)
 
     def refusal(self, request: bytes, **options) -> grpc.RpcError:
         """The error that a call must end in."""
@@ -54,7 +58,9 @@ class Running:
 
     def in_flight(self) -> float:
         """Calls that the metrics say are being answered."""
-        return self.registry.get_sample_value("seldon_requests_in_flight", {"protocol": "grpc"})
+        found = self.registry.get_sample_value("seldon_requests_in_flight", {"protocol": "grpc"})
+        assert found is not None
+        return found
 
     def count(self, code: str, client: str = "direct", variation: str = "default") -> float:
         """Calls that the metrics say have ended with `code`."""

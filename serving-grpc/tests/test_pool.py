@@ -9,7 +9,7 @@ from serving_grpc.pool import WorkerPool, WorkersFailed
 
 
 def test_workers_that_die_again_and_again_before_they_are_ready_end_the_pool(tmp_path):
-    ended = []
+    ended: list[int] = []
     # An interpreter without its library: it ends before it can say why.
     pool = WorkerPool(2, {"PYTHONHOME": str(tmp_path)}, 1.0, ended.append)
     with pytest.raises(WorkersFailed, match=r"worker \d+ ended with exit status 1 before it was"):
@@ -19,7 +19,7 @@ def test_workers_that_die_again_and_again_before_they_are_ready_end_the_pool(tmp
 
 
 def test_a_pool_stopped_before_it_runs_starts_no_worker_that_stays(tmp_path):
-    ended = []
+    ended: list[int] = []
     pool = WorkerPool(1, {"PYTHONHOME": str(tmp_path)}, 1.0, ended.append)
     pool.stop()
     pool.run()

@@ -55,14 +55,19 @@ class Stack:
         assert self.process.poll() is None, self.log.read_text()
         return re.search(r"gRPC on \S+:(\d+), metrics on \S+:(\d+)", self.log.read_text())
 
+    def _announced(self) -> re.Match[str]:
+        ports = self.ports()
+        assert ports is not None, self.log.read_text()
+        return ports
+
     @property
     def port(self) -> int:
-        return int(self.ports()[1])
+        return int(self._announced()[1])
 
     def get(self, path: str) -> tuple[int, str]:
         try:
             with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.ports()[2]}{path}", timeout=10
+                f"http://127.0.0.1:{self._announced()[2]}{path}", timeout=10
             ) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
@@ -103,7 +108,7 @@ def request(number: int) -> bytes:
 
 def classify(over: grpc.Channel, number: int) -> int:
     """Send one held-out digit; return the class that the answer gives most."""
-    answer = over.unary_unary(CLASSIFY)(request(number), timeout=10)
+    answer = over.unary_unary(CLASSIFY, None, None)(request(number), timeout=10)
     reply = seldon_pb2.ClassificationReply.FromString(answer)
     assert reply.meta.puid == str(number)
     assert sum(result.prediction for result in reply.predictions) == pytest.approx(1, abs=1e-5)
@@ -196,7 +201,9 @@ def test_sigterm_ends_every_process_and_leaves_nothing(launch):
 
 def test_under_sigterm_a_caller_is_refused_at_most_once_and_never_with_our_error(launch):
     stack = launch(GRPC_WORKERS="1")
-    port, failures, answered = stack.port, [], []
+    port = stack.port
+    failures: list[grpc.StatusCode] = []
+    answered: list[int] = []
 
     def call() -> None:
         with channel(port) as over:

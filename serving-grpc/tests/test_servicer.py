@@ -141,6 +141,7 @@ def test_an_answer_carries_its_server_timing(start, good):
     timing = dict(call.trailing_metadata())["server-timing"]
     number = r"(\d+\.\d{3})"
     match = re.fullmatch(f"queue;dur={number}, compute;dur={number}, total;dur={number}", timing)
+    assert match is not None, timing
     queue, compute, total = map(float, match.groups())
     assert 0 <= queue + compute <= total
 
@@ -247,7 +248,7 @@ def test_a_call_without_a_message_is_refused(start):
     with pytest.raises(grpc.RpcError) as refused:
         nothing(iter(()), timeout=10)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "no message" in refused.value.details()
+    assert "no message" in str(refused.value.details())
     eventually(lambda: running.count("INVALID_ARGUMENT") == 1)
 
 

@@ -56,10 +56,10 @@ class RealCluster:
             headers["Authorization"] = f"Bearer {token}"
         login = ["BearerToken"] if token is None else []
         http = self.http if token is None else self._without_login
-        parts = http.param_serialize(
+        method, url, headers, body, fields = http.param_serialize(
             method, path, header_params=headers, body=body, auth_settings=login
         )
-        answer = http.call_api(*parts, _request_timeout=30)
+        answer = http.call_api(method, url, headers, body, fields, _request_timeout=30)
         text = answer.read().decode()
         if "json" in answer.headers.get("Content-Type", ""):
             return answer.status, self.http.deserialize(text, "object", "application/json")

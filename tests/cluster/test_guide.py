@@ -170,14 +170,14 @@ def test_the_guide(
     summary = json.loads((tmp_path / "results" / "latest" / "summary.json").read_text())
     assert summary["requests"] > 100
     assert summary["failures"] == 0
-    told = command("stop-microservice", "mnist-a", check=False)
-    assert told.returncode == 1
-    assert "mnist-a has 0.5 of the rest traffic" in told.stderr
+    refused = command("stop-microservice", "mnist-a", check=False)
+    assert refused.returncode == 1
+    assert "mnist-a serves 0.5 of the rest traffic" in refused.stderr
 
     bad = (*START, "-p", "other", "/seldon-data/none/1", "rest", "1.0")
-    told = command(*bad, check=False)
-    assert told.returncode == 1
-    assert "Deployment other-rest" in told.stderr
+    failed = command(*bad, check=False)
+    assert failed.returncode == 1
+    assert "Deployment other-rest" in failed.stderr
     gateway = ("--gateway", "seldon-server", "--rest-port", "80", "--grpc-port", "5000")
-    told = command("seldon-cli", "-q", "check", "--client-name", CLIENT, *gateway)
-    assert "a handwritten 7 is predicted as 7 over REST" in told.stdout
+    checked = command("seldon-cli", "-q", "check", "--client-name", CLIENT, *gateway)
+    assert "a handwritten 7 is predicted as 7 over REST" in checked.stdout

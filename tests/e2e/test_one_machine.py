@@ -49,7 +49,7 @@ def predict_grpc(stack: Stack, token: str) -> grpc.StatusCode:
         try:
             reply = seldon_pb2_grpc.SeldonStub(channel).Classify(
                 seldon_pb2.ClassificationRequest(data=data),
-                metadata=[("oauth_token", token)],
+                metadata=(("oauth_token", token),),
                 timeout=10,
             )
         except grpc.RpcError as error:

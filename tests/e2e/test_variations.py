@@ -70,7 +70,7 @@ def grpc_call(stack: Stack, connections: ExitStack) -> Call:
     own = [("grpc.use_local_subchannel_pool", 1)]
     channel = connections.enter_context(grpc.insecure_channel(stack.grpc_target, own))
     classify = seldon_pb2_grpc.SeldonStub(channel).Classify
-    metadata = [("oauth_token", stack.token())]
+    metadata = (("oauth_token", stack.token()),)
     data = Any()
     data.Pack(seldon_pb2.DefaultCustomPredictRequest(values=DIGIT))
     request = seldon_pb2.ClassificationRequest(data=data)

@@ -325,7 +325,7 @@ def test_predicts_over_rest(stack: Stack) -> None:
 
 
 def test_predicts_over_grpc(stack: Stack) -> None:
-    metadata = [("oauth_token", stack.token())]
+    metadata = (("oauth_token", stack.token()),)
     with grpc.insecure_channel(stack.grpc) as channel:
         stub = seldon_pb2_grpc.SeldonStub(channel)
         for index in range(10):

@@ -36,7 +36,7 @@ class ControlPlane:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="control-plane-"))
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._port = free_ports(1)[0]
         self._token = secrets.token_hex(16)
         self.kubeconfig = self._folder / "kubeconfig"
@@ -50,7 +50,7 @@ class ControlPlane:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in reversed(self._processes):
+        for process in reversed(self._processes.values()):
             process.terminate()
             try:
                 process.wait(_END_S)
@@ -106,15 +106,15 @@ class ControlPlane:
             process = subprocess.Popen(
                 [program, *options], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        self._processes.append(process)
+        self._processes[program] = process
 
     def _wait_for_api(self) -> None:
         certificate = self._folder / "apiserver.crt"
         deadline = time.monotonic() + _START_S
         while True:
-            for process in self._processes:
+            for program, process in self._processes.items():
                 if process.poll() is not None:
-                    raise RuntimeError(self._last_words(Path(str(process.args[0])).name))
+                    raise RuntimeError(self._last_words(program))
             if certificate.is_file() and self._answers(certificate):
                 return
             if time.monotonic() > deadline:

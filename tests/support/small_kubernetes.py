@@ -263,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.close_connection = True
 
-    def _get(self, _: Object) -> Any:
+    def _get(self, _body: Object) -> Any:
         if self.place == "/version":
             return {"major": "1", "minor": "35", "gitVersion": "v1.35.4"}
         if self.place == "/apis":
