@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 # What a worker is started with, unless the operator says otherwise. The thread that takes the calls
 # waits for them on the sockets itself, instead of being woken by a thread of the core's that does;
 # and one heap is enough where one thread does nearly everything.
-_WORKER_DEFAULTS = {"GRPC_EXPERIMENTS": "-event_engine_listener", "MALLOC_ARENA_MAX": "1"}
+WORKER_DEFAULTS = {"GRPC_EXPERIMENTS": "-event_engine_listener", "MALLOC_ARENA_MAX": "1"}
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def serve(settings: Settings) -> None:
         ProcessTree(os.getpid(), "grpc", registry)
         pool = WorkerPool(
             settings.workers,
-            _WORKER_DEFAULTS
+            WORKER_DEFAULTS
             | os.environ
             | {"GRPC_PORT": str(port), "PROMETHEUS_MULTIPROC_DIR": metrics_dir},
             settings.grace_s,
