@@ -64,7 +64,9 @@ def test_only_envoy_and_the_set_up_reach_the_control_plane() -> None:
 
 def test_no_secret_is_in_the_file() -> None:
     document = yaml.safe_load(FILE.read_text())
-    assert all(set(secret) == {"file"} for secret in document["secrets"].values())
+    secrets = document["secrets"].values()
+    assert secrets
+    assert all(set(secret) == {"file"} for secret in secrets)
     given = [
         (name, variable)
         for name, service in SERVICES.items()

@@ -68,7 +68,9 @@ def capacities(
 
 
 def test_each_protocols_capacity_is_found_with_what_a_prediction_costs(searched: Path) -> None:
-    for protocol, found in capacity_report.read(searched).items():
+    capacities = capacity_report.read(searched)
+    assert capacities.keys() == KNEES.keys()
+    for protocol, found in capacities.items():
         assert found.probes[0].rate_per_s == 50
         assert len(found.probes) <= 12
         assert found.rate_per_s is not None
@@ -104,6 +106,7 @@ def test_the_page_shows_both_and_loads_nothing(searched: Path) -> None:
     html = (searched / "capacity.html").read_text(encoding="utf-8")
     assert re.search(r"<h1>Capacity at p99&lt;20ms: REST [0-9]+/s, gRPC [0-9]+/s</h1>", html)
     found = capacity_report.read(searched)
+    assert found.keys() == KNEES.keys()
     for one in found.values():
         for probe in one.probes:
             assert f"{probe.rate_per_s:,.1f}" in html

@@ -16,6 +16,7 @@ def constant(count: int) -> np.ndarray:
 def test_departures_are_lindleys() -> None:
     rng = np.random.default_rng(3)
     arrivals = poisson(150, 5, rng)
+    assert len(arrivals) > 600  # 750 on average
     service = rng.exponential(SERVICE_S, len(arrivals))
     left = -math.inf
     for arrived, takes, found in zip(arrivals, service, departures(arrivals, service), strict=True):

@@ -171,6 +171,7 @@ def test_an_injected_delay_is_stated_where_it_is(
         assert one.gateway.upstream_us / 1000 == pytest.approx(one.server.total_ms, abs=ROUNDED_MS)
         assert (one.ended - one.sent) * 1000 >= 51 - ROUNDED_MS
     visits = stub.visits()
+    assert len(visits) == 3
     for visit in visits:
         assert visit["queued"] - visit["arrived"] == pytest.approx(0.020)
         assert visit["due"] - visit["done"] == pytest.approx(0.030)
@@ -209,6 +210,7 @@ def test_several_servers_work_side_by_side(start_queue: Any, connect: Any) -> No
     stub = start_queue("--service-ms", "40", "--servers", "3")
     send_at(connect("rest", stub), [0.0] * 7)
     visits = stub.visits()
+    assert len(visits) == 7
     for index, visit in enumerate(visits):
         others = [one["done"] for one in visits[:index]]
         free = sorted(others)[-3] if len(others) >= 3 else 0.0
@@ -228,6 +230,7 @@ def test_both_protocols_share_one_queue(start_queue: Any, connect: Any) -> None:
     sends = [connect(protocol, stub) for protocol in PROTOCOLS]
     send_at(lambda index: sends[index % 2](index), [0.0] * 20)
     visits = stub.visits()
+    assert len(visits) == 20
     assert {visit["protocol"] for visit in visits} == set(PROTOCOLS)
     assert (np.diff([visit["begun"] for visit in visits]) >= 0.005 - 1e-9).all()
 

@@ -212,6 +212,8 @@ def test_digits_told_wrong_make_a_run_invalid(start_stub: Any, launch: Any, tmp_
     assert done.status == 1
     assert done.summary["failures"] == 0
     assert not done.summary["valid"]
+    (reason,) = done.summary["invalid_because"]
+    assert reason.startswith("accuracy is ")
 
 
 @pytest.mark.stack

@@ -82,6 +82,7 @@ def test_buckets_hold_every_duration_where_it_belongs() -> None:
     assert (high - low <= low / 1_000).all()
     for value in values:
         inside = (low <= value) & (value <= high)
+        assert inside.sum() == 1
         assert counts[inside].sum() == sum(low[inside] <= v <= high[inside] for v in values)
 
 

@@ -116,7 +116,9 @@ def test_apply_says_what_became_of_each(said: Callable[..., list[str]], stack: S
 def test_dry_run_changes_nothing(
     said: Callable[..., list[str]], stack: Stack, api: Api, cluster: Any
 ) -> None:
-    assert all(line.endswith(": created") for line in said(*stack.all(), dry_run=True))
+    outcomes = said(*stack.all(), dry_run=True)
+    assert len(outcomes) == len(stack.all())
+    assert all(line.endswith(": created") for line in outcomes)
     assert not cluster.exists("Namespace", None, stack.place.namespace)
     said(*stack.all())
     before = api.read(Reference.of(stack.config_map()))

@@ -285,9 +285,9 @@ def test_what_prometheus_looks_for_is_what_the_pods_say(
 
 def test_a_pod_that_stops_has_left_before_and_has_time_to_finish(every_stack: Stacks) -> None:
     for objects in every_stack:
-        for name, made in of_kind(objects, "Deployment").items():
-            if name not in ("envoy", f"{DEFAULT}-rest", f"{DEFAULT}-grpc"):
-                continue
+        deployments = of_kind(objects, "Deployment")
+        for name in ("envoy", f"{DEFAULT}-rest", f"{DEFAULT}-grpc"):
+            made = deployments[name]
             spec = made["spec"]["template"]["spec"]
             (container,) = spec["containers"]
             before = container["lifecycle"]["preStop"]
