@@ -11,7 +11,7 @@ def test_every_way_is_measured_directly_and_through_the_gateway() -> None:
             assert {name, f"{name}-gateway"} <= names
 
 
-def test_two_workers_are_measured_once_however_many_callers_are_asked_for() -> None:
+def test_two_workers_are_measured_once_whatever_the_connections() -> None:
     cases = [
         case for case in all_cases([1, 8]) if case.server.workers == 2 and not case.server.shared
     ]
@@ -47,7 +47,7 @@ def test_patterns_choose_cases() -> None:
     assert select(cases, "") == cases
 
 
-def test_pattern_that_fits_nothing_is_told_with_what_there_is() -> None:
+def test_pattern_without_a_match_is_reported_with_the_names() -> None:
     with pytest.raises(BenchError, match=r"'rpc', expected a pattern of: rest-post, "):
         select(all_cases([1]), "grpc,rpc")
 

@@ -191,7 +191,7 @@ def test_interrupted_it_ends_its_servers_and_keeps_what_it_has(
     assert list(short_folder.iterdir()) == []
 
 
-def test_an_engine_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BenchError, match="ENGINE: engine is 'jax', expected one of litert, tens"):
         engine_of(MODEL, "jax")
     int8 = ROOT / "models/deep_mnist/2"
@@ -203,7 +203,7 @@ def test_an_engine_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
         engine_of(MODEL, "tensorflow")
 
 
-def test_wrong_settings_are_told_in_a_sentence(tmp_path: Path) -> None:
+def test_wrong_settings_are_reported_in_a_sentence(tmp_path: Path) -> None:
     bench = start(tmp_path, "--cases", "nonsense")
     _, said = bench.communicate(timeout=60)
     assert bench.returncode == 1

@@ -33,7 +33,7 @@ def test_one_that_fails_is_named_and_the_others_are_installed(tmp_path: Path) ->
     assert said[-1] == "good: installed"
 
 
-def test_an_unknown_name_is_told(tmp_path: Path) -> None:
+def test_an_unknown_name_is_reported(tmp_path: Path) -> None:
     (tmp_path / "requirements-good.txt").write_text("")
     with pytest.raises(BenchError, match="NAME is 'bad', expected one of good"):
         install(tmp_path, tmp_path, "bad", print)

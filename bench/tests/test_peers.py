@@ -91,7 +91,7 @@ def test_seldon_core_and_answers_that_are_an_array(tmp_path: Path) -> None:
         ("a=c=grpc://h:1/p.S/M", "peer a: body is missing"),
     ],
 )
-def test_wrong_short_forms_are_told(text: str, message: str) -> None:
+def test_wrong_short_forms_are_reported(text: str, message: str) -> None:
     with pytest.raises(BenchError, match=message):
         parse(text)
 
@@ -120,7 +120,7 @@ def test_wrong_short_forms_are_told(text: str, message: str) -> None:
         ("[{name: grpc, command: c, url: 'http://h/'}]", "peer grpc: the name is not unique"),
     ],
 )
-def test_wrong_files_are_told(tmp_path: Path, text: str, message: str) -> None:
+def test_wrong_files_are_reported(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "peers.yaml"
     file.write_text(text)
     with pytest.raises(BenchError, match=message):

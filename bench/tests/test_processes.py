@@ -62,7 +62,7 @@ def test_cost_memory_and_end_are_those_of_the_whole_tree(tmp_path: Path) -> None
     assert not any(child.is_running() for child in children)
 
 
-def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_program_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no-such-program did not start"):
         start(["no-such-program"], os.environ, os.sched_getaffinity(0), tmp_path / "log")
 

@@ -56,7 +56,7 @@ def test_what_is_measured_scores_digits(engine: str) -> None:
     assert float(done.stdout) > 0.95
 
 
-def test_a_model_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
     cores = sorted(os.sched_getaffinity(0))[:2]
     with pytest.raises(BenchError, match=r"(?s)the raw model failed: .*is not a model folder"):
         raw_model.run(tmp_path, "litert", 0.2, (1,), cores)

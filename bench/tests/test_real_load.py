@@ -149,7 +149,7 @@ def test_a_server_that_ends_says_why(tmp_path: Path, ports: Ports) -> None:
 
 
 @pytest.mark.usefixtures("servers")
-def test_a_port_in_use_is_told(tmp_path: Path, ports: Ports) -> None:
+def test_a_port_in_use_is_reported(tmp_path: Path, ports: Ports) -> None:
     plan = our_plan(ServerKind("rest", "rest"), ports, MODEL)
     request_set = asking_of(Way.POST, ports)
     with (

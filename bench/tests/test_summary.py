@@ -164,7 +164,7 @@ def test_the_best_peer_is_not_known_while_one_has_failed() -> None:
     assert (row.case, row.measured) == ("grpc / grpcio", None)
 
 
-def test_a_busy_client_is_told() -> None:
+def test_a_busy_client_is_reported() -> None:
     summary = summarise(document(sample("grpc", 8, client_busy=0.97)))
     assert any("generator CPU utilization is 97%" in text for text in remarks(summary))
 

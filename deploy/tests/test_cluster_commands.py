@@ -155,7 +155,7 @@ def test_the_target_is_one_of_two(cluster: ClusterUnderTest) -> None:
     assert "add --target kubernetes, or set SELDON_TARGET=kubernetes" in told
 
 
-def test_no_cluster_is_said(cluster: ClusterUnderTest) -> None:
+def test_no_cluster_is_reported(cluster: ClusterUnderTest) -> None:
     assert "KUBECONFIG is /none, which does not exist" in cluster.refused(
         seldon_cli, "client", KUBECONFIG="/none"
     )
@@ -297,7 +297,7 @@ def test_what_cannot_be_started_is_refused_before_anything_is_asked(
     assert cluster.server.requests == []
 
 
-def test_a_client_that_is_not_there_is_said(up: ClusterUnderTest) -> None:
+def test_a_client_that_is_not_there_is_reported(up: ClusterUnderTest) -> None:
     start = ("--type", "prediction", "--client", "nobody", "-p", "m", FOLDER, "rest", "1.0")
     assert "client nobody does not exist; set it up with seldon-cli client" in up.refused(
         start_microservice, *start

@@ -211,7 +211,7 @@ def test_what_needs_no_setting_up_says_so(cli: Cli) -> None:
     assert "0.1.0" in cli("--version").stdout
 
 
-def test_a_database_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_database_that_is_not_there_is_reported(tmp_path: Path) -> None:
     (tmp_path / "h").mkdir()
     names = ("REST", "GRPC", "ADMIN", "CONTROL")  # else a stack of the user's is in the way
     runner = CliRunner(

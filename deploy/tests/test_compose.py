@@ -107,9 +107,7 @@ def test_without_any_compose_it_says_what_to_install(
 
 
 @pytest.mark.parametrize(("told", "named"), [("false", False), ("true", True)])
-def test_a_podman_without_names_is_told_before_anybody_waits(
-    tmp_path: Path, told: str, named: bool
-) -> None:
+def test_a_podman_without_dns_is_reported_at_once(tmp_path: Path, told: str, named: bool) -> None:
     podman = tmp_path / "podman"
     podman.write_text(
         f'#!/bin/sh\n[ "$1 $2 $4" = "network inspect mine_{compose.NETWORK}" ] && echo {told}\n'

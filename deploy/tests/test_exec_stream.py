@@ -75,17 +75,17 @@ def test_much_output_is_whole(api: Api) -> None:
     assert (status, len(out)) == (0, 3_000_000)
 
 
-def test_a_command_that_is_not_there_is_said(api: Api) -> None:
+def test_a_command_that_is_not_there_is_reported(api: Api) -> None:
     with pytest.raises(ClusterRefused, match="no-such cannot be run in container seldon-cli of"):
         run(api, "no-such")
 
 
-def test_a_container_that_is_not_there_is_said(api: Api) -> None:
+def test_a_container_that_is_not_there_is_reported(api: Api) -> None:
     with pytest.raises(ClusterRefused, match="container other is not valid for pod"):
         run(api, "true", container="other")
 
 
-def test_a_pod_that_is_not_there_is_said(api: Api, server: SmallKubernetes) -> None:
+def test_a_pod_that_is_not_there_is_reported(api: Api, server: SmallKubernetes) -> None:
     server.objects.clear()
     with pytest.raises(ClusterUnreachable, match=r'pods "control-plane-1" not found'):
         run(api, "true")
@@ -99,13 +99,13 @@ def test_a_stream_that_breaks_off_is_not_taken_for_an_end(
         run(api, "true")
 
 
-def test_a_stream_that_never_opens_is_said(api: Api, server: SmallKubernetes) -> None:
+def test_a_stream_that_never_opens_is_reported(api: Api, server: SmallKubernetes) -> None:
     server.fails(EXEC, reset=True)
     with pytest.raises(ClusterUnreachable, match="closed the connection"):
         run(api, "true")
 
 
-def test_one_who_may_not_is_told_what_is_wanting(api: Api, server: SmallKubernetes) -> None:
+def test_a_missing_permission_is_named(api: Api, server: SmallKubernetes) -> None:
     message = (
         'pods "control-plane-1" is forbidden: User "guest" cannot create resource "pods/exec" in '
         'API group "" in the namespace "default"'

@@ -143,7 +143,7 @@ def test_transient_failure_is_tried_again(
     ],
     ids=str,
 )
-def test_lasting_failure_is_told(
+def test_persistent_failure_is_reported(
     fault: dict[str, Any], words: str, server: SmallKubernetes, api: Api
 ) -> None:
     server.fails(f"PATCH {PATH}", times=99, **fault)

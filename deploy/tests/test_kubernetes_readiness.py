@@ -55,7 +55,7 @@ def test_stateful_set_is_ready_when_the_new_revision_is() -> None:
     assert readiness.stateful_set(item, [], "").phase is Phase.READY
 
 
-def test_pods_that_admission_refuses_are_told() -> None:
+def test_pods_that_admission_refuses_are_reported() -> None:
     message = 'pods "database-0" is forbidden: violates PodSecurity "restricted:latest"'
     state = readiness.stateful_set(deployment(), [], message)
     assert state.phase is Phase.TROUBLED
@@ -105,7 +105,7 @@ def test_complete_and_suspended_jobs_are_ready() -> None:
     assert readiness.job({"spec": {}}, [], "").phase is Phase.WAITING
 
 
-def test_the_trouble_that_lasts_least_is_told() -> None:
+def test_the_problem_with_the_shortest_patience_is_reported() -> None:
     def pod(name: str, reason: str) -> dict[str, Any]:
         one = {"name": "c", "image": "i", "state": {"waiting": {"reason": reason}}}
         return {"metadata": {"name": name}, "status": {"initContainerStatuses": [one]}}

@@ -120,7 +120,9 @@ def test_a_program_that_is_never_ready_has_a_limit(stack: LocalStack) -> None:
         stack.start([idle])
 
 
-def test_a_killed_supervisor_breaks_nothing_and_is_said(stack: LocalStack, free: list[int]) -> None:
+def test_a_killed_supervisor_breaks_nothing_and_is_reported(
+    stack: LocalStack, free: list[int]
+) -> None:
     program = http_program("one", free[0])
     stack.start([program])
     supervisor = stack.supervisor_process()
@@ -137,7 +139,7 @@ def test_a_killed_supervisor_breaks_nothing_and_is_said(stack: LocalStack, free:
     assert ports.is_free(free[0])
 
 
-def test_a_supervisor_that_hangs_is_said_and_ended(stack: LocalStack, free: list[int]) -> None:
+def test_a_supervisor_that_hangs_is_reported_and_killed(stack: LocalStack, free: list[int]) -> None:
     stack.start([http_program("one", free[0])])
     stack.supervisor_process().suspend()
     with pytest.raises(StackUnhealthy, match=r"did not respond within 3 s.*make undeploy"):

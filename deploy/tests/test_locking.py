@@ -7,7 +7,7 @@ from deploy.errors import StackBusy
 from deploy.locking import lock
 
 
-def test_the_second_is_told_who_was_first(tmp_path: Path) -> None:
+def test_the_error_names_the_process_that_holds_the_lock(tmp_path: Path) -> None:
     refused = pytest.raises(StackBusy, match=rf"\(process {os.getpid()}\) is changing the stack")
     with lock(tmp_path), refused, lock(tmp_path):
         pass

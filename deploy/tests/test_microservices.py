@@ -96,7 +96,7 @@ def test_the_record_keeps_everything() -> None:
     assert from_json(to_json(SERVICE)) == SERVICE
 
 
-def test_programs_are_told_apart_by_microservice() -> None:
+def test_programs_are_grouped_by_microservice() -> None:
     names = ["a-rest-10", "a-rest-2", "a-rpc-0", "a-rest-2-rest-0", "b-a-rest-1", "envoy"]
     assert programs_of("a", Api.REST, names) == ["a-rest-2", "a-rest-10"]
     assert programs_of("a-rest-2", Api.REST, names) == ["a-rest-2-rest-0"]

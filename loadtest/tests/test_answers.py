@@ -12,7 +12,7 @@ from seldon_pb2 import ClassificationReply
 RIGHT = Answer("p1", tuple("0123456789"), (0.01, 0.01, 0.91, *[0.01] * 7))
 
 
-def test_a_right_answer_tells_a_digit() -> None:
+def test_a_valid_response_has_a_digit() -> None:
     assert answers.judge(RIGHT, "p1") == (2,)
 
 

@@ -16,7 +16,7 @@ MakeRun = Callable[..., Path]
 KEYS = {"SELDON_JS_KEY": "j", "SELDON_OAUTH_KEY": "o", "SELDON_OAUTH_SECRET": "s"}
 
 
-def test_runs_both_alike_in_turns_and_compares(make_run: MakeRun, tmp_path: Path) -> None:
+def test_both_protocols_run_interleaved_and_are_compared(make_run: MakeRun, tmp_path: Path) -> None:
     asked: list[LoadTestSettings] = []
 
     def run(runs: Sequence[LoadTestSettings], credentials: Credentials) -> list[Path]:
@@ -43,7 +43,7 @@ def test_runs_both_alike_in_turns_and_compares(make_run: MakeRun, tmp_path: Path
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_turns_are_abba_or_baab_and_never_overlap(seed: int) -> None:
+def test_blocks_are_abba_or_baab_and_never_overlap(seed: int) -> None:
     turns = interleaved(["rest", "grpc"], 10, 60.0, seed)
     every = sorted(
         ((block, protocol) for protocol, blocks in turns.items() for block in blocks),
@@ -66,7 +66,7 @@ def test_the_seed_decides_the_order() -> None:
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 3])
-def test_an_odd_number_of_turns_is_refused(blocks: int) -> None:
+def test_an_odd_number_of_blocks_is_refused(blocks: int) -> None:
     with pytest.raises(SettingInvalid, match="--blocks"):
         benchmark("deep_mnist_client", {}, KEYS, runs_nothing, blocks)
 
@@ -81,6 +81,6 @@ def runs_nothing(runs: Sequence[LoadTestSettings], credentials: Credentials) -> 
     raise AssertionError("ran")
 
 
-def test_wrong_setting_is_told_before_anything_runs() -> None:
+def test_wrong_setting_is_reported_before_anything_runs() -> None:
     with pytest.raises(SettingInvalid, match="--locust-clients"):
         benchmark("deep_mnist_client", {"users": 0}, KEYS, runs_nothing)

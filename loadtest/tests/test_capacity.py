@@ -193,7 +193,7 @@ def test_it_goes_down_when_the_first_rate_is_too_high() -> None:
     assert found.rate_per_s == pytest.approx(171, rel=0.05)
 
 
-def test_never_kept_is_said() -> None:
+def test_never_met_is_reported() -> None:
     found = find_capacity(lambda rate: probe_of(rate, 60), SLO, 160)
     assert found.stop is Stop.NEVER_MET
     assert (found.rate_per_s, found.low_per_s, found.high_per_s) == (None, None, None)
@@ -203,7 +203,7 @@ def test_never_kept_is_said() -> None:
     assert found.confidence == "met by none from 10/s (2 probes at that rate)"
 
 
-def test_running_out_of_probes_is_said() -> None:
+def test_running_out_of_probes_is_reported() -> None:
     found = find_capacity(lambda rate: probe_of(rate, mm1(rate)), SLO, 1, max_probes=9)
     assert found.stop is Stop.OUT_OF_PROBES
     assert len(found.probes) == 9

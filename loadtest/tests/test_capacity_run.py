@@ -135,7 +135,7 @@ def test_the_tables_fit_eighty_columns_and_end_with_what_was_found(searched: Pat
     assert "gRPC: p99<20ms is met up to" in text
 
 
-def test_a_folder_whose_capacity_is_damaged_is_told(searched: Path) -> None:
+def test_a_folder_whose_capacity_is_damaged_is_reported(searched: Path) -> None:
     document = json.loads((searched / "capacity.json").read_text())
     del document["rest"]["probes"]
     (searched / "capacity.json").write_text(json.dumps(document))

@@ -150,7 +150,7 @@ def test_commands_fail_on_what_is_not_valid(make_run: MakeRun, tmp_path: Path) -
     assert "seed: gRPC 1, REST 2" in CliRunner().invoke(main, unlike).output
 
 
-def test_turns_give_an_interval_and_without_them_there_is_none(
+def test_blocks_give_a_confidence_interval_and_a_single_series_none(
     make_run: Callable[..., Path], raw_result: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     def in_turns(protocol: str, numbers: range, factor: float) -> Path:

@@ -60,14 +60,14 @@ def test_a_protocol_wants_its_own_key_only(environ: dict[str, str]) -> None:
         ("broken", "output of seldon-cli keys is not a JSON array"),
     ],
 )
-def test_a_client_without_keys_is_told_what_to_do(
+def test_a_client_without_keys_is_reported_with_the_next_step(
     environ: dict[str, str], client: str, sentence: str
 ) -> None:
     with pytest.raises(CredentialsMissing, match=sentence):
         credentials.load(client, environ=environ)
 
 
-def test_a_secret_that_is_not_here_is_told(environ: dict[str, str]) -> None:
+def test_a_secret_that_is_not_here_is_reported(environ: dict[str, str]) -> None:
     with pytest.raises(CredentialsMissing, match=r"secret of client .other. is not on") as told:
         credentials.load("other", "grpc", environ)
     # seldon-cli refuses a change of a key of this scope without both.

@@ -201,7 +201,7 @@ def test_how_often_a_random_request_is_slower(
         (([1] * 4, [1, 1, 0, 1]), True, "no duration"),
     ],
 )
-def test_what_tells_no_difference_is_refused(
+def test_too_few_or_empty_blocks_are_refused(
     sizes: tuple[list[int], list[int]], paired: bool, words: str
 ) -> None:
     a, b = ([series_of([1_000.0] * size) for size in side] for side in sizes)

@@ -62,7 +62,7 @@ def test_ways_that_are_none_are_refused(keys: list[str]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_turns_of_several_go_there_and_back(seed: int) -> None:
+def test_blocks_of_several_variants_run_forwards_then_backwards(seed: int) -> None:
     keys = ["a", "b", "c", "d"]
     turns = interleaved(keys, 4, 40.0, seed)
     every = sorted(

@@ -201,7 +201,9 @@ def test_every_wrong_answer_is_a_failure(
 
 
 @pytest.mark.stack
-def test_digits_told_wrong_make_a_run_invalid(start_stub: Any, launch: Any, tmp_path: Path) -> None:
+def test_an_accuracy_off_the_models_makes_a_run_invalid(
+    start_stub: Any, launch: Any, tmp_path: Path
+) -> None:
     stub = start_stub("http_stub", "digit")
     (tmp_path / "model.json").write_text('{"accuracy": {"held_out": {"wrong": []}}}')
     done = launch(
@@ -239,7 +241,7 @@ def test_the_originals_payload_and_connections(
 
 
 @pytest.mark.stack
-def test_a_refused_token_is_fetched_anew_within_the_request(start_stub: Any, launch: Any) -> None:
+def test_a_refused_token_is_renewed_within_the_request(start_stub: Any, launch: Any) -> None:
     # The preflight's token is the first; the load test's, the second, counts as expired.
     http, grpc = start_stub("http_stub"), start_stub("grpc_stub", "expired")
     done = launch(

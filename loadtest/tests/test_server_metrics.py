@@ -101,7 +101,7 @@ def test_a_quantile_beyond_the_last_bound_is_that_bound() -> None:
     assert half == (1.5, (1.0, 2.0))
 
 
-def test_disagreement_is_told() -> None:
+def test_disagreement_is_reported() -> None:
     answers = Series()
     for _ in range(10):
         answers.record(2000)

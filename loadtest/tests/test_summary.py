@@ -120,7 +120,7 @@ def test_unknown_accuracy_of_the_model_is_not_judged(make_run: MakeRun) -> None:
     assert figures["warnings"] == ["expected accuracy is unknown; accuracy was not checked"]
 
 
-def test_missing_times_of_server_and_gateway_are_told(
+def test_missing_times_of_server_and_gateway_are_reported(
     make_run: MakeRun, raw_result: RawResult
 ) -> None:
     nothing = raw_result("rest", [])["series"]
@@ -135,7 +135,7 @@ def test_missing_times_of_server_and_gateway_are_told(
     assert "Server-Timing is missing" in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_failures_of_the_warm_up_are_told(make_run: MakeRun) -> None:
+def test_failures_of_the_warm_up_are_reported(make_run: MakeRun) -> None:
     failed = {"error 42: full": 5, "timed out": 1}
     folder = make_run(warm_up_failures=failed, raw=None)
     figures = summary.summarise(folder)

@@ -214,7 +214,7 @@ def test_envoy_is_answered_once_and_then_304(http: FlaskClient) -> None:
     assert (again.status_code, again.data) == (304, b"")
 
 
-def test_envoy_is_told_the_clusters(http: FlaskClient, registry: Registry) -> None:
+def test_envoy_receives_the_clusters(http: FlaskClient, registry: Registry) -> None:
     registry.replace_variations("acme", "rest", [Variation("a", 1.0, (Endpoint("::1", 1),))][:0])
     registry.replace_variations("acme", "rest", [Variation("a", 1.0, (Endpoint("model", 1),))])
     answer = http.post("/v3/discovery:clusters", json={"node": {"id": "n"}})

@@ -102,7 +102,7 @@ def test_a_token_reaches_its_clients_model_server(gateway: GatewayUnderTest, tok
     assert answer.json()["body"] == "{}"
 
 
-def test_the_model_server_is_told_the_deadline(gateway: GatewayUnderTest) -> None:
+def test_the_model_server_receives_the_deadline(gateway: GatewayUnderTest) -> None:
     headers = gateway.js(JS).json()["headers"]
     assert 0 < int(headers["x-envoy-expected-rq-timeout-ms"]) <= 5000
 

@@ -165,7 +165,7 @@ def test_changes_that_overtake_each_other_fail_nobody(
 # Model servers that fail
 
 
-def test_a_request_whose_server_dies_is_asked_once_more_elsewhere(
+def test_a_request_whose_server_dies_is_retried_on_another(
     gateway: GatewayUnderTest, client: str, make_upstream: Callable[..., HttpUpstream]
 ) -> None:
     dying, healthy = make_upstream(lambda: False), make_upstream()

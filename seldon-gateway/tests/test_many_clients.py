@@ -103,7 +103,7 @@ def test_a_key_is_one_look_up_and_nothing_is_walked_through(
         assert "routes" not in settled[kind][1]["virtual_hosts"][0]
 
 
-def test_clients_from_all_over_the_table_are_told_apart(gateway: GatewayUnderTest) -> None:
+def test_clients_from_all_over_the_table_are_recognised(gateway: GatewayUnderTest) -> None:
     rows = gateway.registry.list_keys(scope="js")[:: CLIENTS // 25]
     assert len(rows) >= 25
     for row in rows:

@@ -240,7 +240,7 @@ def test_a_draft_outlives_a_rollout(registry: Registry) -> None:
     assert registry.committed_strategy("one") == DOCUMENT
 
 
-def test_a_port_that_is_no_number_is_said_without_the_password() -> None:
+def test_an_invalid_port_is_reported_without_the_password() -> None:
     with pytest.raises(RegistryUnavailable, match="SELDON_DATABASE_URL") as refused:
         Registry.open("postgresql+psycopg://user:hidden@host:secret/db")
     assert "secret" not in str(refused.value)

@@ -183,7 +183,7 @@ def test_only_the_workers_load_grpc_and_the_engine(launch):
     assert [loaded(worker) for worker in stack.workers()] == [{"cygrpc", "ai_edge_litert"}] * 2
 
 
-def test_the_side_port_tells_liveness_readiness_and_metrics(launch):
+def test_the_metrics_port_serves_liveness_readiness_and_metrics(launch):
     stack = launch(wait=False)
     eventually(stack.ports)
     assert stack.get("/health/live") == (200, "live\n")

@@ -37,7 +37,7 @@ def test_reflection_describes_the_service(start):
     assert service.methods_by_name["Classify"].input_type.name == "ClassificationRequest"
 
 
-def test_a_drain_is_told_to_watchers_and_finishes_what_is_in_flight(start, good):
+def test_a_drain_reaches_health_watchers_and_finishes_requests_in_flight(start, good):
     running = start()
     told = []
 

@@ -233,7 +233,7 @@ def test_purge_removes_a_namespace_that_is_ours(
     assert ours.delete(purge=True, timeout_s=5) == []
 
 
-def test_what_does_not_go_is_told(
+def test_an_object_that_is_not_deleted_is_reported(
     said: Callable[..., list[str]], ours: Cluster, stack: Stack, cluster: Any
 ) -> None:
     said(stack.namespace())
@@ -265,7 +265,7 @@ def test_prune_removes_what_is_not_listed_any_more(
     assert cluster.exists("PersistentVolumeClaim", space, "data")
 
 
-def test_failed_job_is_made_anew(
+def test_failed_job_is_recreated(
     said: Callable[..., list[str]], api: Api, stack: Stack, cluster: Any
 ) -> None:
     said(stack.namespace(), stack.job())
@@ -282,7 +282,7 @@ def test_failed_job_is_made_anew(
 
 
 @pytest.mark.cluster
-def test_changed_job_is_made_anew(
+def test_changed_job_is_recreated(
     real: Any, stack: Stack, new_namespace: Callable[[], str]
 ) -> None:
     place = Place(new_namespace(), "one")
@@ -381,7 +381,7 @@ TROUBLES = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_pod_in_trouble_is_told_at_once(
+def test_failing_pod_is_reported_at_once(
     trouble: str, said: Callable[..., list[str]], api: Api, stack: Stack, cluster: Any
 ) -> None:
     status, words = TROUBLES[trouble]
@@ -393,7 +393,7 @@ def test_pod_in_trouble_is_told_at_once(
 
 
 @pytest.mark.parametrize("trouble", ["image", "crash"])
-def test_pod_that_failed_before_a_deploy_is_made_anew(
+def test_pod_that_failed_before_a_deploy_is_recreated(
     trouble: str, said: Callable[..., list[str]], api: Api, stack: Stack, cluster: Any
 ) -> None:
     objects = [stack.namespace(), stack.deployment(replicas=2)]
@@ -425,7 +425,7 @@ def test_trouble_of_an_older_revision_is_past(
         wait_ready(api, [stack.deployment()], 1, 0.1)
 
 
-def test_pod_that_no_node_takes_is_told_then_fails(
+def test_unschedulable_pod_is_reported_then_fails(
     said: Callable[..., list[str]],
     api: Api,
     stack: Stack,
@@ -455,7 +455,7 @@ def test_ready_is_when_pods_are_available(
 
 
 @pytest.mark.cluster
-def test_quota_for_pods_is_told(
+def test_quota_for_pods_is_reported(
     real: Any, new_namespace: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "_QUOTA_S", 1.0)

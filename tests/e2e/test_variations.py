@@ -125,9 +125,7 @@ def assert_shared(answered: Counter[str], ratio: float) -> None:
     assert low <= answered["mnist-a"] <= high
 
 
-def test_the_traffic_is_shared_as_it_was_asked_for(
-    own_stack: Stack, api: str, calls: list[Call]
-) -> None:
+def test_the_traffic_is_split_by_the_ratios(own_stack: Stack, api: str, calls: list[Call]) -> None:
     share(own_stack, api, 0.9, 0.1)
     assert_shared(labels(calls, REQUESTS), 0.9)
 

@@ -374,6 +374,6 @@ def test_a_service_that_is_not_ready_is_not_healthy(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES[::-1])
-def test_a_service_ends_when_it_is_told_to(stack: Stack, name: str) -> None:
+def test_a_service_ends_on_sigterm(stack: Stack, name: str) -> None:
     stack.podman("stop", "--time=20", name)
     assert stack.podman.inspect(name)["State"]["ExitCode"] == 0

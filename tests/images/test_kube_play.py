@@ -232,7 +232,7 @@ def test_a_load_test_runs_in_its_pods(played: Played, test_type: str) -> None:
     podman("secret", "rm", CREDENTIALS_SECRET)
 
 
-def test_an_envoy_that_is_to_stop_tells_its_callers(played: Played) -> None:
+def test_a_draining_envoy_closes_its_connections(played: Played) -> None:
     (envoy,) = played.kube.template("envoy")["spec"]["containers"]
     before_stop = envoy["lifecycle"]["preStop"]["exec"]["command"]
     url = f"http://127.0.0.1:{played.gateway.rest_port}/health/ready"
