@@ -98,4 +98,4 @@ def test_a_port_that_is_taken_is_no_reason_to_stop(bind: str) -> None:
         with live_metrics.served([settings], list, notes.append):
             pass
     (note,) = notes
-    assert note.startswith(f"no live metrics of this run at {bind}")
+    assert note.startswith(f"--metrics-bind {bind} is not available, ")
