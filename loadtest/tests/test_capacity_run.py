@@ -111,6 +111,7 @@ def test_the_page_shows_both_and_loads_nothing(searched: Path) -> None:
         for probe in one.probes:
             assert f"{probe.rate_per_s:,.1f}" in html
     urls = re.findall(r"""(?:src|srcset|href)\s*=\s*["']([^"']*)""", html)
+    assert urls
     assert all(url.startswith("#") for url in urls)
     assert "<script" not in html
 

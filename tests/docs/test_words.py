@@ -48,6 +48,7 @@ def test_a_page_uses_the_fields_words(page: Path) -> None:
 
 
 def test_messages_help_and_docstrings_use_the_fields_words() -> None:
+    assert MODULES
     wrong = {
         str(module.relative_to(ROOT)): said
         for module in MODULES
