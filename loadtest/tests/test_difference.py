@@ -62,6 +62,7 @@ def measured(
 DRIFTS = ("steady", "slower and slower", "to and fro", "wandering")
 
 
+@pytest.mark.truth
 @pytest.mark.parametrize("drift", DRIFTS)
 def test_no_difference_is_seen_between_equals_in_95_of_100(drift: str) -> None:
     rng = np.random.default_rng(7)

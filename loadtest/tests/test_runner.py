@@ -44,7 +44,13 @@ def progress_says(results: Path, phase: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "workers"), [("rest", 1), ("grpc", 1), ("rest", 2), ("grpc", 2)]
+    ("protocol", "workers"),
+    [
+        ("rest", 1),
+        pytest.param("grpc", 1, marks=pytest.mark.stack),
+        pytest.param("rest", 2, marks=pytest.mark.stack),
+        pytest.param("grpc", 2, marks=pytest.mark.stack),
+    ],
 )
 def test_the_report_agrees_with_the_server(
     protocol: str, workers: int, start_stub: Any, launch: Any, tmp_path: Path

@@ -37,6 +37,7 @@ def full_settings(protocol: str) -> dict[str, Any]:
     return LoadTestSettings("c", test_type).document()
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
 def test_a_run(
     protocol: str,

@@ -156,6 +156,7 @@ def test_a_change_reads_what_changed_and_gives_what_reading_everything_gives(
     assert len(json.loads(expected)["virtual_hosts"]) == 1
 
 
+@pytest.mark.stack
 def test_more_routes_than_envoy_takes_by_default_arrive(
     start_gateway: Callable[..., GatewayUnderTest], http_upstream: HttpUpstream
 ) -> None:
