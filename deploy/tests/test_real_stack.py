@@ -190,7 +190,7 @@ def test_variations_share_and_cannot_be_stopped_one_by_one(serving: StackUnderTe
     serving.stop("model-a")
     serving.stop("model-b", "rest")
     assert {"mnist-rest", "mnist-rpc"} == {name[: name.rindex("-")] for name in programs(serving)}
-    assert "no microservice model-a runs" in serving.stop_refused("model-a")
+    assert "no microservice model-a is running" in serving.stop_refused("model-a")
 
 
 def test_clients_share_a_microservice_and_move_together(
@@ -388,7 +388,7 @@ def test_a_killed_supervisor_breaks_nothing_and_is_said(serving: StackUnderTest)
             sentence = serving.refused(command, *words)
             assert "the supervisor of the stack" in sentence
             assert "run `make undeploy`, then `make deploy`" in sentence
-        assert "is gone" in serving.start_refused("mnist rest 1.0")
+        assert "is not running, but" in serving.start_refused("mnist rest 1.0")
         assert caller.rest() == "mnist"
     serving.down()
     assert serving.processes() == []
