@@ -44,8 +44,8 @@ def podman() -> Iterator[Podman]:
 
 
 def mounts(secrets: dict[str, Path]) -> Iterator[str]:
-    """The repository, pip's settings and pip's cache of this machine."""
-    yield f"--volume={ROOT}:/src:ro"
+    """The repository, to which writes are not kept, and this machine's pip settings and cache."""
+    yield f"--volume={ROOT}:/src:O"
     for name, path in secrets.items():
         target = {"pip.conf": "/etc/pip.conf", "ca.crt": "/etc/pip-ca.crt"}[name]
         yield f"--volume={path}:{target}:ro"
