@@ -150,7 +150,7 @@ def test_a_failed_start_leaves_the_old_serving(
         assert (caller.rest(), caller.rpc()) == ("mnist", "mnist")
 
 
-def test_an_unknown_client_is_told_how_to_become_known(serving: StackUnderTest) -> None:
+def test_an_unknown_client_is_reported_with_the_setup_command(serving: StackUnderTest) -> None:
     sentence = serving.start_refused("mnist rest 1.0", client="nobody")
     assert "no client 'nobody'" in sentence
     assert "seldon-cli client --action setup" in sentence
@@ -309,7 +309,7 @@ def test_a_running_stack_keeps_its_ports(serving: StackUnderTest) -> None:
         ({"ENVOY_BIN": "/no/envoy"}, "ENVOY_BIN is '/no/envoy', expected an executable"),
     ],
 )
-def test_what_cannot_start_is_said_and_leaves_nothing(
+def test_a_failed_start_is_reported_and_leaves_nothing(
     serving: StackUnderTest, tmp_path: Path, environment: dict[str, str], message: str
 ) -> None:
     rest, free = serving.settings.gateway.rest_port, serving.ports[5]
@@ -324,7 +324,7 @@ def test_what_cannot_start_is_said_and_leaves_nothing(
         assert other.local.condition() is Condition.ABSENT
 
 
-def test_a_supervisor_without_a_gateway_is_said(
+def test_a_supervisor_without_a_gateway_is_reported(
     stack: StackUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a command leaves it that is killed while it starts the stack."""
@@ -374,7 +374,7 @@ def test_deploy_then_deploy_then_undeploy(stack: StackUnderTest) -> None:
     assert stack.credentials() == keys
 
 
-def test_a_killed_supervisor_breaks_nothing_and_is_said(serving: StackUnderTest) -> None:
+def test_a_killed_supervisor_breaks_nothing_and_is_reported(serving: StackUnderTest) -> None:
     supervisor = serving.local.supervisor_process()
     supervisor.kill()
     eventually(lambda: serving.local.condition() is Condition.ORPHANED)
