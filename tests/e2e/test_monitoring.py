@@ -121,7 +121,7 @@ def test_prometheus_counts_what_the_load_test_counts(watched: Stack, tmp_path: P
 
 @pytest.mark.parametrize(
     ("variable", "values"),
-    [("protocol", ["grpc", "rest"]), ("variation", ["default"]), ("cluster", None)],
+    [("protocol", ["grpc", "rest"]), ("variation", ["tensorflow-deep-mnist"]), ("cluster", None)],
 )
 def test_a_dashboard_variable_has_values(
     watched: Stack, variable: str, values: list[str] | None
