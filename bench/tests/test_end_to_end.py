@@ -207,7 +207,7 @@ def test_wrong_settings_are_reported_in_a_sentence(tmp_path: Path) -> None:
     bench = start(tmp_path, "--cases", "nonsense")
     _, said = bench.communicate(timeout=60)
     assert bench.returncode == 1
-    assert said.startswith("bench: CASES has 'nonsense', which fits none of: ")
+    assert said.startswith("bench: CASES has 'nonsense', expected a pattern of: ")
     bench = start(tmp_path, "--model", str(tmp_path))
     _, said = bench.communicate(timeout=60)
     assert bench.returncode == 1
