@@ -57,9 +57,9 @@ def test_requests_that_wait_share_the_next_call(
     predictor.gate.clear()
     with ThreadPoolExecutor(12) as callers:
         first = callers.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.waiting == 0 and not first.done())
+        eventually(lambda: batcher.queued == 0 and not first.done())
         others = [callers.submit(batcher.submit, row) for row in instances(11)]
-        eventually(lambda: batcher.waiting == 11)
+        eventually(lambda: batcher.queued == 11)
         predictor.gate.set()
         answers = [other.result(10) for other in others]
     assert predictor.batches == [1, 11]
@@ -72,10 +72,10 @@ def test_a_full_queue_refuses_at_once(predictor: FakePredictor) -> None:
     predictor.gate.clear()
     with ThreadPoolExecutor(3) as callers:
         waiting = [callers.submit(batcher.submit, instances(1)[0])]
-        eventually(lambda: batcher.waiting == 0)
+        eventually(lambda: batcher.queued == 0)
         waiting += [callers.submit(batcher.submit, row) for row in instances(2)]
-        eventually(lambda: batcher.waiting == 2)
-        with pytest.raises(QueueFull, match="2 requests wait already, the limit"):
+        eventually(lambda: batcher.queued == 2)
+        with pytest.raises(QueueFull, match="2 requests, the limit"):
             batcher.submit(instances(1)[0])
         predictor.gate.set()
         assert all(future.result(10) for future in waiting)
@@ -88,7 +88,7 @@ def test_an_expired_request_is_never_computed(
     predictor.gate.clear()
     with ThreadPoolExecutor(1) as caller:
         busy = caller.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.waiting == 0)
+        eventually(lambda: batcher.queued == 0)
         with pytest.raises(DeadlinePassed, match=r"within the deadline of 0\.020 s"):
             batcher.submit(instances(1)[0], timeout_s=0.02)
         predictor.gate.set()
@@ -127,9 +127,9 @@ def test_an_engine_that_answers_too_few_fails_its_batch_and_serves_on(
     short.gate.clear()
     with ThreadPoolExecutor(4) as callers:
         first = callers.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.waiting == 0 and not first.done())
+        eventually(lambda: batcher.queued == 0 and not first.done())
         others = [callers.submit(batcher.submit, row) for row in instances(2)]
-        eventually(lambda: batcher.waiting == 2)
+        eventually(lambda: batcher.queued == 2)
         short.gate.set()
         for other in others:
             with pytest.raises(PredictorFailed):
@@ -158,9 +158,9 @@ def test_times_are_where_they_were_spent(batcher: MicroBatcher, predictor: FakeP
     predictor.gate.clear()
     with ThreadPoolExecutor(2) as callers:
         first = callers.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.waiting == 0)
+        eventually(lambda: batcher.queued == 0)
         second = callers.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.waiting == 1)
+        eventually(lambda: batcher.queued == 1)
         held = time.perf_counter()
         eventually(lambda: time.perf_counter() - held > 0.05)
         predictor.gate.set()
@@ -183,9 +183,9 @@ def test_close_answers_what_waits_and_refuses_the_rest(predictor: FakePredictor)
     predictor.gate.clear()
     with ThreadPoolExecutor(8) as callers:
         first = callers.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.waiting == 0)
+        eventually(lambda: batcher.queued == 0)
         waiting = [callers.submit(batcher.submit, row) for row in instances(6)]
-        eventually(lambda: batcher.waiting == 6)
+        eventually(lambda: batcher.queued == 6)
         assert not batcher.close(timeout_s=0.01)
         assert not batcher.ready
         with pytest.raises(PredictorNotReady):
@@ -203,12 +203,12 @@ def test_several_instances_of_a_request_stay_together(
     sizes = (1, 1, 3, 2, 1, 1, 1)
     with ThreadPoolExecutor(len(sizes) + 1) as callers:
         first = callers.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.waiting == 0 and not first.done())
+        eventually(lambda: batcher.queued == 0 and not first.done())
         waiting = []
         for place, size in enumerate(sizes):
             rows = instances(size, seed=place)
             waiting.append(callers.submit(batcher.submit, rows[0] if size == 1 else rows))
-            eventually(lambda: batcher.waiting == len(waiting))  # asked at once
+            eventually(lambda: batcher.queued == len(waiting))  # asked at once
         predictor.gate.set()
         answers = [one.result(10) for one in waiting]
     # Alone ones share a call, in order; those that came together have one of their own.

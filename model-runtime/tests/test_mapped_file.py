@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model_runtime.mapped_file import give_back
+from model_runtime.mapped_file import release_pages
 
 
 def resident_kb(file: Path) -> int:
@@ -27,6 +27,6 @@ def test_pages_that_were_read_are_given_back_and_can_be_read_again(tmp_path: Pat
     ):
         assert mapped[:] == content
         assert resident_kb(file) == 1024
-        give_back(file)
+        release_pages(file)
         assert resident_kb(file) == 0
         assert mapped[:] == content

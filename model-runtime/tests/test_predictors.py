@@ -8,7 +8,7 @@ import pytest
 
 from model_runtime import InvalidInstances, ModelFolderInvalid, Predictor, load_predictor
 from model_runtime.digits import held_out
-from model_runtime.litert_predictor import parts_of
+from model_runtime.litert_predictor import split_batch
 
 RELEASED = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
 DIGITS = held_out()
@@ -76,7 +76,7 @@ def test_int8_weights_answer_alike_in_any_batch_and_near_float32(litert: Predict
 def test_a_batch_is_scored_in_the_parts_that_cost_least(
     instances: int, parts: tuple[int, ...]
 ) -> None:
-    assert parts_of(instances) == parts
+    assert split_batch(instances) == parts
 
 
 def test_int8_weights_are_for_one_engine() -> None:

@@ -490,9 +490,9 @@ def test_a_full_queue_is_429_at_once(make_bench: BenchMaker) -> None:
     assert predictor.entered.wait(10)
     for thread in threads[1:]:
         thread.start()
-    eventually(lambda: bench.batcher.waiting == 2, "two wait")
+    eventually(lambda: bench.batcher.queued == 2, "two wait")
     response = bench.client.post("/predict", data=DOCUMENT)
-    assert_error(response, 429, 42, "2 requests wait")
+    assert_error(response, 429, 42, "2 requests, the limit")
     assert response.headers["Retry-After"] == "1"
     bench.predictor.gate.set()
     for thread in threads:

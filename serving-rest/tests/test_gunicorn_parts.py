@@ -16,7 +16,7 @@ from gunicorn.config import Config
 from gunicorn.http import errors, wsgi
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from serving_rest.quick import Limits
+from serving_rest.fast_path import Limits
 from serving_rest.server import MAX_HEADER_BYTES, MAX_HEADERS
 from serving_rest.worker import Connection, LimitedRequest, Worker
 

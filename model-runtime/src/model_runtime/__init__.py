@@ -1,11 +1,11 @@
-"""One model folder behind one Predictor, and the micro-batcher in front of it.
+"""Model loading, inference and dynamic batching.
 
-A prediction passes `parse_instances` (instances.py), waits in the `MicroBatcher` (batching.py) and
-is scored by a `Predictor` (litert_predictor.py or tensorflow_predictor.py), which `load_predictor`
-(loading.py) made from a model folder (model_folder.py).
+`parse_instances` (instances.py) parses a request, the `MicroBatcher` (batching.py) queues it, and a
+`Predictor` (litert_predictor.py or tensorflow_predictor.py) scores it. `load_predictor`
+(loading.py) creates the predictor from a model folder (model_folder.py).
 """
 
-from model_runtime.batching import MicroBatcher, Scored, give_way
+from model_runtime.batching import MicroBatcher, Scored, yield_core
 from model_runtime.errors import (
     DeadlinePassed,
     ErrorKind,
@@ -23,7 +23,7 @@ from model_runtime.instances import (
     parse_instance,
     parse_instances,
 )
-from model_runtime.loading import is_quick, load_predictor
+from model_runtime.loading import is_fast, load_predictor
 from model_runtime.model_folder import ModelFolder, read_model_folder
 from model_runtime.predictor import ModelInfo, Predictor
 
@@ -44,10 +44,10 @@ __all__ = [
     "ServingError",
     "check_instance",
     "check_instances",
-    "give_way",
-    "is_quick",
+    "is_fast",
     "load_predictor",
     "parse_instance",
     "parse_instances",
     "read_model_folder",
+    "yield_core",
 ]

@@ -1,11 +1,11 @@
-"""Many callers, one engine: requests that wait share its next call.
+"""Dynamic batching: queued requests share the engine's next call.
 
-Work-conserving: there is no timer. While the engine computes, requests gather in the queue; when it
-is free it takes what waits, up to the largest prepared batch.
+It is work-conserving and has no timer. Requests queue while the engine computes; an idle engine
+takes the queued requests, up to the maximum batch size.
 
-Who runs the engine is chosen at `start`. A thread of the batcher's own is right for an engine that
-takes long: meanwhile others are taken in, and refused. A quick engine is run by the server's own
-loop, between two looks at its sockets: then no request goes from one thread to another and back.
+`start` decides which thread runs the engine. A slow engine gets a thread of the batcher's own, so
+that the server accepts and refuses requests meanwhile. A fast engine runs in the server's event
+loop between two polls, so that no request crosses threads.
 """
 
 import ctypes
@@ -29,12 +29,11 @@ from model_runtime.errors import (
 )
 from model_runtime.predictor import MAX_BATCH, ModelInfo, Predictor
 
-# Before it takes a batch, the batcher's own thread gives up the processor and the interpreter's
-# lock for a moment: with nothing else to do that costs half a microsecond, and under load the
-# threads that hold requests on their way get them into the batch. Without it they sit ready to run
-# while the engine has the core, and most batches are of one.
-# Not os.sched_yield, which keeps the interpreter's lock (until Python 3.12) that the others need.
-give_way = ctypes.CDLL(None).sched_yield
+# Before it takes a batch, the batcher's thread yields the core and the GIL. When idle that costs
+# half a microsecond; under load, threads with a parsed request get it into the batch. Without it
+# they stay runnable while the engine has the core, and most batches have size 1.
+# Not os.sched_yield, which holds the GIL until Python 3.12.
+yield_core = ctypes.CDLL(None).sched_yield
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +41,14 @@ NO_FINITE_SCORE = "data has values too large for the model, which has no finite 
 
 
 class Scored:
-    """One request's answer, and where its time went."""
+    """The scores of one request, and its timings."""
 
     __slots__ = ("batch_size", "compute_s", "queue_s", "scores")
 
     def __init__(
         self, scores: NDArray[np.float32], queue_s: float, compute_s: float, batch_size: int
     ) -> None:
-        """`scores` is as the request's instance was: (classes,), or (instances, classes).
+        """`scores` has shape (classes,), or (instances, classes) for several instances.
 
         Both times are in seconds.
         """
@@ -59,222 +58,227 @@ class Scored:
         self.batch_size = batch_size
 
 
-Tell = Callable[[Scored | ServingError], None]
+OnDone = Callable[[Scored | ServingError], None]
 
 
 class _Pending:
-    """A request in the queue; `tell` is called with its outcome.
+    """A queued request; `on_done` receives its outcome.
 
-    `alone` is whether it has one instance.
+    `single` is whether it has one instance.
     """
 
-    __slots__ = ("alone", "deadline", "instance", "queued", "tell")
+    __slots__ = ("deadline", "enqueued_at", "instance", "on_done", "single")
 
-    def __init__(self, instance: NDArray[np.float32], tell: Tell, timeout_s: float | None) -> None:
+    def __init__(
+        self, instance: NDArray[np.float32], on_done: OnDone, timeout_s: float | None
+    ) -> None:
         self.instance = instance
-        self.tell = tell
-        self.alone = instance.ndim == 1
-        self.queued = time.perf_counter()
-        self.deadline = None if timeout_s is None else self.queued + timeout_s
+        self.on_done = on_done
+        self.single = instance.ndim == 1
+        self.enqueued_at = time.perf_counter()
+        self.deadline = None if timeout_s is None else self.enqueued_at + timeout_s
 
 
-class _Reply:
-    """What a caller waits for."""
+class _Future:
+    """The outcome of a blocking call."""
 
-    __slots__ = ("answered", "outcome")
+    __slots__ = ("done", "outcome")
 
     def __init__(self) -> None:
         self.outcome: Scored | ServingError | None = None
-        # A bare lock, not an Event: an Event is a lock, a condition and a list more per request.
-        self.answered = threading.Lock()
-        self.answered.acquire()
+        # A bare lock: an Event costs another lock, a condition and a list per request.
+        self.done = threading.Lock()
+        self.done.acquire()
 
-    def tell(self, outcome: Scored | ServingError) -> None:
+    def set(self, outcome: Scored | ServingError) -> None:
         self.outcome = outcome
-        self.answered.release()
+        self.done.release()
 
 
 class MicroBatcher:
-    """A predictor for many callers, and a bounded queue beside it."""
+    """A dynamic batcher with a bounded queue in front of a predictor."""
 
     def __init__(
         self, predictor: Predictor, max_batch: int = MAX_BATCH, max_queue: int = 256
     ) -> None:
-        """Not started yet: `start` it in the process that serves.
+        """Create a batcher; call `start` in the serving process.
 
         Args:
             predictor: Called by one thread at a time.
-            max_batch: Most instances in one call, >= 1.
-            max_queue: Most requests that wait, >= 1; one more is refused.
+            max_batch: Maximum batch size, >= 1.
+            max_queue: Maximum number of queued requests, >= 1; further ones are refused.
         """
         self._predictor = predictor
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._queue: deque[_Pending] = deque()
-        # Guards the queue, whether the engine computes, and the step from open to closed.
-        self._gate = threading.Lock()
-        self._done = threading.Condition(self._gate)
+        # Guards the queue, `_computing` and the transition to closed.
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._open = False
         self._computing = False
-        self._engine: threading.Thread | None = None  # who runs it
+        self._engine_thread: threading.Thread | None = None
         self._wake: Callable[[], None] = lambda: None
-        self._own: threading.Thread | None = None
-        # To the batcher's own thread: True wakes it, False ends it.
-        self._work: SimpleQueue[bool] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        # For the batcher's own thread: True wakes it, False ends it.
+        self._wakeups: SimpleQueue[bool] = SimpleQueue()
 
     @property
     def info(self) -> ModelInfo:
-        """The facts of the model behind it."""
+        """The model's metadata."""
         return self._predictor.info
 
     @property
     def ready(self) -> bool:
-        """Whether it takes requests: started, not closed, alive the thread that scores."""
-        return self._open and self._engine is not None and self._engine.is_alive()
+        """Whether it accepts requests: started, not closed, its engine thread alive."""
+        return self._open and self._engine_thread is not None and self._engine_thread.is_alive()
 
     @property
-    def waiting(self) -> int:
-        """Requests in the queue, not counting those being computed."""
+    def queued(self) -> int:
+        """Number of queued requests, without those in the current batch."""
         return len(self._queue)
 
     @property
-    def full_batch(self) -> int:
-        """Requests that fill the largest batch: there is no use in waiting for more."""
+    def max_batch(self) -> int:
+        """Maximum batch size."""
         return self._max_batch
 
     def start(self, wake: Callable[[], None] | None = None) -> None:
-        """Take requests.
+        """Start to accept requests.
 
         Args:
-            wake: None for a thread of the batcher's own. Otherwise the thread that calls this runs
-                the engine, by `score_waiting` whenever anything waits, and `wake` is called when
-                another thread has sent something.
+            wake: None starts a thread that runs the engine. Otherwise the calling thread runs it,
+                by `run_batch` whenever requests are queued; `wake` is called when another thread
+                has enqueued the first one.
         """
         if wake is None:
-            self._wake = lambda: self._work.put(True)
-            self._engine = self._own = threading.Thread(
+            self._wake = lambda: self._wakeups.put(True)
+            self._engine_thread = self._thread = threading.Thread(
                 target=self._run, name="batcher", daemon=True
             )
-            self._own.start()
+            self._thread.start()
         else:
             self._wake = wake
-            self._engine = threading.current_thread()
+            self._engine_thread = threading.current_thread()
         self._open = True
 
     def submit(self, instance: NDArray[np.float32], timeout_s: float | None = None) -> Scored:
-        """Score one instance, or several that came together; blocks until it is answered.
+        """Score the instances of one request; blocks until it is done.
 
-        Not for the thread that runs the engine, which would wait for itself. Several are scored in
-        an engine call of their own, so that none waits for a part of it.
+        The engine thread must not call it: it would wait for itself. Several instances form a
+        batch of their own.
 
         Args:
-            instance: Shape (features,) or (instances, features), as parse_instances or
-                check_instances let it through.
-            timeout_s: Seconds the caller will wait; past them the instance is not computed.
+            instance: Shape (features,) or (instances, features), from parse_instances or
+                check_instances.
+            timeout_s: Deadline in seconds; a request that is still queued then is not computed.
 
         Raises:
-            QueueFull: `max_queue` requests wait already.
-            DeadlinePassed: `timeout_s` is over.
+            QueueFull: `max_queue` requests are queued.
+            DeadlinePassed: `timeout_s` has passed.
             PredictorNotReady: Not started, or closed.
-            InvalidInstances: The model's scores are not finite: its values are too large.
+            InvalidInstances: The model's scores are not finite: the values are too large.
             PredictorFailed: The engine raised.
         """
-        reply = _Reply()
-        self.send(instance, reply.tell, timeout_s)
-        if not reply.answered.acquire(timeout=-1 if timeout_s is None else timeout_s):
+        future = _Future()
+        self.enqueue(instance, future.set, timeout_s)
+        if not future.done.acquire(timeout=-1 if timeout_s is None else timeout_s):
             raise DeadlinePassed(f"no answer within the deadline of {timeout_s:.3f} s")
-        outcome = reply.outcome
+        outcome = future.outcome
         if isinstance(outcome, Scored):
             return outcome
         raise outcome or PredictorFailed("the model gave no answer")
 
-    def send(
-        self, instance: NDArray[np.float32], tell: Tell, timeout_s: float | None = None
+    def enqueue(
+        self, instance: NDArray[np.float32], on_done: OnDone, timeout_s: float | None = None
     ) -> None:
-        """As `submit`, for callers that do not wait.
+        """Enqueue the instances of one request without blocking.
 
         Args:
-            instance: As there.
-            tell: Called once in the thread that runs the engine, with the scores or with what
-                `submit` raises; must not raise.
-            timeout_s: As there; who waits past it is told so when the engine comes to it.
+            instance: As in `submit`.
+            on_done: Called once in the engine thread, with the scores or the error that `submit`
+                would raise; must not raise.
+            timeout_s: As in `submit`; an expired request receives DeadlinePassed when the engine
+                reaches it.
 
         Raises:
-            QueueFull: As there; then `tell` is not called.
+            QueueFull: As in `submit`; `on_done` is not called.
             DeadlinePassed: Likewise.
             PredictorNotReady: Likewise.
         """
-        pending = _Pending(instance, tell, timeout_s)
-        if pending.deadline is not None and pending.deadline <= pending.queued:
+        pending = _Pending(instance, on_done, timeout_s)
+        if pending.deadline is not None and pending.deadline <= pending.enqueued_at:
             raise DeadlinePassed("the deadline had passed when the request arrived")
-        with self._gate:
+        with self._lock:
             if not self._open:
                 raise PredictorNotReady("the model is not ready")
             if len(self._queue) >= self._max_queue:
-                raise QueueFull(f"{self._max_queue} requests wait already, the limit; try again")
+                raise QueueFull(
+                    f"the queue is full: {self._max_queue} requests, the limit; try again"
+                )
             first = not self._queue
             self._queue.append(pending)
-        if first and threading.current_thread() is not self._engine:
+        if first and threading.current_thread() is not self._engine_thread:
             self._wake()
 
-    def score_waiting(self) -> bool:
-        """One call of the engine, in the thread that runs it.
+    def run_batch(self) -> bool:
+        """Run the engine on the next batch; called by the engine thread.
 
         Returns:
-            Whether anything waited.
+            Whether any request was queued.
         """
-        batch = self._take()
+        batch = self._take_batch()
         if batch:
             self._score(batch)
         self._computing = False
-        if not self._open:  # somebody may wait in `close`
-            with self._done:
-                self._done.notify_all()
+        if not self._open:  # `close` may be waiting
+            with self._idle:
+                self._idle.notify_all()
         return batch is not None
 
     def close(self, timeout_s: float = 10.0) -> bool:
-        """Refuse new requests, have those answered that wait, end the batcher's own thread.
+        """Refuse new requests, complete the queued ones and end the batcher's own thread.
 
         Returns:
-            Whether all that ended within `timeout_s` seconds. Safe to call twice.
+            Whether it finished within `timeout_s` seconds. Idempotent.
         """
-        with self._gate:
+        with self._lock:
             self._open = False
-        if threading.current_thread() is self._engine:
-            while self.score_waiting():
+        if threading.current_thread() is self._engine_thread:
+            while self.run_batch():
                 pass
             return True
-        with self._done:
-            if not self._done.wait_for(lambda: not (self._queue or self._computing), timeout_s):
+        with self._idle:
+            if not self._idle.wait_for(lambda: not (self._queue or self._computing), timeout_s):
                 return False
-        if self._own is None:
+        if self._thread is None:
             return True
-        self._work.put(False)
-        self._own.join(timeout_s)
-        return not self._own.is_alive()
+        self._wakeups.put(False)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while self._work.get():
-            give_way()
-            while self.score_waiting():
-                give_way()
+        while self._wakeups.get():
+            yield_core()
+            while self.run_batch():
+                yield_core()
 
-    def _take(self) -> list[_Pending] | None:
-        """What waits, up to a full batch, less the expired; None if nothing waits."""
-        with self._gate:
+    def _take_batch(self) -> list[_Pending] | None:
+        """The next batch without expired requests; None if the queue is empty."""
+        with self._lock:
             waiting = len(self._queue)
             self._computing = waiting > 0
             if not waiting:
                 return None
             size = min(waiting, self._max_batch)
             taken = [self._queue.popleft()]
-            while len(taken) < size and taken[0].alone and self._queue[0].alone:
+            while len(taken) < size and taken[0].single and self._queue[0].single:
                 taken.append(self._queue.popleft())
         now = time.perf_counter()
         live = []
         for pending in taken:
             if pending.deadline is not None and pending.deadline <= now:
-                pending.tell(DeadlinePassed("the deadline passed while the request waited"))
+                pending.on_done(DeadlinePassed("the deadline passed while the request was queued"))
             else:
                 live.append(pending)
         return live
@@ -282,7 +286,7 @@ class MicroBatcher:
     def _score(self, batch: list[_Pending]) -> None:
         started = time.perf_counter()
         try:
-            if not batch[0].alone:
+            if not batch[0].single:
                 instances = batch[0].instance
             elif len(batch) == 1:
                 instances = batch[0].instance[np.newaxis]
@@ -291,23 +295,25 @@ class MicroBatcher:
                 instances = rows.reshape(len(batch), -1)  # a third of what np.stack takes
             scores = self._predictor.predict(instances)
             if len(scores) != len(instances):
-                raise PredictorFailed(f"{len(scores)} answers to {len(instances)} instances")
+                raise PredictorFailed(
+                    f"the model gave {len(scores)} scores, expected {len(instances)}"
+                )
         except ServingError as error:
-            for pending in batch:  # one object each: every caller's thread adds its traceback
-                pending.tell(type(error)(str(error)))
+            for pending in batch:  # one object each: each caller's thread adds its traceback
+                pending.on_done(type(error)(str(error)))
             return
-        except Exception:  # the thread must outlive whatever an engine raises
+        except Exception:  # the engine thread must survive any error of the engine
             log.exception("the predictor failed on a batch of %d", len(batch))
             for pending in batch:
-                pending.tell(PredictorFailed("the model failed on this instance"))
+                pending.on_done(PredictorFailed("the model failed on this instance"))
             return
         compute_s = time.perf_counter() - started
-        answers = scores if batch[0].alone else scores[np.newaxis]
+        answers = scores if batch[0].single else scores[np.newaxis]
         # Finite values near float32's limit overflow inside the model.
-        all_sound = np.isfinite(scores).all()
+        all_finite = np.isfinite(scores).all()
         for answer, pending in zip(answers, batch, strict=True):
-            if all_sound or np.isfinite(answer).all():
-                queue_s = started - pending.queued
-                pending.tell(Scored(answer, queue_s, compute_s, len(instances)))
+            if all_finite or np.isfinite(answer).all():
+                queue_s = started - pending.enqueued_at
+                pending.on_done(Scored(answer, queue_s, compute_s, len(instances)))
             else:
-                pending.tell(InvalidInstances(NO_FINITE_SCORE))
+                pending.on_done(InvalidInstances(NO_FINITE_SCORE))

@@ -1,4 +1,4 @@
-"""The 200 real digits that no training sees: warm-up, load test, tests and demos use them."""
+"""200 held-out MNIST digits for warm-up, load tests, tests and demos."""
 
 from dataclasses import dataclass
 from functools import cache

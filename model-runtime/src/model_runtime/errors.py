@@ -1,14 +1,14 @@
-"""The one tree of errors that a prediction can end in.
+"""Exceptions of predictions.
 
     ServingError
-    ├── InvalidInstances     INVALID_ARGUMENT    the caller's data is wrong; do not repeat it
-    ├── PredictorNotReady    NOT_READY           the model is loading or draining; try again soon
-    ├── QueueFull            OVERLOADED          the queue is full; back off, then try again
-    ├── DeadlinePassed       DEADLINE_EXCEEDED   the caller's time was up before the model was free
+    ├── InvalidInstances     INVALID_ARGUMENT    the caller's data is invalid; do not retry
+    ├── PredictorNotReady    NOT_READY           the model is loading or draining; retry soon
+    ├── QueueFull            OVERLOADED          the queue is full; retry with backoff
+    ├── DeadlinePassed       DEADLINE_EXCEEDED   the deadline passed before the model computed
     ├── PredictorFailed      INTERNAL            the engine failed; the log has the traceback
     └── ModelFolderInvalid   INTERNAL            the model cannot be loaded; an operator must act
 
-No class knows HTTP or gRPC: each front end has one table from kind to status.
+They are independent of HTTP and gRPC: each server maps kinds to status codes.
 """
 
 from enum import StrEnum
@@ -25,37 +25,37 @@ class ErrorKind(StrEnum):
 
 
 class ServingError(Exception):
-    """A failed prediction; `str(error)` is fit for the caller to read."""
+    """A failed prediction; `str(error)` is safe to return to the caller."""
 
     kind: ErrorKind = ErrorKind.INTERNAL
 
 
 class InvalidInstances(ServingError):
-    """The instances are not what the model scores; the message names field and limit."""
+    """The instances are invalid; the message names the field and the limit."""
 
     kind = ErrorKind.INVALID_ARGUMENT
 
 
 class PredictorNotReady(ServingError):
-    """Called before the model has loaded, or after it was closed."""
+    """The model is not loaded yet, or closed."""
 
     kind = ErrorKind.NOT_READY
 
 
 class QueueFull(ServingError):
-    """The bounded queue in front of the model is full; refused at once."""
+    """The queue in front of the model is full."""
 
     kind = ErrorKind.OVERLOADED
 
 
 class DeadlinePassed(ServingError):
-    """The request's deadline passed while it waited; it was not computed."""
+    """The request's deadline passed before it was computed."""
 
     kind = ErrorKind.DEADLINE_EXCEEDED
 
 
 class PredictorFailed(ServingError):
-    """The engine raised; worded without its traceback, which is in the log."""
+    """The engine raised; the log has the traceback."""
 
     kind = ErrorKind.INTERNAL
 

@@ -1,4 +1,4 @@
-"""The caller's data becomes one float32 row, or an error that names what is wrong with it."""
+"""Parse and check instances: a request's data becomes float32 rows."""
 
 import struct
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from model_runtime.errors import InvalidInstances
 
-# 28 x 28 needs two levels and a batch of one image three; more is a mistake or an attack.
+# An image of 28 x 28 has two levels, a batch of one image three.
 MAX_NESTING = 4
-MAX_INSTANCES = 16  # of one request; the largest batch that an engine has prepared
+MAX_INSTANCES = 16  # of one request: the maximum batch size
 
 _NUMBERS = frozenset({int, float})
 _JSON_TYPES: dict[type, str] = {
@@ -27,20 +27,20 @@ _JSON_TYPES: dict[type, str] = {
 def parse_instance(
     data: object, features: int, may_hold_booleans: bool = True
 ) -> NDArray[np.float32]:
-    """Turn one instance, as JSON spells it, into the row that a predictor scores.
+    """Parse one instance from decoded JSON.
 
     Args:
         data: A list of `features` numbers, the same nested (28 x 28, or a batch of one), or an
             object with the keys "x000" to "x783" of the original web demo.
         features: Width of the model's input.
-        may_hold_booleans: False spares a look at each value's type: nothing else passes for a
-            number.
+        may_hold_booleans: False skips the type check of each value: only a boolean could pass
+            for a number.
 
     Returns:
         Shape (features,), float32, finite.
 
     Raises:
-        InvalidInstances: Another type, another count, a value that is no finite float32.
+        InvalidInstances: Wrong type, wrong count, or a value that is not a finite float32.
     """
     if type(data) is list:
         numbers = _flatten(data)
@@ -60,15 +60,15 @@ def parse_instance(
 def parse_instances(
     data: object, features: int, may_hold_booleans: bool = True
 ) -> NDArray[np.float32]:
-    """Turn one instance, or a list of several, into what MicroBatcher.submit takes.
+    """Parse one or several instances for MicroBatcher.submit.
 
     28 lists of 28 numbers are one image of 784; several lists of 784, or of 28 lists of 28, are
     several instances.
 
     Args:
-        data: As parse_instance takes it, or a list of 2 to MAX_INSTANCES of these lists.
+        data: As in parse_instance, or a list of 2 to MAX_INSTANCES such lists.
         features: Width of the model's input.
-        may_hold_booleans: As there.
+        may_hold_booleans: As in parse_instance.
 
     Returns:
         Shape (features,) of one instance, (instances, features) of several; float32, finite.
@@ -90,7 +90,7 @@ def parse_instances(
 
 
 def _is_instance(data: object, features: int) -> bool:
-    """Whether a list holds a whole instance by itself, flat or as an image."""
+    """Whether a list is a complete instance, flat or as an image."""
     if type(data) is not list or not data:
         return False
     first = data[0]
@@ -101,19 +101,19 @@ def _is_instance(data: object, features: int) -> bool:
 def check_instances(
     values: NDArray[np.float32], features: int, field: str = "data"
 ) -> NDArray[np.float32]:
-    """Check instances that are float32 already, one after the other.
+    """Check concatenated float32 instances.
 
     Args:
         values: One-dimensional.
         features: Width of the model's input.
-        field: What the caller calls the values, for the error.
+        field: The field's name in errors.
 
     Returns:
         Shape (features,) of one instance, (instances, features) of several.
 
     Raises:
-        InvalidInstances: No whole number of instances, more than MAX_INSTANCES, or a value that
-            is not finite.
+        InvalidInstances: Not a whole number of instances, more than MAX_INSTANCES, or a value
+            that is not finite.
     """
     instances, over = divmod(values.size, features)
     if instances < 2 or over:
@@ -127,18 +127,18 @@ def check_instances(
 def check_instance(
     values: NDArray[np.float32], features: int, field: str = "data"
 ) -> NDArray[np.float32]:
-    """Check a row that is float32 already.
+    """Check one float32 instance.
 
     Args:
         values: One-dimensional.
         features: Width of the model's input.
-        field: What the caller calls the values, for the error.
+        field: The field's name in errors.
 
     Returns:
         `values` itself.
 
     Raises:
-        InvalidInstances: Another count, or a value that is not finite.
+        InvalidInstances: Wrong count, or a value that is not finite.
     """
     if values.size != features:
         raise InvalidInstances(f"{field} has {values.size} values, expected {features}")
@@ -160,7 +160,7 @@ def _from_numbers(
     if not may_hold_booleans:
         try:
             row = np.frombuffer(_floats(features).pack(*numbers), np.float32)
-        except (struct.error, OverflowError):  # looked at one by one below
+        except (struct.error, OverflowError):  # _from_anything finds the value
             pass
         else:
             if np.isfinite(row).all():
@@ -170,7 +170,7 @@ def _from_numbers(
 
 @lru_cache(maxsize=8)
 def _floats(features: int) -> struct.Struct:
-    """Packs numbers as float32 in a third of the time that an array takes; booleans too."""
+    """Packs numbers as float32 in a third of an array's time; it accepts booleans too."""
     return struct.Struct(f"={features}f")
 
 

@@ -1,4 +1,4 @@
-"""The default engine: LiteRT with XNNPACK, one thread; weights as the model's file has them."""
+"""The default engine: LiteRT with XNNPACK on one thread."""
 
 import logging
 from collections.abc import Iterator
@@ -9,51 +9,51 @@ from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untype
 from numpy.typing import NDArray
 
 from model_runtime.errors import ModelFolderInvalid, PredictorFailed
-from model_runtime.mapped_file import give_back
+from model_runtime.mapped_file import release_pages
 from model_runtime.model_folder import ModelFolder
 from model_runtime.predictor import MAX_BATCH, ModelInfo, check_batch
 
 log = logging.getLogger(__name__)
 
-# Each takes a copy of the weights. By two an image costs hardly less than alone, by eight little
-# less than by four (docs/performance-log.md).
+# Batch sizes with an interpreter; each has a copy of the weights. A size of 2 or 8 would save
+# little (docs/performance-log.md).
 PREPARED = (MAX_BATCH, 4, 1)
 
 
 @cache
-def parts_of(instances: int) -> tuple[int, ...]:
-    """The prepared sizes in which so many are scored at the least cost; the last may be filled up.
+def split_batch(instances: int) -> tuple[int, ...]:
+    """Split a batch into prepared sizes at the lowest cost; the last part may be padded.
 
-    A call costs about what one image more in it does: three are cheaper as four than one by one.
+    A call costs about as much as one more image: three images are cheaper as four than singly.
     """
     if instances <= 0:
         return ()
     if instances >= MAX_BATCH:
         full, rest = divmod(instances, MAX_BATCH)
-        return (MAX_BATCH,) * full + parts_of(rest)
-    ways = [(size, *parts_of(instances - size)) for size in PREPARED]
+        return (MAX_BATCH,) * full + split_batch(rest)
+    ways = [(size, *split_batch(instances - size)) for size in PREPARED]
     return min(ways, key=lambda sizes: sum(sizes) + len(sizes))
 
 
 class LiteRTPredictor:
-    """One prepared interpreter for each batch size: resizing one costs more than a call."""
+    """One interpreter per prepared batch size: resizing one costs more than a call."""
 
     def __init__(self, folder: ModelFolder) -> None:
-        """Load and allocate.
+        """Create the interpreters.
 
         Raises:
-            ModelFolderInvalid: LiteRT cannot read the file, or its shapes are not model.json's.
+            ModelFolderInvalid: LiteRT cannot read the file, or its shapes differ from model.json.
         """
         self.info: ModelInfo = folder.info
         try:
             self._interpreters = {size: _PreparedInterpreter(folder, size) for size in PREPARED}
         except (ValueError, RuntimeError) as error:
             raise ModelFolderInvalid(f"LiteRT cannot load {folder.litert_file}: {error}") from error
-        # Each has mapped the file and copied the weights into an order of its own.
-        give_back(folder.litert_file)
+        # Each interpreter has copied the weights out of the mapped file.
+        release_pages(folder.litert_file)
 
     def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See Predictor.predict; a batch that is no prepared size is scored in parts."""
+        """See Predictor.predict; a batch of another size is split."""
         check_batch(instances, self.info.features)
         prepared = self._interpreters.get(len(instances))
         try:
@@ -66,14 +66,14 @@ class LiteRTPredictor:
 
     def _in_parts(self, instances: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         start = 0
-        for size in parts_of(len(instances)):
+        for size in split_batch(len(instances)):
             yield self._interpreters[size].run(instances[start : start + size])
             start += size
 
 
 class _PreparedInterpreter:
     def __init__(self, folder: ModelFolder, batch_size: int) -> None:
-        # One thread: the process has one core, the other cores have processes of their own.
+        # One thread: each core has a process of its own.
         self._size = batch_size
         self._interpreter = Interpreter(model_path=str(folder.litert_file), num_threads=1)
         (source,) = self._interpreter.get_input_details()
@@ -84,10 +84,10 @@ class _PreparedInterpreter:
         shape = tuple(self._interpreter.get_output_details()[0]["shape"])
         expected = (batch_size, len(folder.info.classes))
         if shape != expected:
-            raise ValueError(f"its output has shape {shape}, model.json says {expected}")
+            raise ValueError(f"its output has shape {shape}, expected {expected} from model.json")
 
     def run(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score as many as it is prepared for, or fewer."""
+        """Score a batch of at most the prepared size; a smaller one is padded."""
         given = len(instances)
         if given < self._size:
             filled = np.zeros((self._size, instances.shape[1]), np.float32)

@@ -1,4 +1,4 @@
-"""From a folder to a predictor that has scored a real digit."""
+"""Load a model folder into a warmed-up predictor."""
 
 import time
 from pathlib import Path
@@ -10,27 +10,27 @@ from model_runtime.errors import ModelFolderInvalid
 from model_runtime.model_folder import TENSORFLOW, read_model_folder
 from model_runtime.predictor import MAX_BATCH, Predictor
 
-# An engine whose calls are shorter may keep a server's loop waiting: the scheduler does as much.
-QUICK_S = 0.02
+# An engine with shorter calls may block a server's event loop: the scheduler delays it as long.
+FAST_CALL_S = 0.02
 
 
 def load_predictor(folder: Path, engine: str | None = None, name: str | None = None) -> Predictor:
-    """Load a model folder and warm it up.
+    """Load a model folder and warm up the model.
 
-    Call it in the process that serves, after any fork: neither TensorFlow nor LiteRT's
-    threads survive one.
+    Call it in the serving process, after any fork: the threads of TensorFlow and LiteRT do not
+    survive one.
 
     Args:
         folder: See read_model_folder.
-        engine: "litert" or "tensorflow"; by default LiteRT where its file is there.
-        name: What answers call the model; by default the name in model.json.
+        engine: "litert" or "tensorflow"; by default LiteRT if the folder has its file.
+        name: The model's name in responses; by default the name in model.json.
 
     Raises:
-        ModelFolderInvalid: The folder is unsound, or the model's first answer is.
+        ModelFolderInvalid: The folder is invalid, or the model fails its warm-up.
     """
     model = read_model_folder(folder, engine, name)
     predictor: Predictor
-    # Imported here: a process that never asks for an engine must not pay for it.
+    # Imported here, so that a process without an engine does not load its library.
     if model.info.engine == TENSORFLOW:
         from model_runtime.tensorflow_predictor import TensorFlowPredictor
 
@@ -43,10 +43,10 @@ def load_predictor(folder: Path, engine: str | None = None, name: str | None = N
     return predictor
 
 
-def is_quick(predictor: Predictor) -> bool:
-    """Whether its calls are so short that a server's loop can make them between two requests.
+def is_fast(predictor: Predictor) -> bool:
+    """Whether the engine is fast enough to run in a server's event loop.
 
-    Calls it three times with the largest batch; the shortest counts.
+    Measures the shortest of three calls with the maximum batch size.
     """
     instances = np.zeros((MAX_BATCH, predictor.info.features), np.float32)
     durations = []
@@ -54,11 +54,11 @@ def is_quick(predictor: Predictor) -> bool:
         began = time.perf_counter()
         predictor.predict(instances)
         durations.append(time.perf_counter() - began)
-    return min(durations) < QUICK_S
+    return min(durations) < FAST_CALL_S
 
 
 def _warm_up(predictor: Predictor, folder: Path) -> None:
-    """Score real digits in batches of every size: the first call of each is the slow one."""
+    """Score digits with every batch size: the first call with each size is slow."""
     images = held_out().images
     if images.shape[1] != predictor.info.features:
         images = np.zeros((MAX_BATCH, predictor.info.features), np.float32)
@@ -66,6 +66,6 @@ def _warm_up(predictor: Predictor, folder: Path) -> None:
         scores = predictor.predict(images[:size])
         if scores.shape != (size, len(predictor.info.classes)) or not np.isfinite(scores).all():
             raise ModelFolderInvalid(
-                f"the model in {folder} answers its warm-up with shape {scores.shape} "
-                f"or values that are not finite"
+                f"the model in {folder} fails its warm-up: its scores have shape {scores.shape} "
+                f"or are not finite"
             )

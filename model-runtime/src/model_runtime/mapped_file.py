@@ -1,4 +1,4 @@
-"""The memory that a mapped file takes."""
+"""Memory of mapped files."""
 
 import ctypes
 import logging
@@ -10,10 +10,10 @@ log = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def give_back(file: Path) -> None:
-    """Take the pages of `file` out of this process's memory; who reads one again gets it again.
+def release_pages(file: Path) -> None:
+    """Release the resident pages of a mapped file; a later read loads them again.
 
-    For files that a library has mapped and read once. Elsewhere than on Linux nothing happens.
+    Use it for a file that a library maps and reads once. Without effect outside Linux.
     """
     name = str(file.resolve())
     try:

@@ -20,7 +20,7 @@ _SAVED_MODEL = "saved_model"
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder whose description is sound and whose files for `info.engine` match it."""
+    """A valid model folder; the checksums of the files of `info.engine` match."""
 
     path: Path
     info: ModelInfo
@@ -40,14 +40,14 @@ class ModelFolder:
 def read_model_folder(
     folder: Path, engine: str | None = None, name: str | None = None
 ) -> ModelFolder:
-    """Read model.json, choose the engine, verify the checksums of the engine's files.
+    """Read model.json, select the engine and verify the checksums of its files.
 
-    Loads no engine: fit for a master process and for a check before anything is started.
+    It loads no engine, so a master process can call it.
 
     Args:
         folder: Holds model.json and the files it names.
-        engine: "litert" or "tensorflow"; by default LiteRT where its file is there.
-        name: What answers call the model; by default the name in model.json.
+        engine: "litert" or "tensorflow"; by default LiteRT if the folder has its file.
+        name: The model's name in responses; by default the name in model.json.
 
     Raises:
         ModelFolderInvalid: Names the folder, the file or field, and what was expected.
@@ -122,5 +122,5 @@ def _verify(folder: Path, file: str, checksum: str) -> None:
     if actual != checksum:
         raise ModelFolderInvalid(
             f"{folder}/{file} fails its checksum: sha256 is {actual[:12]}…, "
-            f"model.json says {str(checksum)[:12]}…; copy the folder again"
+            f"model.json has {str(checksum)[:12]}…; copy the folder again"
         )

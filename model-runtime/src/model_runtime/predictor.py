@@ -1,4 +1,4 @@
-"""What a loaded model is to everyone else: its facts, and one method that scores."""
+"""The interface of a loaded model."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +13,7 @@ MAX_BATCH = 16  # instances in one call
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The facts of a model that answers and metrics carry."""
+    """Metadata of a model."""
 
     name: str
     version: str
@@ -23,7 +23,7 @@ class ModelInfo:
 
 
 class Predictor(Protocol):
-    """A loaded model. One caller at a time, in any thread: the micro-batcher sees to it."""
+    """A loaded model; one thread at a time may call it, which the micro-batcher ensures."""
 
     @property
     def info(self) -> ModelInfo:
@@ -49,7 +49,7 @@ class Predictor(Protocol):
 
 
 def check_batch(instances: NDArray[np.float32], features: int) -> None:
-    """Refuse a batch whose shape would make an engine misread it.
+    """Check the shape of a batch.
 
     Raises:
         InvalidInstances: Not (batch >= 1, features).

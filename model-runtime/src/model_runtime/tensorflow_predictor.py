@@ -1,4 +1,4 @@
-"""The second engine: any TensorFlow SavedModel with one input and one output."""
+"""The TensorFlow engine: a SavedModel with one input and one output."""
 
 import logging
 
@@ -15,7 +15,7 @@ SIGNATURE = "serving_default"
 
 
 class TensorFlowPredictor:
-    """The SavedModel's serving signature, called on one thread."""
+    """A SavedModel's serving signature."""
 
     def __init__(self, folder: ModelFolder) -> None:
         """Import TensorFlow (seconds) and load.
@@ -33,7 +33,7 @@ class TensorFlowPredictor:
         self.info: ModelInfo = folder.info
         self._constant = tf.constant
         try:
-            # Kept: a signature holds only a weak reference to the variables of its model.
+            # Keep the model: a signature has only a weak reference to its variables.
             self._model = tf.saved_model.load(str(folder.saved_model))
             self._signature = self._model.signatures[SIGNATURE]
             (self._input,) = self._signature.structured_input_signature[1]

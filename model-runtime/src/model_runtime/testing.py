@@ -1,4 +1,4 @@
-"""A predictor of known answers, for tests of what stands in front of a model."""
+"""A predictor with known scores, for tests."""
 
 import threading
 
@@ -9,13 +9,13 @@ from model_runtime.predictor import ModelInfo, check_batch
 
 
 class FakePredictor:
-    """Scores that follow from the instance alone, so that a mixed-up answer shows.
+    """A predictor whose scores depend on the instance alone, which reveals swapped results.
 
-    `gate`, when cleared, holds every call back: a test can fill the queue behind it.
+    `gate`, when cleared, blocks every call, so that a test can fill the queue.
     """
 
     def __init__(self, features: int = 784, failure: Exception | None = None) -> None:
-        """`failure` is raised by every call when given."""
+        """`failure`, if given, is raised by every call."""
         self.info = ModelInfo(
             name="fake", version="1", classes=tuple("0123456789"), features=features, engine="fake"
         )
@@ -26,7 +26,7 @@ class FakePredictor:
         self._engine = threading.Lock()
 
     def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score as `expected_scores` does; two callers at once are refused."""
+        """Return `expected_scores`; concurrent calls raise RuntimeError."""
         if not self._engine.acquire(blocking=False):
             raise RuntimeError("two callers at once")
         try:
@@ -41,7 +41,7 @@ class FakePredictor:
 
 
 def expected_scores(instance: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The fake's answer: ten probabilities that depend on every value of the instance.
+    """The fake's scores: ten probabilities that depend on every value of the instance.
 
     Args:
         instance: Shape (features,).

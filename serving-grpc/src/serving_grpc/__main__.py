@@ -1,4 +1,4 @@
-"""`python -m serving_grpc`: the parent. It serves no prediction itself and loads no engine."""
+"""`python -m serving_grpc`: the parent process, which supervises the workers."""
 
 import logging
 import os
@@ -21,14 +21,14 @@ from serving_grpc.side_port import SidePort
 
 log = logging.getLogger(__name__)
 
-# What a worker is started with, unless the operator says otherwise. The thread that takes the calls
-# waits for them on the sockets itself, instead of being woken by a thread of the core's that does;
-# and one heap is enough where one thread does nearly everything.
+# Default environment of the workers. Without the experiment, the call loop polls the sockets itself
+# instead of being woken by a polling thread of the core. One malloc arena is enough for a process
+# with one busy thread.
 WORKER_DEFAULTS = {"GRPC_EXPERIMENTS": "-event_engine_listener", "MALLOC_ARENA_MAX": "1"}
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT; exits 1 with one sentence when that cannot be."""
+    """Serve until SIGTERM or SIGINT; exit with status 1 and one sentence on failure."""
     logs.configure()
     try:
         serve(Settings.from_env(os.environ))
@@ -37,11 +37,11 @@ def main() -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Check the model and the ports, then keep the workers running until a signal.
+    """Check the model and the ports, then run the workers until a signal.
 
     Raises:
         ModelFolderInvalid: The model is missing or fails its checksums.
-        PortUnavailable: One of the two ports is taken.
+        PortUnavailable: One of the two ports is in use.
         WorkersFailed: The workers cannot be started.
     """
     info = read_model_folder(settings.model_folder, settings.model_engine, settings.model_name).info

@@ -1,15 +1,15 @@
-"""One method's calls, taken by one thread and answered from any.
+"""A completion-queue loop that serves one unary method on a single thread.
 
-grpc's own server gives each call a thread and carries five events of it from one thread to another;
-that costs three times what the C core itself needs. Here one thread takes the events of one unary
-method as they come, runs a quick engine in between, and whoever has the answer hands it to the
-core. The events of all other methods it passes on to grpc's own server, whose threads answer them.
+grpcio's server runs each call on a thread of a pool and passes five events per call between
+threads, which costs three times as much as the C core itself. Here one thread handles the events of
+one unary method and runs a fast engine in between; any thread may send a response. The loop passes
+the events of all other methods to grpcio's server, whose threads serve them.
 
-It takes the place of that server's own thread, since two threads that wait for events wake each
-other: of what comes for one, the other may be the one who reads the socket.
+The loop replaces the server's own polling thread: two threads on one queue wake each other, since
+either may read the socket for the other's event.
 
-Python's grpc has no public interface for this. `grpc._cython.cygrpc` is what its own server is
-written on, so pyproject.toml allows the versions of grpcio that the tests have passed with.
+grpcio has no public interface for this. Its own server is built on `grpc._cython.cygrpc`;
+pyproject.toml therefore bounds grpcio to tested versions.
 """
 
 import logging
@@ -21,43 +21,43 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
-from grpc import _server as grpcs_own
+from grpc import _server as grpc_server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from model_runtime import MicroBatcher
 
 log = logging.getLogger(__name__)
 
-# Calls that the core may hand over before they are asked for one by one.
-_AHEAD = 32
-# Events of other methods between two calls of the engine, while anything waits for it.
-_MOST_OTHERS = 4
+# Calls requested from the core in advance.
+_PREREQUESTED_CALLS = 32
+# Events of other methods handled between two engine calls while predictions are queued.
+_MAX_OTHER_EVENTS = 4
 _NO_FLAGS = 0
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class Call:
-    """One call whose request has come; it is to be ended, once."""
+    """An RPC; `respond` must be called once."""
 
-    __slots__ = ("_core", "_deadline", "ended", "message", "metadata", "when_over")
+    __slots__ = ("_core", "_deadline", "message", "metadata", "on_closed", "responded")
 
     def __init__(self, core: Any, metadata: Metadata, deadline: float) -> None:
-        """`core` is cygrpc's call, `deadline` in Unix time."""
+        """`core` is cygrpc's call; `deadline` is in Unix time."""
         self._core = core
         self._deadline = deadline
         self.metadata = metadata
         self.message: bytes | None = None
-        self.ended = False
-        # Told once the core is done with it: whether the caller was gone before its end.
-        self.when_over: Callable[[bool], None] | None = None
+        self.responded = False
+        # Called when the RPC is closed; the argument is whether the client cancelled it.
+        self.on_closed: Callable[[bool], None] | None = None
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds until its deadline; None if it has none."""
+        """Seconds until the deadline; None without one."""
         return None if self._deadline == math.inf else self._deadline - time.time()
 
-    def end(
+    def respond(
         self,
         status: grpc.StatusCode,
         details: str,
@@ -65,12 +65,12 @@ class Call:
         trailing: Metadata,
         count: Callable[[], None] | None = None,
     ) -> None:
-        """Send what is to be sent; a caller that is gone is no error.
+        """Send the response; a cancelled RPC is no error.
 
-        `count` is called when all is ready to be sent: whoever is killed between the two has
-        counted a call that nobody saw answered.
+        `count` is called just before the send: a process killed in between has counted an RPC
+        without a response, never the reverse.
         """
-        self.ended = True
+        self.responded = True
         operations = [
             cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),
             cygrpc.SendStatusFromServerOperation(
@@ -87,116 +87,116 @@ class Call:
 
 
 class CallLoop:
-    """The thread that takes a server's events: the calls of one method, and grpc's own."""
+    """The thread that polls a server's completion queue."""
 
     def __init__(
         self,
         server: grpc.Server,
         method: str,
-        take: Callable[[Call], None],
+        handler: Callable[[Call], None],
         engine: MicroBatcher | None = None,
     ) -> None:
-        """Before the server starts.
+        """Create the loop, before the server starts.
 
         Args:
-            server: Of `grpc.server`.
-            method: Its full name, "/package.Service/Method".
-            take: Called for each call, in this thread; must not raise, nor wait for long.
-            engine: Started by this thread and run in it, between calls; then nobody else may send
-                it anything. None if it has a thread of its own.
+            server: The result of `grpc.server`.
+            method: Full name, "/package.Service/Method".
+            handler: Called for each RPC in this thread; must neither raise nor block.
+            engine: A batcher that this thread starts and runs; no other thread may enqueue. None
+                if the batcher has its own thread.
         """
-        self._grpcs_state: Any = server._state  # type: ignore[attr-defined]
-        self._grpc_goes_on = True
-        self._core = self._grpcs_state.server
-        self._events = self._grpcs_state.completion_queue
+        self._server_state: Any = server._state  # type: ignore[attr-defined]
+        self._server_runs = True
+        self._core = self._server_state.server
+        self._events = self._server_state.completion_queue
         self._core.register_method(method)
         self._method = method
-        self._take = take
+        self._handler = handler
         self._engine = engine
-        self._began = threading.Event()
-        self._asked_for = 0
-        self.unanswered = 0
+        self._started = threading.Event()
+        self._requested = 0
+        self.in_flight = 0
 
     def start(self) -> None:
-        """Start the server, as its own `start` would. The thread ends after it has stopped."""
-        state = self._grpcs_state
+        """Start the server as `grpc.Server.start` does; the thread ends after the server stops."""
+        state = self._server_state
         with state.lock:
             self._core.start()
-            state.stage = grpcs_own._ServerStage.STARTED
+            state.stage = grpc_server._ServerStage.STARTED
             for method in state.registered_method_handlers:
-                grpcs_own._request_registered_call(state, method)
-            grpcs_own._request_call(state)
+                grpc_server._request_registered_call(state, method)
+            grpc_server._request_call(state)
         threading.Thread(target=self._run, name="calls", daemon=True).start()
-        self._began.wait()
+        self._started.wait()
 
     def _run(self) -> None:
         try:
-            self._take_calls()
-        except Exception:  # without this thread the port is open and nobody answers
-            log.exception("the thread that takes the calls has failed; ending")
-            os._exit(1)  # the parent starts another
+            self._serve()
+        except Exception:  # without this thread the port is open and no RPC is served
+            log.exception("the call loop failed; exiting")
+            os._exit(1)  # the parent restarts the worker
 
-    def _take_calls(self) -> None:
+    def _serve(self) -> None:
         engine = self._engine
         if engine is not None:
             engine.start(lambda: None)
-        self._began.set()
-        for _ in range(_AHEAD):
-            self._ask_for_one()
-        while self._asked_for or self.unanswered or self._grpc_goes_on:
-            if engine is None or not engine.waiting:
+        self._started.set()
+        for _ in range(_PREREQUESTED_CALLS):
+            self._prerequest_call()
+        while self._requested or self.in_flight or self._server_runs:
+            if engine is None or not engine.queued:
                 self._handle(self._events.poll())
             else:
-                self._gather(engine)
-                engine.score_waiting()
+                self._fill_batch(engine)
+                engine.run_batch()
 
-    def _gather(self, engine: MicroBatcher) -> None:
-        """Take what calls have come, for a fuller batch.
+    def _fill_batch(self, engine: MicroBatcher) -> None:
+        """Receive further RPCs until the batch is full or none arrives.
 
-        Where something was sent since the last look, the core's next one comes back at once and has
-        not looked at the sockets: nothing has come only when it says so twice. Calls of other
-        methods may not keep those waiting that are here.
+        After a send, the core's next poll may return without reading the sockets: only two
+        timeouts in a row mean that nothing has arrived. RPCs of other methods must not delay the
+        queued predictions.
         """
-        empty = others = 0
-        while empty < 2 and others < _MOST_OTHERS and engine.waiting < engine.full_batch:
+        timeouts = others = 0
+        while timeouts < 2 and others < _MAX_OTHER_EVENTS and engine.queued < engine.max_batch:
             event = self._events.poll(deadline=0)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
-                empty += 1
+                timeouts += 1
             else:
-                empty = 0
-                others += not _is_of_method(event)
+                timeouts = 0
+                others += not _is_prediction_event(event)
                 self._handle(event)
 
-    def _ask_for_one(self) -> None:
+    def _prerequest_call(self) -> None:
         try:
             self._core.request_registered_call(self._events, self._events, self._method, None)
-        except ValueError:  # the server is being stopped
+        except ValueError:  # the server is stopping
             return
-        self._asked_for += 1
+        self._requested += 1
 
     def _handle(self, event: Any) -> None:
         call = event.tag
-        if not _is_of_method(event):
-            self._grpc_goes_on = grpcs_own._process_event_and_continue(self._grpcs_state, event)
+        if not _is_prediction_event(event):
+            self._server_runs = grpc_server._process_event_and_continue(self._server_state, event)
         elif call is None:
-            self._asked_for -= 1
+            self._requested -= 1
             if event.success:
-                self._ask_for_one()
-                self._begin(event)
-        elif call.ended:
-            self.unanswered -= 1
-            if call.when_over is not None:
-                call.when_over(event.batch_operations[-1].cancelled())
+                self._prerequest_call()
+                self._receive_message(event)
+        elif call.responded:
+            self.in_flight -= 1
+            if call.on_closed is not None:
+                call.on_closed(event.batch_operations[-1].cancelled())
         else:
             call.message = event.batch_operations[0].message()
-            self._take(call)
+            self._handler(call)
 
-    def _begin(self, event: Any) -> None:
-        self.unanswered += 1
+    def _receive_message(self, event: Any) -> None:
+        self.in_flight += 1
         call = Call(event.call, event.invocation_metadata, event.call_details.deadline)
         event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), call)
 
 
-def _is_of_method(event: Any) -> bool:
-    """Whether it is of the loop's method: a call that has come, or what became of one."""
+def _is_prediction_event(event: Any) -> bool:
+    """Whether the event belongs to the loop's method: a new RPC or an operation of one."""
     return event.tag is None or type(event.tag) is Call

@@ -1,10 +1,10 @@
-"""Where and how the parent and its workers log."""
+"""Logging of the parent and the workers."""
 
 import logging
 
 
 def configure() -> None:
-    """Log to stderr, each line with its time and process."""
+    """Log to stderr with time and process id."""
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s serving-grpc[%(process)d] %(message)s",

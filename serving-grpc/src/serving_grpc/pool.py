@@ -1,7 +1,7 @@
-"""The worker processes as their parent sees them: started, watched, started again, stopped.
+"""Supervision of the worker processes.
 
-A worker's stdin is its lifeline: it never reads anything there but the end, which means that the
-parent is gone, however it went. Its stdout carries one line: READY, or FAILED and a sentence.
+A worker's stdin is a lifeline: its end means that the parent has died. A worker writes one line to
+stdout: READY, or FAILED and a sentence.
 """
 
 import logging
@@ -19,25 +19,25 @@ READY = "ready"
 FAILED = "failed: "
 
 _COMMAND = [sys.executable, "-m", "serving_grpc.worker"]
-# A worker that served this long before it died was sound; one that did not is started more slowly.
-_STEADY_S = 10.0
+# The restart backoff resets after a worker has served this long.
+_HEALTHY_S = 10.0
 _FIRST_DELAY_S = 0.1
-_LONGEST_DELAY_S = 2.0
-_MOST_DEATHS_BEFORE_READY = 3
-# What a worker has, after the grace, to end before it is killed.
+_MAX_DELAY_S = 2.0
+_MAX_DEATHS_BEFORE_READY = 3
+# Time after the grace until a worker is killed.
 _END_S = 3.0
 
 
 class WorkersFailed(Exception):
-    """No worker serves and none can be started; the message says why."""
+    """No worker serves and none can be started; the message has the reason."""
 
 
-class _Life(NamedTuple):
-    """What became of one worker."""
+class _Exit(NamedTuple):
+    """The exit of a worker."""
 
-    served_s: float | None  # from ready to its end; None: it never was
+    served_s: float | None  # from ready to exit; None if it was never ready
     end: str
-    for_good: bool = False  # the next one would end the same way
+    permanent: bool = False  # a restart would fail in the same way
 
 
 class WorkerPool:
@@ -50,13 +50,13 @@ class WorkerPool:
         grace_s: float,
         on_end: Callable[[int], None],
     ) -> None:
-        """Nothing runs yet.
+        """Create a pool; `run` starts the workers.
 
         Args:
-            count: Workers to keep running.
+            count: Number of workers.
             environ: Their environment.
-            grace_s: How long a stopping worker may take for what is in flight.
-            on_end: Called with the process id of each worker that has ended.
+            grace_s: Grace of a stopping worker for RPCs in flight.
+            on_end: Called with the process id of each worker that has exited.
         """
         self._count = count
         self._environ = dict(environ)
@@ -67,19 +67,19 @@ class WorkerPool:
         self._ready: set[int] = set()
         self._started = False
         self._stopping = threading.Event()
-        # None: asked to stop; else why it must. Its put may be called from a signal handler.
+        # None after `stop`, otherwise the failure. A signal handler may call its put.
         self._ends: SimpleQueue[str | None] = SimpleQueue()
 
     @property
     def ready(self) -> bool:
-        """Whether predictions are served: all workers have been ready, and one of them is."""
+        """Whether all workers have been ready once and at least one is ready now."""
         return self._started and bool(self._ready) and not self._stopping.is_set()
 
     def run(self) -> None:
-        """Keep the workers running; returns when `stop` was called and the last one has ended.
+        """Run the workers until `stop`, and return after the last one has exited.
 
         Raises:
-            WorkersFailed: None serves, and a new one cannot.
+            WorkersFailed: No worker serves and none can be started.
         """
         keepers = [
             threading.Thread(target=self._keep_one, name=f"keeper-{number}")
@@ -88,50 +88,52 @@ class WorkerPool:
         for keeper in keepers:
             keeper.start()
         failure = self._ends.get()
-        self._end_all()
+        self._terminate_all()
         for keeper in keepers:
             keeper.join()
         if failure is not None:
             raise WorkersFailed(failure)
 
     def stop(self) -> None:
-        """Make `run` drain the workers and return; may be called from a signal handler."""
+        """Drain the workers and end `run`; safe in a signal handler."""
         self._ends.put(None)
 
     def _keep_one(self) -> None:
         deaths = 0
         while not self._stopping.is_set():
-            life = self._run_worker()
+            exited = self._run_worker()
             if self._stopping.is_set():
                 return
-            deaths = 1 if (life.served_s or 0.0) > _STEADY_S else deaths + 1
-            hopeless = life.for_good or deaths >= _MOST_DEATHS_BEFORE_READY
-            if life.served_s is None and hopeless and not self._ready:
-                self._ends.put(life.end)
+            deaths = 1 if (exited.served_s or 0.0) > _HEALTHY_S else deaths + 1
+            unrecoverable = exited.permanent or deaths >= _MAX_DEATHS_BEFORE_READY
+            if exited.served_s is None and unrecoverable and not self._ready:
+                self._ends.put(exited.end)
                 return
-            log.error("%s; starting another", life.end)
+            log.error("%s; starting another", exited.end)
             self._stopping.wait(_delay_s(deaths))
 
-    def _run_worker(self) -> "_Life":
-        """Start a worker and wait for its end."""
+    def _run_worker(self) -> "_Exit":
+        """Start a worker and wait for its exit."""
         try:
             worker = self._spawn()
         except OSError as error:
-            return _Life(None, f"a worker process cannot be started: {error.strerror}")
+            return _Exit(None, f"a worker process cannot be started: {error.strerror}")
         if worker is None:
-            return _Life(None, "stopping")
+            return _Exit(None, "stopping")
         with worker:
-            said = worker.stdout.readline().strip() if worker.stdout else ""
+            line = worker.stdout.readline().strip() if worker.stdout else ""
             ready_at = time.monotonic()
-            if said == READY:
+            if line == READY:
                 self._count_ready(worker)
             worker.wait()
         self._forget(worker)
-        if said == READY:
-            return _Life(time.monotonic() - ready_at, f"worker {worker.pid} ended {_how(worker)}")
-        if said:
-            return _Life(None, said.removeprefix(FAILED), for_good=True)
-        return _Life(None, f"worker {worker.pid} ended {_how(worker)} before it was ready")
+        if line == READY:
+            return _Exit(
+                time.monotonic() - ready_at, f"worker {worker.pid} ended {_exit_status(worker)}"
+            )
+        if line:
+            return _Exit(None, line.removeprefix(FAILED), permanent=True)
+        return _Exit(None, f"worker {worker.pid} ended {_exit_status(worker)} before it was ready")
 
     def _spawn(self) -> "subprocess.Popen[str] | None":
         with self._lock:
@@ -160,8 +162,8 @@ class WorkerPool:
             self._ready.discard(worker.pid)
         self._on_end(worker.pid)
 
-    def _end_all(self) -> None:
-        with self._lock:  # from here on nothing is spawned
+    def _terminate_all(self) -> None:
+        with self._lock:  # no worker is spawned after this
             self._stopping.set()
             running = list(self._running)
         for worker in running:
@@ -171,17 +173,17 @@ class WorkerPool:
             try:
                 worker.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                log.error("worker %d outlived its grace; killing it", worker.pid)
+                log.error("worker %d exceeded its grace period; killing it", worker.pid)
                 worker.kill()
 
 
 def _delay_s(deaths: int) -> float:
-    """Nothing after a first death, then doubling."""
+    """Backoff: none after the first death, then doubling."""
     if deaths <= 1:
         return 0.0
-    return min(_FIRST_DELAY_S * 2.0 ** (deaths - 2), _LONGEST_DELAY_S)
+    return min(_FIRST_DELAY_S * 2.0 ** (deaths - 2), _MAX_DELAY_S)
 
 
-def _how(worker: "subprocess.Popen[str]") -> str:
+def _exit_status(worker: "subprocess.Popen[str]") -> str:
     status = worker.returncode
     return f"by signal {-status}" if status < 0 else f"with exit status {status}"

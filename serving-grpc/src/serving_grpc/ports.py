@@ -1,4 +1,4 @@
-"""One port for several processes of ours, and for nobody else."""
+"""A port that several worker processes share exclusively."""
 
 import errno
 import socket
@@ -8,30 +8,30 @@ _PAUSE_S = 0.02
 
 
 class PortUnavailable(Exception):
-    """An address cannot be bound; the message names it and says why."""
+    """An address cannot be bound; the message names it and the reason."""
 
     @classmethod
     def because(cls, error: OSError, host: str, port: int) -> "PortUnavailable":
-        """Word what bind() raised."""
+        """Create the error for an OSError of bind()."""
         if error.errno == errno.EADDRINUSE:
             return cls(f"port {port} of {host} is in use by another server")
         return cls(f"port {port} of {host} cannot be bound: {error.strerror or error}")
 
 
 def reserve_port(host: str, port: int, patience_s: float = 2.0) -> socket.socket:
-    """Hold a port that this process's workers may then share.
+    """Reserve a port for the worker processes to share.
 
     Args:
         host: Name or address of this machine.
-        port: 0 for any free one.
-        patience_s: How long to try again while the port is in use: a parent that was killed
-            leaves workers that close it at once, but after it.
+        port: 0 selects a free one.
+        patience_s: How long to retry while the port is in use: workers of a killed parent close it
+            a moment later.
 
     Returns:
-        A bound socket that does not listen: keep it open, its port is `getsockname()[1]`.
+        A bound socket that does not listen; keep it open. Its port is `getsockname()[1]`.
 
     Raises:
-        PortUnavailable: Another server listens there, even one that shares its port.
+        PortUnavailable: Another server listens there, even with SO_REUSEPORT.
     """
     patience_ends = time.monotonic() + patience_s
     while True:
@@ -47,8 +47,8 @@ def _reserve(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    # With SO_REUSEPORT alone two servers of one user would share the port without a word: this
-    # bind without it fails when anyone listens there, or holds the port as below.
+    # With SO_REUSEPORT alone, two servers of one user would silently share the port. This bind
+    # without it fails if another process listens there or has reserved the port.
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
@@ -57,7 +57,7 @@ def _reserve(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        # Connections that another server closed a moment ago still occupy the port.
+        # Recently closed connections (TIME_WAIT) still occupy the port.
         return _bound(family, kind, protocol, address, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
 
 

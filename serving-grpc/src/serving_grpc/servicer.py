@@ -1,4 +1,4 @@
-"""Seldon/Classify on raw bytes: status, metadata and metrics here, the messages in wire.py."""
+"""Seldon/Classify on serialised messages, which wire.py decodes and encodes."""
 
 import logging
 import time
@@ -30,21 +30,21 @@ TIMING_KEY = "server-timing"
 
 NO_MESSAGE = "the call has no message, expected one"
 
-# A deadline beyond this is none: a caller may send one that no clock can wait for.
-_LONGEST_DEADLINE_S = 86_400.0
+# A longer deadline counts as none: a client may send one beyond the range of timers.
+_MAX_DEADLINE_S = 86_400.0
 
 
 class SeldonServicer:
-    """Answers Classify from one micro-batcher."""
+    """Serves Classify with one micro-batcher."""
 
     def __init__(self, batcher: MicroBatcher, metrics: ServingMetrics) -> None:
-        """`metrics` counts every call, whatever its end."""
+        """`metrics` counts every RPC, whatever its status."""
         self._batcher = batcher
         self._metrics = metrics
         self._info = batcher.info
 
     def classify(self, call: Call) -> None:
-        """Score one ClassificationRequest, see seldon.proto; the batcher's thread ends the call."""
+        """Serve one ClassificationRequest of seldon.proto; the engine thread sends the reply."""
         started = time.perf_counter()
         self._metrics.begin()
         puid = ""
@@ -57,22 +57,22 @@ class SeldonServicer:
             return
         try:
             instance, puid = wire.read_request(call.message, self._info.features)
-            self._batcher.send(instance, end, _timeout_s(call))
-        except Exception as error:  # whatever it is, the caller gets no traceback
+            self._batcher.enqueue(instance, end, _timeout_s(call))
+        except Exception as error:  # the client never receives a traceback
             end(error)
 
     def _end_without_message(self, call: Call, started: float) -> None:
-        """Refuse it; most such callers are gone before they have sent one, and are counted so."""
+        """Refuse an RPC without a message; most are cancelled, and counted as such."""
         client, variation = _caller(call.metadata)
         total_s = time.perf_counter() - started
 
-        def count(gone: bool) -> None:
-            status = grpc.StatusCode.CANCELLED if gone else grpc.StatusCode.INVALID_ARGUMENT
+        def count(cancelled: bool) -> None:
+            status = grpc.StatusCode.CANCELLED if cancelled else grpc.StatusCode.INVALID_ARGUMENT
             self._metrics.observe(client, variation, status.name, total_s)
 
-        call.when_over = count
+        call.on_closed = count
         timing = ((TIMING_KEY, wire.server_timing(total_s, None)),)
-        call.end(grpc.StatusCode.INVALID_ARGUMENT, NO_MESSAGE, None, timing)
+        call.respond(grpc.StatusCode.INVALID_ARGUMENT, NO_MESSAGE, None, timing)
 
     def _end(self, call: Call, started: float, puid: str, outcome: Scored | Exception) -> None:
         client, variation = _caller(call.metadata)
@@ -92,11 +92,11 @@ class SeldonServicer:
         times = (scored.queue_s, scored.compute_s, scored.batch_size) if scored else ()
         count = partial(self._metrics.observe, client, variation, status.name, total_s, *times)
         timing = ((TIMING_KEY, wire.server_timing(total_s, scored)),)
-        call.end(status, details, reply, timing, count)
+        call.respond(status, details, reply, timing, count)
 
 
 def _caller(metadata: Metadata) -> tuple[str, str]:
-    """Client and variation, as the gateway's metadata names them."""
+    """Client and variation from the gateway's metadata."""
     client, variation = "direct", "default"
     for key, value in metadata:
         if key == VARIATION_KEY:
@@ -108,6 +108,6 @@ def _caller(metadata: Metadata) -> tuple[str, str]:
 
 def _timeout_s(call: Call) -> float | None:
     remaining_s = call.remaining_s
-    if remaining_s is None or remaining_s > _LONGEST_DEADLINE_S:
+    if remaining_s is None or remaining_s > _MAX_DEADLINE_S:
         return None
     return remaining_s

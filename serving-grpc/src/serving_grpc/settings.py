@@ -1,4 +1,4 @@
-"""What the environment says about this server, read once."""
+"""Configuration from environment variables."""
 
 import math
 import os
@@ -6,46 +6,46 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_LARGEST_PORT = 65535
+_MAX_PORT = 65535
 
 
 class SettingInvalid(Exception):
-    """An environment variable has a value that cannot be used; the message names it."""
+    """An environment variable is missing or invalid; the message names it."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The gRPC server's settings; each field has the variable of the same name in `from_env`."""
+    """Settings of the gRPC server; `from_env` has each field's variable."""
 
     model_folder: Path
     model_name: str | None  # None: the name in model.json
-    model_engine: str | None  # None: what the folder holds
+    model_engine: str | None  # None: selected by the folder's files
     host: str
-    port: int  # 0: any free one, written to the log
+    port: int  # 0: a free one, named in the log
     metrics_port: int  # 0 likewise
     workers: int
-    threads: int  # a worker's, for health and reflection; a prediction holds none
-    queue_limit: int  # predictions that wait in one worker; one more is refused
+    threads: int  # per worker, for health and reflection; predictions use none
+    queue_limit: int  # maximum number of queued predictions per worker
     max_message_bytes: int
-    grace_s: float  # what a prediction in flight has left after SIGTERM
+    grace_s: float  # for predictions in flight after SIGTERM
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read MODEL_* and GRPC_*; README.md has the table.
+        """Read MODEL_* and GRPC_*, as README.md lists them.
 
         Raises:
             SettingInvalid: Names the variable, its value and what was expected.
         """
         folder = environ.get("MODEL_FOLDER", "")
         if not folder:
-            raise SettingInvalid("MODEL_FOLDER is not set: name the folder that holds model.json")
+            raise SettingInvalid("MODEL_FOLDER is not set, expected the path of a model folder")
         return cls(
             model_folder=Path(folder),
             model_name=environ.get("MODEL_NAME") or None,
             model_engine=environ.get("MODEL_ENGINE") or None,
             host=environ.get("GRPC_HOST") or "127.0.0.1",
-            port=_integer(environ, "GRPC_PORT", 8600, 0, _LARGEST_PORT),
-            metrics_port=_integer(environ, "GRPC_METRICS_PORT", 8601, 0, _LARGEST_PORT),
+            port=_integer(environ, "GRPC_PORT", 8600, 0, _MAX_PORT),
+            metrics_port=_integer(environ, "GRPC_METRICS_PORT", 8601, 0, _MAX_PORT),
             workers=_integer(environ, "GRPC_WORKERS", usable_cores(), 1, 1024),
             threads=_integer(environ, "GRPC_THREADS", 32, 1, 200_000),
             queue_limit=_integer(environ, "GRPC_QUEUE_LIMIT", 256, 1, 100_000),
@@ -55,7 +55,7 @@ class Settings:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on, which a container may have fewer of than the machine."""
+    """Number of cores available to this process, in a container maybe fewer than the machine's."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""HTTP beside gRPC: /metrics, /health/live and /health/ready, answered by the parent."""
+"""HTTP server of the parent process: /metrics, /health/live and /health/ready."""
 
 import logging
 import socket
@@ -18,25 +18,25 @@ from serving_grpc.ports import PortUnavailable
 log = logging.getLogger(__name__)
 
 _TEXT = "text/plain; charset=utf-8"
-_STALLED_S = 5.0
+_READ_TIMEOUT_S = 5.0
 
 
 class SidePort(AbstractContextManager["SidePort"]):
-    """The HTTP server, in threads of its own while the context lasts."""
+    """An HTTP server that runs in threads within its context."""
 
     def __init__(
         self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]
     ) -> None:
-        """Bind.
+        """Bind the port.
 
         Args:
             host: Name or address of this machine.
-            port: 0 for any free one.
-            registry: What /metrics shows.
-            ready: What /health/ready tells.
+            port: 0 selects a free one.
+            registry: The registry of /metrics.
+            ready: The status of /health/ready.
 
         Raises:
-            PortUnavailable: Another server has the port.
+            PortUnavailable: The port is in use.
         """
 
         class Handler(_Handler):
@@ -75,9 +75,9 @@ def _metrics(registry: CollectorRegistry, accept: str) -> tuple[HTTPStatus, str,
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a caller that hung up; log anything else."""
+        """Log errors other than a client's disconnect."""
         if not isinstance(sys.exception(), OSError):
-            log.exception("the side port failed on a request")
+            log.exception("unexpected error in the metrics server")
 
 
 class _Server6(_Server):
@@ -87,7 +87,7 @@ class _Server6(_Server):
 class _Handler(BaseHTTPRequestHandler):
     pages: ClassVar[dict[str, Callable[[str], tuple[HTTPStatus, str, bytes]]]]
     protocol_version = "HTTP/1.1"
-    timeout = _STALLED_S
+    timeout = _READ_TIMEOUT_S
 
     def do_GET(self) -> None:
         page = self.pages.get(self.path.partition("?")[0])
@@ -102,4 +102,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: probes and scrapes are no news."""
+        """Discard access logs: probes and scrapes are frequent."""

@@ -1,4 +1,4 @@
-"""Between the bytes of seldon.proto and arrays; nothing of gRPC, nothing of the model."""
+"""Decode requests and encode replies of seldon.proto."""
 
 import secrets
 import struct
@@ -23,26 +23,26 @@ MAX_PUID = 256
 _REQUEST_TYPE = ClassificationRequest.DESCRIPTOR.full_name
 _PAYLOAD_TYPE = DefaultCustomPredictRequest.DESCRIPTOR.full_name
 _VALUES_TAG = bytes([DefaultCustomPredictRequest.VALUES_FIELD_NUMBER << 3 | 2])
-_LONGEST_SHOWN = 100
+_MAX_SHOWN = 100
 
-# Its bytes are no UTF-8, so they are in no label.
-_NUMBER = sys.float_info.max
-_NUMBERS_BYTES = struct.pack("<d", _NUMBER)
+# Its bytes are not valid UTF-8, so no label contains them.
+_PLACEHOLDER = sys.float_info.max
+_PLACEHOLDER_BYTES = struct.pack("<d", _PLACEHOLDER)
 
 
 def read_request(message: bytes, features: int) -> tuple[NDArray[np.float32], str]:
-    """Read one ClassificationRequest.
+    """Decode one ClassificationRequest.
 
     Args:
         message: Its protobuf encoding.
         features: Width of the model's input.
 
     Returns:
-        The instance, shape (features,), or several, (instances, features), float32, finite; and
-        the puid: the caller's, else a fresh one of 40 hexadecimal characters.
+        The instances, shape (features,) or (instances, features), float32, finite; and the puid:
+        the client's, or a new one of 40 hexadecimal characters.
 
     Raises:
-        InvalidInstances: Broken protobuf, another payload type, no whole number of instances or
+        InvalidInstances: Invalid protobuf, wrong payload type, not a whole number of instances or
             too many, a value that is not finite, a puid that is too long.
     """
     try:
@@ -55,17 +55,17 @@ def read_request(message: bytes, features: int) -> tuple[NDArray[np.float32], st
     data = request.data
     type_url = data.type_url
     if type_url.rpartition("/")[2] != _PAYLOAD_TYPE:
-        given = repr(type_url[:_LONGEST_SHOWN]) if type_url else "missing"
-        raise InvalidInstances(f"data is {given}, expected a packed {_PAYLOAD_TYPE}")
+        actual = repr(type_url[:_MAX_SHOWN]) if type_url else "missing"
+        raise InvalidInstances(f"data is {actual}, expected a packed {_PAYLOAD_TYPE}")
     return check_instances(_read_values(data.value, features), features, "data.values"), puid
 
 
 def _read_values(payload: bytes, features: int) -> NDArray[np.float32]:
     head = _packed_head(features)
-    # As every known client writes it: one packed run, little-endian float32 already.
+    # As every known client encodes it: one packed run of little-endian float32.
     if len(payload) == len(head) + 4 * features and payload.startswith(head):
         return np.frombuffer(payload, "<f4", offset=len(head)).astype(np.float32)
-    # As protobuf also allows: unpacked, in several runs, beside unknown fields, another count.
+    # Other valid encodings: unpacked, several runs, unknown fields, another count.
     try:
         values = DefaultCustomPredictRequest.FromString(payload).values
     except DecodeError:
@@ -89,49 +89,51 @@ def write_reply(scores: NDArray[np.float32], info: ModelInfo, puid: str, variati
     """Encode one ClassificationReply.
 
     Args:
-        scores: Shape (classes,), or (instances, classes) of several, one after the other; each
-            goes out widened to a double, as prediction and confidence.
-        info: Names the model and its classes.
+        scores: Shape (classes,), or (instances, classes) for several instances; each is widened to
+            a double, as prediction and confidence.
+        info: Name and classes of the model.
         puid: The prediction's id.
-        variation: The label of the variation that answered.
+        variation: The variation's label.
     """
     meta = ClassificationReplyMeta(puid=puid, modelName=info.name, variation=variation)
-    packed = _predictions_form(info.classes)
+    encode = _predictions_encoder(info.classes)
     pieces = [ClassificationReply(meta=meta).SerializeToString()]
-    pieces += [packed(row) for row in scores.reshape(-1, len(info.classes)).tolist()]
+    pieces += [encode(row) for row in scores.reshape(-1, len(info.classes)).tolist()]
     return b"".join(pieces)
 
 
 @lru_cache(maxsize=8)
-def _predictions_form(classes: tuple[str, ...]) -> Callable[[list[float]], bytes]:
-    """Encodes the predictions of one instance.
+def _predictions_encoder(classes: tuple[str, ...]) -> Callable[[list[float]], bytes]:
+    """Return an encoder of the predictions of one instance.
 
-    Of every answer of a model only the numbers differ, and each has its eight bytes at the same
-    place: protobuf writes the text between them once, here (see docs/performance-log.md).
+    The replies of a model differ only in the scores, which have fixed positions of eight bytes:
+    protobuf encodes the bytes between them once (docs/performance-log.md).
     """
     text: list[bytes | float] = []
     for label in classes:
         reply = ClassificationReply()
-        reply.predictions.add(prediction=_NUMBER, predictedClass=label, confidence=_NUMBER)
-        before, between, _ = reply.SerializeToString().split(_NUMBERS_BYTES)
-        text += [before, _NUMBER, between, _NUMBER]
+        reply.predictions.add(
+            prediction=_PLACEHOLDER, predictedClass=label, confidence=_PLACEHOLDER
+        )
+        before, between, _ = reply.SerializeToString().split(_PLACEHOLDER_BYTES)
+        text += [before, _PLACEHOLDER, between, _PLACEHOLDER]
     form = "".join(f"{len(part)}s" if isinstance(part, bytes) else "d" for part in text)
     pack = struct.Struct(f"<{form}").pack
 
-    def packed(row: list[float]) -> bytes:
+    def encode(row: list[float]) -> bytes:
         parts = text.copy()
         parts[1::4] = parts[3::4] = row
         return pack(*parts)
 
-    return packed
+    return encode
 
 
 def server_timing(total_s: float, scored: Scored | None) -> str:
     """The Server-Timing text: milliseconds with microsecond digits.
 
     Args:
-        total_s: Seconds from the request read to the answer written.
-        scored: None when the request never reached the engine; then only the total is known.
+        total_s: Server latency in seconds.
+        scored: None if the request never reached the engine; only the total is known then.
     """
     if scored is None:
         return f"total;dur={total_s * 1e3:.3f}"

@@ -1,4 +1,4 @@
-"""One serving process: `python -m serving_grpc.worker`, started by pool.py, which says how."""
+"""A worker process, `python -m serving_grpc.worker`; pool.py starts it."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 
 from prometheus_client import CollectorRegistry
 
-from model_runtime import MicroBatcher, ModelFolderInvalid, is_quick, load_predictor
+from model_runtime import MicroBatcher, ModelFolderInvalid, is_fast, load_predictor
 from monitoring.metrics import ServingMetrics
 from monitoring.shared_metrics import forget, share
 from serving_grpc import logs
@@ -23,17 +23,17 @@ from serving_grpc.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# After the grace: for the engine's last batch, then the process ends whatever hangs.
+# Time after the grace for the engine's last batch; then the process exits.
 _END_S = 2.0
 _NOTICE_S = 0.5
-_LOOK_S = 1.0
+_READY_CHECK_S = 1.0
 _STDIN = 0
 
 
 def main() -> None:
-    """Load, serve, drain; exits 1 when the model or the port cannot be had."""
-    say = _claim_stdout()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it sends SIGTERM
+    """Load the model, serve and drain; exit with status 1 without a model or a port."""
+    report = _claim_stdout()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent sends SIGTERM
     lifeline = _Lifeline()
     logs.configure()
     settings = Settings.from_env(os.environ)
@@ -45,71 +45,71 @@ def main() -> None:
         batcher = MicroBatcher(predictor, max_queue=settings.queue_limit)
         share(metrics_dir := Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
         metrics = ServingMetrics(CollectorRegistry(), "grpc", info.name, info.version)
-        quick = is_quick(predictor)
-        server = PredictionServer(batcher, metrics, settings, runs_engine=quick)
+        fast = is_fast(predictor)
+        server = PredictionServer(batcher, metrics, settings, runs_engine=fast)
     except (ModelFolderInvalid, PortUnavailable) as error:
-        say(FAILED + " ".join(str(error).split()))
+        report(FAILED + " ".join(str(error).split()))
         sys.exit(1)
 
     stop: SimpleQueue[int] = SimpleQueue()  # its put is safe in a signal handler, Event.set is not
     signal.signal(signal.SIGTERM, lambda number, _: stop.put(number))
-    if not quick:
+    if not fast:
         batcher.start()
     server.start()
     server.announce()
-    say(READY)
-    _wait(stop, batcher)
-    # Without its parent it closes the port at once: the next parent is waiting for it.
-    notice_s = 0.0 if lifeline.cut else min(_NOTICE_S, settings.grace_s)
-    _end_anyway_after(notice_s + settings.grace_s + _END_S)
+    report(READY)
+    _wait_for_stop(stop, batcher)
+    # Without a parent the port closes at once: a new parent may be waiting for it.
+    notice_s = 0.0 if lifeline.closed else min(_NOTICE_S, settings.grace_s)
+    _exit_after(notice_s + settings.grace_s + _END_S)
     server.drain(settings.grace_s, notice_s)
     batcher.close(_END_S)
-    if lifeline.cut:
-        _remove_counts(metrics_dir)
+    if lifeline.closed:
+        _remove_metrics(metrics_dir)
 
 
-def _wait(stop: "SimpleQueue[int]", batcher: MicroBatcher) -> None:
-    """Until a signal says stop; a batcher that can no longer answer ends the process at once."""
+def _wait_for_stop(stop: "SimpleQueue[int]", batcher: MicroBatcher) -> None:
+    """Wait for SIGTERM; exit at once if the engine thread has died."""
     while True:
         try:
-            stop.get(timeout=_LOOK_S)
+            stop.get(timeout=_READY_CHECK_S)
         except Empty:
             if not batcher.ready:
-                log.error("the model has stopped answering; ending")
-                os._exit(1)  # the parent starts another
+                log.error("the engine thread has died; exiting")
+                os._exit(1)  # the parent restarts the worker
         else:
             return
 
 
 def _claim_stdout() -> Callable[[str], None]:
-    """Keep stdout for the line to the parent; whatever a library prints goes to stderr."""
+    """Reserve stdout for the parent; redirect what libraries print to stderr."""
     parent = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    def say(line: str) -> None:
+    def report(line: str) -> None:
         parent.write(line + "\n")
         parent.flush()
 
-    return say
+    return report
 
 
 class _Lifeline:
-    """Makes the end of stdin the SIGTERM that a killed parent could not send."""
+    """Sends SIGTERM to this process when stdin closes, which means that the parent has died."""
 
     def __init__(self) -> None:
-        self.cut = False
+        self.closed = False
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
 
     def _watch(self) -> None:
-        # Not sys.stdin: the interpreter cannot end while a thread waits inside it.
+        # Not sys.stdin: the interpreter cannot exit while a thread blocks in it.
         while os.read(_STDIN, 1):
             pass
-        self.cut = True
+        self.closed = True
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _remove_counts(metrics_dir: Path) -> None:
-    """Remove this process's files, and the folder when they were the last: nobody else will."""
+def _remove_metrics(metrics_dir: Path) -> None:
+    """Remove this process's metric files, and the folder if it is then empty."""
     for file in metrics_dir.glob(f"*_{os.getpid()}.db"):
         file.unlink(missing_ok=True)
     forget(metrics_dir)
@@ -117,9 +117,9 @@ def _remove_counts(metrics_dir: Path) -> None:
         metrics_dir.rmdir()
 
 
-def _end_anyway_after(seconds: float) -> None:
+def _exit_after(seconds: float) -> None:
     def end() -> None:
-        log.error("not drained within %.1f s; ending", seconds)
+        log.error("not drained within %.1f s; exiting", seconds)
         os._exit(1)
 
     timer = threading.Timer(seconds, end)

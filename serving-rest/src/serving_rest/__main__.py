@@ -1,4 +1,4 @@
-"""`python -m serving_rest`: check what can be checked, then run gunicorn in this process."""
+"""`python -m serving_rest`: check the configuration, then run gunicorn in this process."""
 
 import logging
 import os
@@ -13,13 +13,13 @@ from serving_rest.settings import SettingInvalid, Settings
 
 
 def main() -> None:
-    """Serve until SIGTERM; exit with 1 and one sentence when that cannot begin."""
+    """Serve until SIGTERM; exit with status 1 and one sentence if the server cannot start."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
     )
     try:
         settings = Settings.from_env(os.environ)
-        # Here, so that an unsound folder ends the start instead of one worker after the other.
+        # Checked here, so that an invalid folder ends the start, not one worker after another.
         read_model_folder(settings.model_folder, settings.model_engine, settings.model_name)
         listener = listen(settings.host, settings.port, settings.read_timeout_s)
         metrics_dir = _empty_metrics_dir(settings.metrics_dir)
@@ -30,17 +30,17 @@ def main() -> None:
     try:
         Server(settings, listener, metrics_dir).run()
     except SystemExit as end:
-        # A worker's exit code tells the master something; the master's own is 0 or 1.
+        # The master interprets a worker's exit status; its own is 0 or 1.
         if os.getpid() != master or not end.code:
             raise
         sys.exit(1)
 
 
 def _empty_metrics_dir(folder: Path | None) -> Path:
-    """Make it, or take the files of an earlier run out of it: their processes are gone.
+    """Create the metrics directory, or remove the files of an earlier run from it.
 
     Raises:
-        SettingInvalid: It cannot be made or written.
+        SettingInvalid: It cannot be created or written.
     """
     if folder is None:
         return Path(tempfile.mkdtemp(prefix="serving-rest-"))
@@ -51,7 +51,7 @@ def _empty_metrics_dir(folder: Path | None) -> Path:
     except OSError as error:
         raise SettingInvalid(f"REST_METRICS_DIR is {str(folder)!r}: {error.strerror}") from None
     if not os.access(folder, os.W_OK):
-        raise SettingInvalid(f"REST_METRICS_DIR is {str(folder)!r}: it cannot be written")
+        raise SettingInvalid(f"REST_METRICS_DIR is {str(folder)!r}: not writable")
     return folder
 
 

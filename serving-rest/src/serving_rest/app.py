@@ -1,4 +1,4 @@
-"""The HTTP face of one predictor; the documents are in wire.py, the model elsewhere."""
+"""The WSGI app of one predictor; wire.py has the documents, model_runtime the model."""
 
 import logging
 import threading
@@ -31,16 +31,16 @@ FORM = "application/x-www-form-urlencoded"
 JS_PREDICT, PREDICT = "/js/predict", "/predict"
 PREDICT_METHODS = ("GET", "POST")
 
-# The gateway sets these; the client's and the variation's name become metric labels.
+# Set by the gateway; the client's and the variation's name become metric labels.
 CLIENT = "HTTP_X_SELDON_CLIENT"
 VARIATION = "HTTP_X_SELDON_VARIATION"
 DEADLINE_MS = "HTTP_X_ENVOY_EXPECTED_RQ_TIMEOUT_MS"
 MAX_LABEL = 64
-# Past this the connection is closed on a caller that goes on sending.
+# Beyond this limit the server closes the connection of a caller that still sends its body.
 MAX_DISCARDED_BYTES = 16 << 20
 DISCARD_STEP_BYTES = 64 << 10
 
-# The original's words where it had some.
+# As the original API words them.
 MESSAGES = {
     ErrorCode.METHOD_NOT_ALLOWED: "Used Http Method is not supported for the required action",
     ErrorCode.GENERIC: "A generic error occurred",
@@ -62,25 +62,25 @@ def create_app(
     registry: CollectorRegistry,
     draining: Callable[[], bool] = lambda: False,
 ) -> Flask:
-    """Wrap predictions in a WSGI app.
+    """Create the WSGI app.
 
     Args:
-        predictions: Answers the two routes that predict.
-        registry: What /metrics shows; in a server of several processes the one that reads them all.
-        draining: Whether the process is about to stop, which makes it not ready.
+        predictions: Serves the two prediction routes.
+        registry: The registry of /metrics, which collects all worker processes.
+        draining: Whether the process is shutting down, and therefore not ready.
     """
-    # No static files: nothing but the routes below is served, nor looked up.
+    # No static files: the app serves the routes below alone.
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False
     batcher = predictions.batcher
 
     @app.route(JS_PREDICT, methods=PREDICT_METHODS)
     def js_predict() -> Response:
-        return _response(predictions.answer(request.environ))
+        return _response(predictions.respond(request.environ))
 
     @app.route(PREDICT, methods=PREDICT_METHODS)
     def predict() -> Response:
-        return _response(predictions.answer(request.environ))
+        return _response(predictions.respond(request.environ))
 
     @app.get("/health/live")
     def live() -> Response:
@@ -101,8 +101,8 @@ def create_app(
         return Response(encode(registry), content_type=content_type)
 
     @app.errorhandler(HTTPException)
-    def refuse(error: HTTPException) -> Response:
-        """What Flask finds before it calls a route: no such path, or not by this method."""
+    def handle_http_error(error: HTTPException) -> Response:
+        """Handle Flask's routing errors: unknown path, method not allowed."""
         status = error.code or 500
         code = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}.get(status)
         if code is None:
@@ -114,24 +114,23 @@ def create_app(
         return response
 
     @app.errorhandler(Exception)
-    def fail(error: Exception) -> Response:
+    def handle_unexpected_error(error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.path, exc_info=error)
         return _error_response(ErrorCode.GENERIC, MESSAGES[ErrorCode.GENERIC])
 
-    app.wsgi_app = PredictionsFirst(app.wsgi_app, predictions)  # type: ignore[method-assign]
+    app.wsgi_app = PredictionMiddleware(app.wsgi_app, predictions)  # type: ignore[method-assign]
     return app
 
 
-class PredictionsFirst:
-    """WSGI around Flask: a prediction goes past Flask's routing, request and response objects.
+class PredictionMiddleware:
+    """WSGI middleware that serves predictions without Flask's routing, request and response.
 
-    They take a quarter of what the server does for one. Here come those that the worker's loop does
-    not answer itself (quick.py says which), and the tests'. All else, other methods of the same
-    paths too, is Flask's.
+    Those take a quarter of the time of a prediction. Only predictions off the fast path
+    (fast_path.py) arrive here. Flask serves all other requests.
     """
 
     def __init__(self, flask: WSGIApplication, predictions: "Predictions") -> None:
-        """`flask` answers what is not a prediction."""
+        """`flask` serves what is not a prediction."""
         self._flask = flask
         self._predictions = predictions
 
@@ -140,14 +139,14 @@ class PredictionsFirst:
         path = environ["PATH_INFO"]
         if path not in _JSONP or environ["REQUEST_METHOD"] not in PREDICT_METHODS:
             return self._flask(environ, start_response)
-        answer = self._predictions.answer(environ)
+        answer = self._predictions.respond(environ)
         length = ("Content-Length", str(len(answer.body)))
         start_response(STATUS_LINES[answer.status], [*answer.headers, length])
         return (answer.body,)
 
 
 class Request(NamedTuple):
-    """What a prediction is asked by, but for its body; texts are as latin-1 reads their bytes."""
+    """A prediction request without its body; texts are bytes decoded as latin-1."""
 
     path: str
     method: str
@@ -160,15 +159,15 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What goes back to the caller."""
+    """A response: body, status and headers."""
 
     body: bytes
     status: HTTPStatus
     headers: list[tuple[str, str]]
 
 
-# Sends the answer, and calls the second when all is ready to be sent: whoever is killed between the
-# two has counted a request that nobody saw answered.
+# Sends a response and calls the second argument, which counts the request, just before the write:
+# a process killed in between has counted a request without a response, never the reverse.
 Send = Callable[[Answer, Callable[[], None]], None]
 
 
@@ -180,30 +179,30 @@ class Predictions:
     """The two prediction routes; they differ in JSONP only."""
 
     def __init__(self, batcher: MicroBatcher, metrics: ServingMetrics, settings: Settings) -> None:
-        """Made in the process that serves.
+        """Create it in the serving process.
 
         Args:
             batcher: Scores the instances.
-            metrics: Told of every prediction asked for.
-            settings: For the limits.
+            metrics: Counts every prediction request.
+            settings: The limits.
         """
         self.batcher = batcher
         self.max_body_bytes = settings.max_body_bytes
         self._metrics = metrics
         self._timeout_s = settings.timeout_s
 
-    def ask(self, request: Request, body: bytes, send: Send) -> None:
-        """Score the one document of a request, or say what is wrong with it.
+    def submit(self, request: Request, body: bytes, send: Send) -> None:
+        """Submit a request; the response is a prediction or an error.
 
         Args:
-            request: To one of the two routes, by one of PREDICT_METHODS.
-            body: All of it.
-            send: Called once: here, or in the thread that runs the engine.
+            request: A request of one of the two routes with one of PREDICT_METHODS.
+            body: The complete body.
+            send: Called once, here or in the thread that runs the engine.
         """
-        _Exchange(self, self._metrics, request, send).begin(lambda: body)
+        _Exchange(self, self._metrics, request, send).start(lambda: body)
 
-    def answer(self, environ: WSGIEnvironment) -> Answer:
-        """As `ask`, of WSGI, in the caller's thread: the body may be on its way still."""
+    def respond(self, environ: WSGIEnvironment) -> Answer:
+        """Serve a WSGI request in the calling thread; blocks to read the body."""
         request = Request(
             environ["PATH_INFO"],
             environ["REQUEST_METHOD"],
@@ -216,59 +215,59 @@ class Predictions:
         )
         answers: SimpleQueue[Answer] = SimpleQueue()
 
-        def hand_over(answer: Answer, count: Callable[[], None]) -> None:
+        def deliver(answer: Answer, count: Callable[[], None]) -> None:
             count()
             answers.put(answer)
 
-        exchange = _Exchange(self, self._metrics, request, hand_over)
-        exchange.begin(lambda: self._read_body(environ))
+        exchange = _Exchange(self, self._metrics, request, deliver)
+        exchange.start(lambda: self._read_body(environ))
         try:
             return answers.get(timeout=self.deadline_s(request))
         except Empty:
-            exchange.give_up()
+            exchange.expire()
             return answers.get()
 
     def deadline_s(self, request: Request) -> float:
-        """Seconds that the gateway gives the request, from its arrival."""
+        """The gateway's deadline for the request, in seconds from its arrival."""
         text = request.deadline_ms
         if text.isascii() and text.isdigit() and len(text) < 10:
             return int(text) / 1000
         return self._timeout_s
 
     def _read_body(self, environ: WSGIEnvironment) -> bytes:
-        # Straight from the server, which ends the stream where the body ends, chunked or not.
+        # From gunicorn's stream, which ends with the body, chunked or not.
         limit = self.max_body_bytes
         try:
             too_large = _content_length(environ) > limit
             body: bytes = b"" if too_large else environ["wsgi.input"].read(limit + 1)
         except (BlockingIOError, TimeoutError):
             raise RequestRefused(ErrorCode.BODY_TIMEOUT, "the body came too slowly") from None
-        except Exception as error:  # the caller's doing: a broken chunk, a closed connection
+        except Exception as error:  # the caller's error: a malformed chunk, a closed connection
             raise RequestRefused(
                 ErrorCode.BROKEN_JSON, f"the body cannot be read: {type(error).__name__}"
             ) from error
         if too_large or len(body) > limit:
             self._discard(environ)
-            message = f"the body is larger than {limit} bytes, the limit"
+            message = f"the body exceeds the limit of {limit} bytes"
             raise RequestRefused(ErrorCode.TOO_LARGE, message)
         return body
 
     def _discard(self, environ: WSGIEnvironment) -> None:
-        """Take the rest of a body: most callers read no answer before they have sent it all."""
+        """Discard the rest of a body: most callers read no response before they have sent it."""
         stream = environ["wsgi.input"]
-        with suppress(Exception):  # the answer is decided
+        with suppress(Exception):  # the response is already decided
             for _ in range(MAX_DISCARDED_BYTES // DISCARD_STEP_BYTES):
                 if not stream.read(DISCARD_STEP_BYTES):
                     break
 
 
 class _Exchange:
-    """One request and what it has come to so far: a refusal answers with as much as there is."""
+    """One request and its state; an error response uses what was parsed so far."""
 
     __slots__ = (
         "_callback",
+        "_finished",
         "_metrics",
-        "_once",
         "_predictions",
         "_puid",
         "_request",
@@ -288,21 +287,21 @@ class _Exchange:
         self._variation = request.variation[:MAX_LABEL] or "default"
         self._callback = ""
         self._puid = ""
-        self._once = threading.Lock()  # taken by whoever ends it
+        self._finished = threading.Lock()  # acquired by the first to finish
 
-    def begin(self, read_body: Callable[[], bytes]) -> None:
-        """Read the request and give its instances to the batcher."""
+    def start(self, read_body: Callable[[], bytes]) -> None:
+        """Parse the request and enqueue its instances."""
         self._metrics.begin()
         try:
-            self._ask(read_body)
-        except Exception as error:  # whatever it is, the caller gets no traceback
-            self._end(error)
+            self._submit(read_body)
+        except Exception as error:  # the caller never receives a traceback
+            self._finish(error)
 
-    def _ask(self, read_body: Callable[[], bytes]) -> None:
+    def _submit(self, read_body: Callable[[], bytes]) -> None:
         request, predictions = self._request, self._predictions
         jsonp = _JSONP[request.path]
         parameters = wire.parse_parameters(request.query.encode("latin-1"))
-        if jsonp:  # as early as can be: what fails from here on is wrapped as well
+        if jsonp:  # first of all: later errors are wrapped in the callback too
             self._callback = wire.check_callback(parameters.get("jsonpCallback", ""))
         text: str | bytes | None = parameters.get("json")
         field = "json"
@@ -326,15 +325,15 @@ class _Exchange:
             document.data, predictions.batcher.info.features, document.may_hold_booleans
         )
         timeout_s = predictions.deadline_s(request) - (time.perf_counter() - self._started)
-        predictions.batcher.send(instance, self._end, timeout_s)
+        predictions.batcher.enqueue(instance, self._finish, timeout_s)
 
-    def give_up(self) -> None:
-        """End it now, unless it has ended: whoever asked waits no longer."""
+    def expire(self) -> None:
+        """Answer that the deadline has passed, unless the request has finished."""
         waited_s = time.perf_counter() - self._started
-        self._end(DeadlinePassed(f"no answer within the deadline, {waited_s:.3f} s"))
+        self._finish(DeadlinePassed(f"no answer within the deadline, {waited_s:.3f} s"))
 
-    def _end(self, outcome: Scored | Exception) -> None:
-        if not self._once.acquire(blocking=False):
+    def _finish(self, outcome: Scored | Exception) -> None:
+        if not self._finished.acquire(blocking=False):
             return
         code = scored = None
         try:
@@ -364,7 +363,7 @@ class _Exchange:
             headers.append(("Retry-After", "1"))
         content_type, shown = JSON, status
         if self._callback:
-            # A script tag reads no other status; the error's own is in the document.
+            # A script tag ignores other statuses; the document has the error's.
             body, content_type, shown = wire.wrap(self._callback, body), JAVASCRIPT, HTTPStatus.OK
         answer = Answer(body, shown, [("Content-Type", content_type), *headers])
         client = self._request.client[:MAX_LABEL] or "direct"
@@ -374,17 +373,17 @@ class _Exchange:
 
 
 def _content_length(environ: WSGIEnvironment) -> int:
-    """As stated; gunicorn lets nothing through but digits."""
+    """The Content-Length, which gunicorn has checked; 0 if absent."""
     stated: str = environ.get("CONTENT_LENGTH", "")
     return int(stated) if stated.isdecimal() else 0
 
 
 def _is_form(content_type: str) -> bool:
-    """Whether the body is a form; else it is JSON, or refused."""
+    """Whether the body is a form; otherwise it is JSON, or refused."""
     content_type = content_type.partition(";")[0].strip().lower()
     if content_type == FORM:
         return True
-    # None given: most likely a client that sends JSON and does not say so.
+    # Without a Content-Type the body is most likely JSON.
     if content_type in ("", JSON) or content_type.endswith("+json"):
         return False
     message = f"Content-Type is {content_type[:64]!r}, expected {JSON} or {FORM}"

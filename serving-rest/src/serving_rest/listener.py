@@ -1,29 +1,29 @@
-"""The one socket that all workers accept from."""
+"""The listening socket that all workers share."""
 
 import errno
 import socket
 import struct
 import time
 
-# How long to wait for a port: workers whose master was killed need a moment to notice.
+# How long to retry a port in use: workers of a killed master close it a moment later.
 PATIENCE_S = 3.0
 
 
 class CannotListen(Exception):
-    """The address is taken or no address of this machine; the message names it."""
+    """The address is in use or not of this machine; the message names it."""
 
 
 def listen(
     host: str, port: int, read_timeout_s: float, patience_s: float = PATIENCE_S
 ) -> socket.socket:
-    """Open the one socket that all workers accept from.
+    """Open the listening socket that all workers share.
 
-    Ours, not gunicorn's, which would take five seconds and a page of log to give up. Without
-    SO_REUSEPORT on purpose: with it a second server on the port would start and share the
-    requests, and one that no longer accepts would still be handed connections.
+    gunicorn's own would retry for five seconds and log each failure. SO_REUSEPORT is not set: with
+    it a second server could share the port, and the kernel would assign connections to a process
+    that no longer accepts.
 
     Raises:
-        CannotListen: In use for longer than `patience_s`, or not to be bound at all.
+        CannotListen: In use for longer than `patience_s`, or not bindable.
     """
     deadline = time.monotonic() + patience_s
     while True:
@@ -42,7 +42,7 @@ def listen(
                     f"cannot listen on {host} port {port}: the port is in use"
                 ) from None
         time.sleep(0.05)
-    # Accepted sockets inherit it: no call per connection, and none per request.
+    # Accepted sockets inherit the timeout, which saves a system call per connection.
     seconds, fraction = divmod(read_timeout_s, 1.0)
     timeval = struct.pack("ll", int(seconds), int(fraction * 1e6))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)

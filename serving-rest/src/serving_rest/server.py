@@ -1,4 +1,4 @@
-"""gunicorn's master around the app: its configuration, and what a worker loads."""
+"""The gunicorn application: its configuration, and what a worker loads."""
 
 import gc
 import math
@@ -13,18 +13,18 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.errors import AppImportError  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry
 
-from model_runtime import MicroBatcher, ModelFolderInvalid, is_quick, load_predictor
+from model_runtime import MicroBatcher, ModelFolderInvalid, is_fast, load_predictor
 from monitoring.metrics import ServingMetrics
 from monitoring.process_tree import ProcessTree
 from monitoring.shared_metrics import SharedMetrics, absorb, share
 from serving_rest.app import Predictions, create_app
-from serving_rest.quick import Limits
+from serving_rest.connection_counts import ConnectionCounts
+from serving_rest.fast_path import Limits
 from serving_rest.settings import Settings
-from serving_rest.shares import Shares
 from serving_rest.worker import Log, Worker
 
-# Longer than Envoy keeps an idle connection to an upstream (1 h unless told otherwise): the side
-# that sends requests must be the one that closes, or a request meets a closing connection.
+# Longer than Envoy's idle timeout of upstream connections (1 h by default): if the server closed
+# first, a request could meet a closing connection.
 KEEPALIVE_S = 3660
 MAX_LINE_BYTES = 1 << 20
 MAX_HEADER_BYTES = 96 << 10
@@ -33,15 +33,15 @@ MAX_HEADERS = 64
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """One master process that keeps `settings.workers` workers alive."""
+    """A gunicorn master that runs `settings.workers` workers."""
 
     def __init__(self, settings: Settings, listener: socket.socket, metrics_dir: Path) -> None:
-        """Takes over `listener`.
+        """Create the server; it owns `listener` from here on.
 
         Args:
-            settings: Of the whole server.
-            listener: Bound and listening.
-            metrics_dir: Where the workers share their metrics; emptied already.
+            settings: The server's settings.
+            listener: A bound and listening socket.
+            metrics_dir: An empty directory for the workers' metrics.
         """
         self.settings = settings
         self.metrics_dir = metrics_dir
@@ -53,17 +53,19 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             section=MAX_HEADERS_BYTES,
             body=settings.max_body_bytes,
         )
-        # Of a worker, once it has loaded.
+        # Set in a worker by `load`.
         self.predictions: Predictions | None = None
         self.runs_engine = False
-        # Twice, and some: a worker that stops may still be there when its successor starts.
-        self.shares = Shares(2 * settings.workers + 8) if settings.workers > 1 else None
+        # More slots than workers: a stopping worker may overlap with its successor.
+        self.connection_counts = (
+            ConnectionCounts(2 * settings.workers + 8) if settings.workers > 1 else None
+        )
         self._listener_fd = listener.detach()
         super().__init__(prog="serving-rest")
 
     def load_config(self) -> None:
-        """Called by gunicorn, in the master."""
-        shared_memory = Path("/dev/shm")  # noqa: S108  # not a temporary file: gunicorn's pulse
+        """Configure gunicorn; called in the master."""
+        shared_memory = Path("/dev/shm")  # noqa: S108  # not a temporary file: gunicorn's heartbeat
         options = {
             "bind": [f"fd://{self._listener_fd}"],
             "proc_name": "serving-rest",
@@ -75,30 +77,30 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "keepalive": KEEPALIVE_S,
             "timeout": math.ceil(self.settings.silence_s),
             "graceful_timeout": math.ceil(self.settings.grace_s),
-            # Off the disk: a slow disk would look like a dead worker.
+            # In memory: a slow disk would look like a dead worker.
             "worker_tmp_dir": str(shared_memory) if os.access(shared_memory, os.W_OK) else None,
-            # The same refusals everywhere, whether or not gunicorn's C parser is installed.
+            # The same limits and errors whether or not gunicorn's C parser is installed.
             "http_parser": "python",
-            # 784 numbers in a URL are 6 to 19 KB. gunicorn allows at most 8190 bytes, or, by 0, any
-            # number: the worker's LimitedRequest has the limit.
+            # 784 numbers in a URL are 6 to 19 KB. gunicorn's limit is at most 8190 bytes, or none
+            # with 0: LimitedRequest sets it.
             "limit_request_line": 0,
             "limit_request_field_size": MAX_HEADER_BYTES,
             "limit_request_fields": MAX_HEADERS,
-            # No header of the peer changes scheme or path, so none has to be looked at.
+            # No header of the peer changes scheme or path, so none needs a check.
             "forwarded_allow_ips": "*",
             "secure_scheme_headers": {},
             "forwarder_headers": "",
             "control_socket_disable": True,
-            "pre_fork": self._give_slot,
-            "child_exit": self._forget_worker,
-            "worker_exit": self._close_worker,
+            "pre_fork": self._assign_slot,
+            "child_exit": self._absorb_worker,
+            "worker_exit": self._close_batcher,
             "on_exit": self._clean_up,
         }
         for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        """Called by gunicorn, in a worker: no engine survives a fork."""
+        """Load the model and create the app; in a worker, since no engine survives a fork."""
         settings = self.settings
         try:
             predictor = load_predictor(
@@ -107,7 +109,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         except ModelFolderInvalid as error:
             raise AppImportError(f"serving-rest: {error}") from None
         batcher = MicroBatcher(predictor, max_queue=settings.queue_limit)
-        self.runs_engine = is_quick(predictor)  # then the worker's loop starts it
+        self.runs_engine = is_fast(predictor)  # the worker's loop starts a fast one
         if not self.runs_engine:
             batcher.start()
         share(self.metrics_dir)
@@ -118,30 +120,30 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         ProcessTree(os.getppid(), "rest", every_worker)
         self.predictions = Predictions(batcher, metrics, settings)
         app = create_app(self.predictions, every_worker, lambda: self.draining)
-        # What is loaded stays: no collection looks at it again, in the middle of a request.
+        # Exempt what is loaded from later collections, which would run during requests.
         gc.collect()
         gc.freeze()
         return app
 
-    def _give_slot(self, arbiter: Arbiter, worker: "Worker") -> None:
-        """In the master, before a worker is started."""
-        if self.shares is not None:
+    def _assign_slot(self, arbiter: Arbiter, worker: "Worker") -> None:
+        """Assign a free slot; called in the master before a worker starts."""
+        if self.connection_counts is not None:
             taken = {one.slot for one in arbiter.WORKERS.values()}
-            free = (slot for slot in range(len(self.shares)) if slot not in taken)
+            free = (slot for slot in range(len(self.connection_counts)) if slot not in taken)
             worker.slot = next(free, None)
 
-    def _close_worker(self, arbiter: Arbiter, worker: "Worker") -> None:
-        """In the worker, at its end."""
+    def _close_batcher(self, arbiter: Arbiter, worker: "Worker") -> None:
+        """Close the batcher; called in a worker at its exit."""
         if self.predictions is not None:
             self.predictions.batcher.close(timeout_s=1.0)
 
-    def _forget_worker(self, arbiter: Arbiter, worker: "Worker") -> None:
-        """In the master, when a worker is gone: what it had in flight is not in flight."""
+    def _absorb_worker(self, arbiter: Arbiter, worker: "Worker") -> None:
+        """Absorb the metrics of an ended worker; called in the master."""
         absorb(self.metrics_dir, worker.pid)
-        if self.shares is not None and worker.slot is not None:
-            self.shares.leave(worker.slot)
+        if self.connection_counts is not None and worker.slot is not None:
+            self.connection_counts.clear(worker.slot)
 
     def _clean_up(self, arbiter: Arbiter) -> None:
-        """In the master, at its end."""
+        """Remove the metrics directory; called in the master at its exit."""
         if self.settings.metrics_dir is None:
             shutil.rmtree(self.metrics_dir, ignore_errors=True)

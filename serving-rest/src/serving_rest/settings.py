@@ -1,4 +1,4 @@
-"""What the environment says, read once."""
+"""Configuration from environment variables."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Self
 
 
 class SettingInvalid(ValueError):
-    """An environment variable is missing or wrong; the message names it and the limit."""
+    """An environment variable is missing or invalid; the message names it and the limit."""
 
 
 @dataclass(frozen=True)
@@ -18,25 +18,24 @@ class Settings:
     Attributes:
         model_folder: MODEL_FOLDER, required.
         model_name: MODEL_NAME; None takes the name in model.json.
-        model_engine: MODEL_ENGINE, litert or tensorflow; None takes what the folder holds.
+        model_engine: MODEL_ENGINE, litert or tensorflow; None selects by the folder's files.
         host: REST_HOST, the address to listen on.
-        port: REST_PORT; 0 takes a free one and logs it.
+        port: REST_PORT; 0 selects a free one, named in the log.
         workers: REST_WORKERS, processes; by default one per core.
-        queue_limit: REST_QUEUE_LIMIT, requests that wait for the model in one worker.
-        threads: REST_THREADS, requests that one worker answers at once and that are no plain
-            predictions; with an engine that takes long, all. By default the queue limit and some
-            more, so that the queue, not the threads, is what fills up and requests past it are
-            refused at once; a thread is only started when it is needed.
+        queue_limit: REST_QUEUE_LIMIT, maximum number of queued requests per worker.
+        threads: REST_THREADS, maximum number of threads per worker, which serve requests off the
+            fast path; with a slow engine, all requests. It exceeds the queue limit by default, so
+            that the queue fills first and refuses at once. Threads start on demand.
         max_body_bytes: REST_MAX_BODY_BYTES.
-        timeout_s: REST_TIMEOUT_S, longest wait for an answer when the gateway names no deadline.
-        read_timeout_s: REST_READ_TIMEOUT_S, how long a caller may send nothing in the middle of
-            a request: one that stalls must not keep a thread.
-        drain_delay_s: REST_DRAIN_DELAY_S, how long a stopping worker says it is not ready while
-            it still takes connections, so that health checks see it first.
-        grace_s: REST_GRACE_S, longest time for the whole stop.
-        silence_s: REST_SILENCE_S, how long a worker may give no sign of life before it is replaced.
-        metrics_dir: REST_METRICS_DIR, where the workers share their metrics; None makes a
-            fresh temporary directory.
+        timeout_s: REST_TIMEOUT_S, deadline of a request without one from the gateway.
+        read_timeout_s: REST_READ_TIMEOUT_S, longest pause within a request; a stalled caller must
+            not occupy a thread.
+        drain_delay_s: REST_DRAIN_DELAY_S, how long a stopping worker reports not ready and still
+            accepts connections, so that health checks notice first.
+        grace_s: REST_GRACE_S, maximum duration of a graceful shutdown.
+        silence_s: REST_SILENCE_S, a worker without a heartbeat for this long is replaced.
+        metrics_dir: REST_METRICS_DIR, directory of the workers' metrics; None creates a temporary
+            one.
     """
 
     model_folder: Path
@@ -57,7 +56,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Read every variable; an empty one counts as absent.
+        """Read the settings; an empty variable counts as unset.
 
         Raises:
             SettingInvalid: Names the variable, its value and what was expected.
@@ -86,7 +85,7 @@ class Settings:
 
 def _integer(env: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
     text = env.get(name) or str(default)
-    # isascii and isdigit: int() also takes "1_000", " 7" and other scripts' digits
+    # int() alone would accept "1_000", " 7" and digits of other scripts.
     if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
         raise SettingInvalid(f"{name} is {text!r}, expected an integer from {least} to {most}")
     return int(text)

@@ -1,7 +1,6 @@
-"""JSON, form and JSONP text on one side, plain values on the other: the documents of the API.
+"""Decode requests and encode responses of the API: JSON, forms and JSONP.
 
-Every error on the wire is one of `ErrorCode`; what the model refuses arrives as a ServingError,
-for whose kinds `CODE_OF_KIND` is the one table.
+Every error on the wire is an `ErrorCode`; `CODE_OF_KIND` maps the kinds of ServingError.
 """
 
 import json
@@ -20,13 +19,12 @@ from numpy.typing import NDArray
 from model_runtime import ErrorKind
 
 MAX_PUID = 256
-# The web demo's object form as plain parameters would be 784; more is a mistake or an attack.
+# The web demo's object form as single parameters has 784.
 MAX_PARAMETERS = 1024
 
-# What URL encoding makes of the commas between 784 numbers: nearly all escapes of a request.
-# Replaced at once, a tenth of the time that parse_qsl takes for two thousand escapes; it decodes
-# the others. Comma and blank mean nothing to it, and neither is "%" or a digit, so no new escape
-# comes about.
+# Escapes of the commas between 784 numbers, nearly all escapes of a request. Replacing them takes
+# a tenth of the time of parse_qsl, which decodes the others. parse_qsl does not interpret comma or
+# blank, and neither can form a new escape.
 _MOST_ESCAPES = ((b"%2C%20", b", "), (b"%2C", b","), (b"%20", b" "))
 
 _CALLBACK = re.compile(r"[A-Za-z0-9_.$]{1,128}")
@@ -42,7 +40,7 @@ _JSON_TYPES: dict[type, str] = {
 
 
 class ErrorCode(Enum):
-    """What can go wrong with a request: the error's id on the wire and its HTTP status."""
+    """Errors of the API: the id on the wire and the HTTP status."""
 
     METHOD_NOT_ALLOWED = (11, HTTPStatus.METHOD_NOT_ALLOWED)
     GENERIC = (13, HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -58,7 +56,7 @@ class ErrorCode(Enum):
     CALLBACK = (46, HTTPStatus.BAD_REQUEST)
 
     def __init__(self, error_id: int, status: HTTPStatus) -> None:
-        """Taken apart, so that neither is looked up as an index."""
+        """Unpack the value into two attributes."""
         self.error_id = error_id
         self.status = status
 
@@ -73,7 +71,7 @@ CODE_OF_KIND = {
 
 
 class RequestRefused(Exception):
-    """The request is not one that can be answered; `str(error)` is fit for the caller."""
+    """The request is invalid; `str(error)` is safe to return to the caller."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         """`message` names the field and the limit."""
@@ -82,12 +80,12 @@ class RequestRefused(Exception):
 
 
 def error_document(error_id: int, message: str, status: int) -> bytes:
-    """The error object of the contract."""
+    """Encode an error response."""
     return orjson.dumps({"error_id": error_id, "error_msg": message, "http_response": status})
 
 
 def parse_parameters(raw: bytes) -> dict[str, str]:
-    """Read a query string or a form body; of a name given twice the first value counts.
+    """Parse a query string or a form body; the first value of a repeated name counts.
 
     Raises:
         RequestRefused: Not UTF-8, or too many parameters.
@@ -113,7 +111,7 @@ def parse_parameters(raw: bytes) -> dict[str, str]:
 
 
 class Document(NamedTuple):
-    """What a caller wants scored; `puid` is None where the document has none."""
+    """A decoded request document; `puid` is None if it has none."""
 
     data: object
     puid: str | None
@@ -121,17 +119,17 @@ class Document(NamedTuple):
 
 
 def parse_document(text: str | bytes, field: str) -> Document:
-    """Read the document to score.
+    """Decode a request document.
 
     Args:
         text: JSON, `{"data": …, "meta": {"puid": …}}`; meta is optional.
-        field: What the caller calls the document, for errors: "json" or "the body".
+        field: The document's name in errors: "json" or "the body".
 
     Returns:
-        `data`, which parse_instances checks, and the puid.
+        `data`, for parse_instances, and the puid.
 
     Raises:
-        RequestRefused: Not JSON, a key twice in one object, no `data`, a `meta` of another shape.
+        RequestRefused: Not JSON, a duplicate key in an object, no `data`, an invalid `meta`.
     """
     if not text:
         raise RequestRefused(ErrorCode.BROKEN_JSON, f"{field} is empty, expected a JSON object")
@@ -152,7 +150,7 @@ def parse_document(text: str | bytes, field: str) -> Document:
         )
     if "data" not in document:
         raise RequestRefused(ErrorCode.WRONG_DATA, "data is missing, expected a list of numbers")
-    # One letter of each is found, or not, in a tenth of the time that the words take.
+    # Searching for one letter takes a tenth of the time of the whole word.
     true, false = ("r", "l") if isinstance(text, str) else (b"r", b"l")
     booleans = true in text or false in text  # type: ignore[operator]  # both texts, or both bytes
     return Document(document["data"], _puid_of(meta) if meta else None, booleans)
@@ -168,11 +166,11 @@ def _puid_of(meta: dict[str, object]) -> str | None:
 
 
 def _refuse_duplicate_keys(text: str | bytes, document: dict[str, object]) -> None:
-    """Refuse an object with a key twice: orjson keeps the last one and says nothing.
+    """Refuse duplicate keys, of which orjson silently keeps the last.
 
-    Each key has one colon. As many colons in the text as keys in the result: no key was lost,
-    which settles nearly every request at the cost of counting one character. More colons, in
-    strings, in objects further down or because a key was lost: the slow parser decides.
+    Each key has one colon. If the text has as many colons as the result has keys, no key was lost;
+    counting one character settles nearly every request. With more colons, which may stand in
+    strings or nested objects, the slow parser decides.
     """
     colons = text.count(":") if isinstance(text, str) else text.count(b":")
     keys = len(document) + sum(len(v) for v in document.values() if type(v) is dict)
@@ -182,7 +180,7 @@ def _refuse_duplicate_keys(text: str | bytes, document: dict[str, object]) -> No
         json.loads(text, object_pairs_hook=_object_without_duplicates)
     except RecursionError:
         raise RequestRefused(
-            ErrorCode.BROKEN_JSON, "Invalid JSON: nested deeper than anything expected here"
+            ErrorCode.BROKEN_JSON, "Invalid JSON: nested deeper than the parser's limit"
         ) from None
 
 
@@ -196,7 +194,7 @@ def _object_without_duplicates(pairs: list[tuple[str, object]]) -> None:
 
 
 def choose_puid(parameter: str, in_document: str | None) -> str:
-    """The caller's id for the prediction, the parameter first, or a fresh one of 40 hex digits.
+    """Choose the puid: the parameter, the document's, or a new one of 40 hex digits.
 
     Raises:
         RequestRefused: Longer than MAX_PUID characters.
@@ -213,10 +211,10 @@ def choose_puid(parameter: str, in_document: str | None) -> str:
 
 
 def check_callback(name: str) -> str:
-    """Let through what cannot be anything but a function's name.
+    """Check that the callback is a function name.
 
     Raises:
-        RequestRefused: Another character, or too long.
+        RequestRefused: Invalid characters, or too long.
     """
     if name and not _CALLBACK.fullmatch(name):
         raise RequestRefused(
@@ -226,8 +224,8 @@ def check_callback(name: str) -> str:
 
 
 def wrap(callback: str, document: bytes) -> bytes:
-    """JSONP: the call of a function with the document as its argument."""
-    # JSON may hold these two raw, JavaScript before 2019 takes them for ends of line.
+    """Wrap a document as JSONP."""
+    # JSON allows these two raw; JavaScript before 2019 treats them as line ends.
     document = document.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
     return b"%b(%b)" % (callback.encode(), document)
 
@@ -239,13 +237,12 @@ def reply(
     puid: str,
     variation: str,
 ) -> bytes:
-    """The answer to one prediction.
+    """Encode the response to a prediction.
 
-    Each score is written so that it reads back as exactly the float32 widened to a double, which
-    is what gRPC carries.
+    Each score reads back as the float32 widened to a double, as over gRPC.
 
     Args:
-        scores: Shape (classes,), or (instances, classes) of several, one after the other.
+        scores: Shape (classes,), or (instances, classes) for several instances.
         classes: Names in the order of the scores.
         model_name: For meta.modelName.
         puid: For meta.puid.

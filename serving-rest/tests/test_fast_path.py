@@ -5,7 +5,7 @@ from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
 
 from serving_rest.app import Request
-from serving_rest.quick import Limits, NotQuick, Quick, read
+from serving_rest.fast_path import Limits, NotOnFastPath, ParsedRequest, parse
 
 LIMITS = Limits(line=1 << 20, headers=64, header=96 << 10, section=1 << 20, body=1 << 20)
 BODY = b'{"data": [1]}'
@@ -20,16 +20,16 @@ def test_a_prediction_is_read_with_what_the_gateway_says_of_it() -> None:
         b"x-envoy-expected-rq-timeout-ms: 250\r\nx-request-id: 7\r\n\r\n"
     )
     data = HEAD + more + BODY
-    found = read(data + b"GET /next", LIMITS)
+    found = parse(data + b"GET /next", LIMITS)
     assert found is not None
     assert found.request == (
         *("/predict", "POST", "puid=p", "acme", "blue", "application/json", "", "250"),
     )
-    assert (found.body, found.length, found.last) == (BODY, len(data), False)
+    assert (found.body, found.consumed, found.close_after_response) == (BODY, len(data), False)
 
 
 def test_a_get_has_its_document_in_the_query() -> None:
-    found = read(b"GET /js/predict?json=%7B%7D HTTP/1.1\r\nHost: h\r\n\r\n", LIMITS)
+    found = parse(b"GET /js/predict?json=%7B%7D HTTP/1.1\r\nHost: h\r\n\r\n", LIMITS)
     assert found is not None
     assert (found.request.path, found.request.method) == ("/js/predict", "GET")
     assert (found.request.query, found.body) == ("json=%7B%7D", b"")
@@ -38,24 +38,24 @@ def test_a_get_has_its_document_in_the_query() -> None:
 @pytest.mark.parametrize("last", [True, False])
 def test_the_caller_says_whether_the_connection_stays(last: bool) -> None:
     option = b"Close" if last else b"keep-alive"
-    found = read(HEAD + b"Connection: " + option + b"\r\n\r\n" + BODY, LIMITS)
+    found = parse(HEAD + b"Connection: " + option + b"\r\n\r\n" + BODY, LIMITS)
     assert found is not None
-    assert found.last is last
+    assert found.close_after_response is last
 
 
 def test_of_two_connection_headers_the_one_that_closes_counts() -> None:
     both = b"Connection: close\r\nConnection: keep-alive\r\n\r\n"
-    found = read(HEAD + both + BODY, LIMITS)
+    found = parse(HEAD + both + BODY, LIMITS)
     assert found is not None
-    assert found.last
+    assert found.close_after_response
 
 
 @pytest.mark.parametrize("cut", [1, 30, len(HEAD), len(HEAD) + 2, len(HEAD) + 2 + len(BODY) - 1])
 def test_what_has_not_all_come_is_waited_for(cut: int) -> None:
-    assert read((HEAD + b"\r\n" + BODY)[:cut], LIMITS) is None
+    assert parse((HEAD + b"\r\n" + BODY)[:cut], LIMITS) is None
 
 
-NOT_QUICK = {
+NOT_ON_FAST_PATH = {
     "another path": b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n",
     "another spelling": b"GET /%70redict HTTP/1.1\r\nHost: h\r\n\r\n",
     "another method": b"PUT /predict HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -95,14 +95,14 @@ NOT_QUICK = {
 }
 
 
-@pytest.mark.parametrize("data", NOT_QUICK.values(), ids=NOT_QUICK)
+@pytest.mark.parametrize("data", NOT_ON_FAST_PATH.values(), ids=NOT_ON_FAST_PATH)
 def test_anything_else_is_left_to_gunicorn(data: bytes) -> None:
-    with pytest.raises(NotQuick):
-        read(data, LIMITS)
+    with pytest.raises(NotOnFastPath):
+        parse(data, LIMITS)
 
 
 def test_what_is_read_here_gunicorn_reads_alike() -> None:
-    """A byte more, less or another at every place: nothing is read otherwise, or only here."""
+    """A byte more, less or another at every place: nothing is parsed otherwise, or only here."""
     more = b"X-Empty:\r\nX-Seldon-Client: acme \r\nContent-Type:application/json\r\n\r\n"
     sound = HEAD + more + BODY
     bytes_tried = b"\0\t\n\r !#%+,-/0:;?Aa_\x7f\x80\xff"
@@ -115,8 +115,8 @@ def test_what_is_read_here_gunicorn_reads_alike() -> None:
     read_here = 0
     for data in tried:
         try:
-            found = read(data, LIMITS)
-        except NotQuick:
+            found = parse(data, LIMITS)
+        except NotOnFastPath:
             continue
         if found is not None:
             read_here += 1
@@ -124,7 +124,7 @@ def test_what_is_read_here_gunicorn_reads_alike() -> None:
     assert read_here > 500
 
 
-def read_by_gunicorn(data: bytes) -> Quick:
+def read_by_gunicorn(data: bytes) -> ParsedRequest:
     message = next(RequestParser(GUNICORN, iter([data]), ("127.0.0.1", 1)))
     head_end = data.index(b"\r\n\r\n") + 4
     headers = dict(message.headers)
@@ -140,10 +140,10 @@ def read_by_gunicorn(data: bytes) -> Quick:
         encoding=headers.get("CONTENT-ENCODING", ""),
         deadline_ms=headers.get("X-ENVOY-EXPECTED-RQ-TIMEOUT-MS", ""),
     )
-    return Quick(request, body, head_end + length, message.should_close())
+    return ParsedRequest(request, body, head_end + length, message.should_close())
 
 
 def test_a_header_with_an_underscore_names_nobody() -> None:
-    found = read(HEAD + b"x_seldon_client: root\r\n\r\n" + BODY, LIMITS)
+    found = parse(HEAD + b"x_seldon_client: root\r\n\r\n" + BODY, LIMITS)
     assert found is not None
     assert found.request.client == ""
