@@ -328,7 +328,7 @@ def test_a_wrong_checksum(installed: Path, tmp_path: Path) -> None:
     assert_refused(download(source, installed), "model.tflite fails its checksum: sha256 is")
     source = a_model(tmp_path / "model")
     done = download(source, installed, "--sha256", "0" * 64)
-    assert_refused(done, "model.json fails its checksum.*--sha256 says 000000000000")
+    assert_refused(done, "model.json fails its checksum.*--sha256 has 000000000000")
 
 
 def test_nothing_there(installed: Path, web: FileServer, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_nobody_there(installed: Path) -> None:
         ({"/tmp/out": b""}, None, "'/tmp/out', which is outside"),  # noqa: S108
         ({"model.json": b"{}"}, "link", "'link', which is a link"),
         ({"a": b""}, None, "no model.json"),
-        ({"model.json": b"{}"}, None, "no description of a model"),
+        ({"model.json": b"{}"}, None, "not a model description"),
         ({"model.json": b'{"files": {"../x": "0"}}'}, None, "'../x', outside"),
         ({"model.json": b'{"files": {"x": "0"}}'}, None, "x is missing"),
     ],
@@ -365,7 +365,7 @@ def test_a_bad_archive(
 def test_no_archive_at_all(installed: Path, tmp_path: Path) -> None:
     for name in ("a.tar.gz", "a.zip"):
         (tmp_path / name).write_bytes(b"not an archive" * 100)
-        assert_refused(download(tmp_path / name, installed), f"{name} is no whole archive")
+        assert_refused(download(tmp_path / name, installed), f"{name} is not a complete archive")
 
 
 def test_more_than_the_limit(installed: Path, tmp_path: Path) -> None:

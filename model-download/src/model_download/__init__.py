@@ -1,1 +1,1 @@
-"""Puts a model version into a model repository: checked, atomic, resumable."""
+"""Downloads a model version into a model repository: verified, atomic, resumable."""

@@ -1,4 +1,4 @@
-"""`download-model`: from a URL into a model repository."""
+"""The command `download-model`."""
 
 import sys
 from pathlib import Path
@@ -21,13 +21,13 @@ from model_download.settings import MAX_BYTES, Settings
     help="The model's folder in the repository; MODEL_TARGET.",
 )
 @click.option("--version", envvar="MODEL_VERSION", default="1", show_default=True)
-@click.option("--sha256", envvar="MODEL_SHA256", help="Of the archive, or of model.json.")
+@click.option("--sha256", envvar="MODEL_SHA256", help="Checksum of the archive, or of model.json.")
 @click.option("--max-bytes", envvar="MODEL_MAX_BYTES", default=MAX_BYTES, show_default=True)
 @click.option("--patience-s", envvar="MODEL_PATIENCE_S", default=60.0, show_default=True)
 def main(
     source: str, target: Path, version: str, sha256: str | None, max_bytes: int, patience_s: float
 ) -> None:
-    """Put a model version into TARGET/VERSION, whole or not at all; safe to run again.
+    """Download a model version into TARGET/VERSION, atomically; a repeated run is safe.
 
     SOURCE is a folder with model.json or a .tar.gz, .tgz or .zip of one: a path, file:, http:,
     https:, s3: or gs:.
@@ -40,7 +40,7 @@ def main(
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        click.echo("error: interrupted; the next run goes on where this one stopped", err=True)
+        click.echo("error: interrupted; the next run resumes the download", err=True)
         sys.exit(130)
     click.echo(f"{target / version} {'is installed' if changed else 'is there already'}")
 

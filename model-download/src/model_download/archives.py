@@ -1,4 +1,4 @@
-"""A model folder out of an archive, which may be anybody's: only plain files, only below."""
+"""Unpack an untrusted archive: only regular files, only below the folder."""
 
 import shutil
 import stat
@@ -15,50 +15,52 @@ _Member = tuple[str, int, Callable[[], IO[bytes] | None]]
 
 
 def unpack(archive: Path, name: str, folder: Path, max_bytes: int) -> None:
-    """Write every file of an archive below an empty folder.
+    """Unpack an archive into an empty folder.
 
     Args:
         archive: A .tar.gz, .tgz or .zip.
-        name: What messages call it; its ending says which.
-        folder: Where to.
-        max_bytes: The most that all files may have.
+        name: Its name in messages; the extension selects the format.
+        folder: The destination.
+        max_bytes: Maximum size of all files together.
 
     Raises:
-        ModelInvalid: It is no such archive, has links, leaves the folder or is too large.
+        ModelInvalid: Not such an archive, too large, with links or with paths outside the folder.
     """
-    left = max_bytes
+    remaining = max_bytes
     try:
         members = (
             _zipped(archive, name) if name.lower().endswith(".zip") else _tarred(archive, name)
         )
-        for member, size, opened in members:
-            left -= size
-            if left < 0:
+        for member, size, open_member in members:
+            remaining -= size
+            if remaining < 0:
                 raise ModelInvalid(
                     f"{name} unpacks to more than {max_bytes:,} bytes, the limit: raise "
-                    "MODEL_MAX_BYTES if that is right"
+                    "MODEL_MAX_BYTES if the model is that large"
                 )
             path = PurePosixPath(member)
             if path.is_absolute() or ".." in path.parts:
-                raise ModelInvalid(f"{name} has {member!r}, which is outside of its folder")
+                raise ModelInvalid(
+                    f"{name} has {member!r}, which is outside of the folder: pack it again"
+                )
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            content = opened()
+            content = open_member()
             if content is None:
                 raise ModelInvalid(f"{name} has {member!r} without content: pack it again")
             with content, target.open("xb") as output:
                 shutil.copyfileobj(content, output)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, FileExistsError) as error:
         raise ModelInvalid(
-            f"{name} is no whole archive ({type(error).__name__}): pack it again"
+            f"{name} is not a complete archive ({type(error).__name__}): pack it again"
         ) from error
 
 
 def model_root(folder: Path) -> Path:
-    """Where model.json is: in the folder, or in the one folder that it has.
+    """Return the folder that has model.json: `folder` or its only subfolder.
 
     Raises:
-        ModelInvalid: In neither.
+        ModelInvalid: Neither has it.
     """
     inner = [one for one in folder.iterdir() if one.is_dir()]
     for candidate in (folder, *inner[:1]):
@@ -78,12 +80,12 @@ def _tarred(archive: Path, name: str) -> Iterator[_Member]:
 
 
 def _zipped(archive: Path, name: str) -> Iterator[_Member]:
-    with zipfile.ZipFile(archive) as packed:
-        for member in packed.infolist():
+    with zipfile.ZipFile(archive) as zipped:
+        for member in zipped.infolist():
             if member.is_dir():
                 continue
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
                 raise ModelInvalid(f"{name} has {member.filename!r}, which is a link or a device")
-            # Its own word for the size may be a lie: reading stops there.
-            yield member.filename, member.file_size, lambda one=member: packed.open(one)  # type: ignore[misc]
+            # The declared size may be wrong: reading stops there.
+            yield member.filename, member.file_size, lambda one=member: zipped.open(one)  # type: ignore[misc]

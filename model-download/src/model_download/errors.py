@@ -1,29 +1,29 @@
-"""The one tree of errors that a download can end in.
+"""Exceptions of a download.
 
     DownloadFailed
-    ├── SettingInvalid    an option is missing or wrong
-    ├── SourceFailed      the source does not give what was asked for
-    ├── ModelInvalid      what it gave is not what model.json or --sha256 says
-    └── TargetFailed      it cannot be written here
+    ├── SettingInvalid    an option is missing or invalid
+    ├── SourceFailed      the source is unreachable or refuses
+    ├── ModelInvalid      the files do not match model.json or --sha256
+    └── TargetFailed      the model repository is not writable
 
-Each message is one sentence with the next step, and has no secret of a URL in it. After any of
-them the version that was there before is there still.
+Each message is one sentence with the next step, without the secrets of a URL. A failed download
+leaves the installed version unchanged.
 """
 
 
 class DownloadFailed(Exception):
-    """The version was not installed; `str(error)` is for the operator."""
+    """The version was not installed; `str(error)` addresses the operator."""
 
 
 class SettingInvalid(DownloadFailed):
-    """An option or variable is missing or wrong; the message names it and the limit."""
+    """An option or variable is missing or invalid; the message names it and the limit."""
 
 
 class SourceFailed(DownloadFailed):
-    """The source cannot be reached, or refuses.
+    """The source is unreachable or refuses.
 
     Attributes:
-        transient: Whether the same request may succeed soon.
+        transient: Whether a retry may succeed.
     """
 
     def __init__(self, message: str, transient: bool = False) -> None:
@@ -32,8 +32,8 @@ class SourceFailed(DownloadFailed):
 
 
 class ModelInvalid(DownloadFailed):
-    """A checksum, model.json or an archive is wrong."""
+    """A checksum, model.json or an archive is invalid."""
 
 
 class TargetFailed(DownloadFailed):
-    """The model repository cannot be written."""
+    """The model repository is not writable."""

@@ -1,4 +1,4 @@
-"""A version from its source into the repository: beside the old one, checked, then exchanged."""
+"""Install a version into the repository: download beside the old one, verify, then exchange."""
 
 import ctypes
 import errno
@@ -20,29 +20,29 @@ from model_download.sources import Source
 
 DESCRIPTION = "model.json"
 
-_EXCHANGE = 2  # renameat2's RENAME_EXCHANGE
-_HERE = -100  # AT_FDCWD
-# Where the file system cannot exchange two folders, such as NFS.
-_CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+_RENAME_EXCHANGE = 2  # flag of renameat2
+_AT_FDCWD = -100  # paths relative to the working directory
+# Errors of file systems that cannot exchange two folders, such as NFS.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 def install(settings: Settings, progress: Progress) -> bool:
-    """Have `settings.target`/`settings.version` be the model that the source has.
+    """Install the source's model as `settings.target`/`settings.version`.
 
-    Readers see the old version or the new one, whole. What a broken download has left is used by
-    the next; a failed one leaves the old version as it was.
+    Readers see either the old version or the complete new one. An interrupted download is resumed
+    by the next; a failed one leaves the old version unchanged.
 
     Returns:
-        Whether anything was changed; False when it is there already.
+        Whether the version changed; False if it is installed already.
 
     Raises:
-        DownloadFailed: One sentence.
+        DownloadFailed: The message is one sentence.
     """
     version = settings.target / settings.version
     staging = settings.target / f".{settings.version}.download"
     try:
         settings.target.mkdir(parents=True, exist_ok=True)
-        with _alone(settings.target / f".{settings.version}.lock", progress):
+        with _locked(settings.target / f".{settings.version}.lock", progress):
             staging.mkdir(exist_ok=True)
             source = Source(settings.source, settings.patience_s, progress)
             folder = (
@@ -54,13 +54,13 @@ def install(settings: Settings, progress: Progress) -> bool:
                 shutil.rmtree(staging)
                 return False
             _sync(folder)
-            _put(folder, version, progress)
+            _publish(folder, version, progress)
             shutil.rmtree(staging, ignore_errors=True)
             return True
     except OSError as error:
         where = error.filename or settings.target
         raise TargetFailed(
-            f"{where} cannot be written ({error.strerror}): check its owner and the space left"
+            f"{where} cannot be written ({error.strerror}): check its owner and the free space"
         ) from error
 
 
@@ -83,39 +83,39 @@ def _from_archive(source: Source, settings: Settings, staging: Path) -> Path:
 def _from_folder(source: Source, settings: Settings, staging: Path) -> Path:
     folder = staging / "folder"
     folder.mkdir(exist_ok=True)
-    # Never gone on with: it says what all else is to be, and may be another by now.
+    # Never resumed: it lists all other files, and the source may have changed it.
     description = folder / DESCRIPTION
     description.unlink(missing_ok=True)
-    left = settings.max_bytes
-    source.fetch(DESCRIPTION, description, left)
+    remaining = settings.max_bytes
+    source.fetch(DESCRIPTION, description, remaining)
     if settings.sha256 is not None:
         _verify(description, settings.sha256, source.shown(DESCRIPTION), "--sha256")
     files = _files(description)
     for file, checksum in files.items():
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        left -= description.stat().st_size
+        remaining -= description.stat().st_size
         if not (path.is_file() and _sha256(path) == checksum):
             part = staging / f"{checksum[:32]}.part"
-            source.fetch(file, part, left)
+            source.fetch(file, part, remaining)
             _verify(part, checksum, source.shown(file), DESCRIPTION)
             part.replace(path)
-        left -= path.stat().st_size
+        remaining -= path.stat().st_size
     for stray in [one for one in folder.rglob("*") if one.is_file()]:
         if str(stray.relative_to(folder)) not in {DESCRIPTION, *files}:
-            stray.unlink()  # of an earlier try, when the source had another model
+            stray.unlink()  # of an earlier attempt, when the source had another model
     return folder
 
 
 def _files(description: Path) -> dict[str, str]:
-    """Checksums by path, as model.json has them."""
+    """The checksums in model.json, by path."""
     try:
         document = orjson.loads(description.read_bytes())
         files = document["files"]
         found = {str(file): str(checksum) for file, checksum in files.items()}
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ModelInvalid(
-            f"{DESCRIPTION} is no description of a model: files is missing or it is no JSON"
+            f"{DESCRIPTION} is not a model description, expected JSON with files"
         ) from error
     for file in found:
         path = PurePosixPath(file)
@@ -126,14 +126,14 @@ def _files(description: Path) -> dict[str, str]:
     return found
 
 
-def _verify(path: Path, checksum: str, name: str, said_by: str) -> None:
+def _verify(path: Path, checksum: str, name: str, reference: str) -> None:
     if not path.is_file():
-        raise ModelInvalid(f"{name} is missing, and {said_by} names it: pack the model again")
+        raise ModelInvalid(f"{name} is missing, expected it from {reference}: pack the model again")
     actual = _sha256(path)
     if actual != checksum:
-        path.unlink()  # nothing to go on with
+        path.unlink()  # a resumed download would fail again
         raise ModelInvalid(
-            f"{name} fails its checksum: sha256 is {actual[:12]}…, {said_by} says "
+            f"{name} fails its checksum: sha256 is {actual[:12]}…, {reference} has "
             f"{checksum[:12]}…; try again, or correct the source"
         )
 
@@ -144,7 +144,7 @@ def _sha256(path: Path) -> str:
 
 
 def _is_installed(version: Path, folder: Path) -> bool:
-    """Whether the version has this description and its files are what that says."""
+    """Whether the version has the same description, and files that match it."""
     try:
         if (version / DESCRIPTION).read_bytes() != (folder / DESCRIPTION).read_bytes():
             return False
@@ -155,7 +155,7 @@ def _is_installed(version: Path, folder: Path) -> bool:
 
 
 def _sync(folder: Path) -> None:
-    """Have everything on the disk before its name says so."""
+    """Flush the folder to disk, before its rename."""
     for path in [folder, *folder.rglob("*")]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -164,12 +164,12 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _put(folder: Path, version: Path, progress: Progress) -> None:
-    """Give the new folder its name; what had it goes to the new folder's old place."""
+def _publish(folder: Path, version: Path, progress: Progress) -> None:
+    """Rename the folder to the version; an existing version is exchanged with it."""
     if not version.exists():
         folder.rename(version)
-    elif not _exchanged(folder, version):
-        progress.say(f"{version.parent} cannot exchange folders: for a moment there is no version")
+    elif not _exchange(folder, version):
+        progress.log(f"{version.parent} cannot exchange folders: the version is briefly absent")
         aside = version.with_name(f".{version.name}.old")
         shutil.rmtree(aside, ignore_errors=True)
         version.rename(aside)
@@ -182,26 +182,31 @@ def _put(folder: Path, version: Path, progress: Progress) -> None:
         os.close(descriptor)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
-    """Exchange two folders at once; False where that cannot be done."""
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders atomically; False if the system does not support it."""
     system = ctypes.CDLL(None, use_errno=True)
     if not hasattr(system, "renameat2"):
         return False
-    if system.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0:
+    if (
+        system.renameat2(
+            _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+        )
+        == 0
+    ):
         return True
     number = ctypes.get_errno()
-    if number in _CANNOT:
+    if number in _UNSUPPORTED:
         return False
     raise OSError(number, os.strerror(number), str(other))
 
 
 @contextmanager
-def _alone(path: Path, progress: Progress) -> Iterator[None]:
-    """Wait for another download of the same version to end."""
+def _locked(path: Path, progress: Progress) -> Iterator[None]:
+    """Lock the version against concurrent downloads."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.say("another download of this version is running: waiting for it")
+            progress.log("another download of this version is running: waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""What is to be downloaded, and where to."""
+"""Settings of a download."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Settings:
-    """One download.
+    """Source, destination and limits of a download.
 
     Attributes:
         source: MODEL_SOURCE, a folder with model.json, or a .tar.gz, .tgz or .zip of one: a path
@@ -23,8 +23,8 @@ class Settings:
         target: MODEL_TARGET, the model's folder in the repository; versions are its subfolders.
         version: MODEL_VERSION, the subfolder's name.
         sha256: MODEL_SHA256, of the archive or of model.json; None trusts the source.
-        max_bytes: MODEL_MAX_BYTES, for what is downloaded and for what is unpacked.
-        patience_s: MODEL_PATIENCE_S, how long the source may give nothing before that is an error.
+        max_bytes: MODEL_MAX_BYTES, maximum size of the download, and of the unpacked files.
+        patience_s: MODEL_PATIENCE_S, how long to retry without receiving new bytes.
     """
 
     source: str
@@ -35,7 +35,7 @@ class Settings:
     patience_s: float = 60.0
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             SettingInvalid: Names the option, its value and what was expected.

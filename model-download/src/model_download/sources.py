@@ -1,4 +1,4 @@
-"""Where a model comes from: one file at a time, from the byte that is wanted, with retries."""
+"""Fetch files of a source: resumable, with retries."""
 
 import os
 import re
@@ -25,12 +25,12 @@ from model_download.progress import Progress
 PROTOCOLS = ("file", "http", "https", "s3", "gs")
 ARCHIVES = (".tar.gz", ".tgz", ".zip")
 
-# What one request asks for, and so what a broken connection costs at most.
+# Bytes per request, the most that a broken connection loses.
 _BLOCK = 4 << 20
-_SILENCE_S = 60.0
-_LONGEST_WAIT_S = 20.0
+_TIMEOUT_S = 60.0
+_MAX_BACKOFF_S = 20.0
 
-_PASSING_STATUS = {408, 425, 429}
+_TRANSIENT_STATUS = {408, 425, 429}
 _PERMANENT = (
     FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError,
     ssl.SSLCertVerificationError,
@@ -44,14 +44,14 @@ def protocol_of(source: str) -> str:
 
 
 def shown(source: str) -> str:
-    """`source` without what may be a secret: user, password, query and fragment."""
+    """`source` without secrets: user, password, query and fragment."""
     if protocol_of(source) == "file":
         return source
     return re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", source)[0])
 
 
 class Source:
-    """A folder or an archive; nothing is asked for until a file is fetched."""
+    """A folder or an archive; it connects at the first `fetch`."""
 
     def __init__(self, source: str, patience_s: float, progress: Progress) -> None:
         self._protocol = protocol_of(source)
@@ -62,7 +62,7 @@ class Source:
             self._location = _local_path(source)
         elif self._protocol in ("http", "https"):
             scheme, host, path, self._query, _ = urlsplit(source)
-            # As it was written where it is a URL already: a signature is of the very letters.
+            # Existing escapes stay as they are: a signature covers the exact characters.
             self._location = urlunsplit(
                 (scheme, host, quote(path, safe="/%:@!$&'()*+,;=~"), "", "")
             )
@@ -72,32 +72,32 @@ class Source:
 
     @property
     def is_archive(self) -> bool:
-        """Whether it is one file that holds the folder."""
+        """Whether the source is an archive of the folder."""
         return self._location.lower().endswith(ARCHIVES)
 
     def shown(self, file: str | None = None) -> str:
-        """What messages call a file of the folder, or the archive itself."""
+        """The name of a file, or of the source itself, in messages."""
         return shown(self._address(file))
 
     def fetch(self, file: str | None, part: Path, max_bytes: int) -> None:
-        """Make `part` the whole file, beginning with the bytes that it has already.
+        """Download a file into `part`, resuming after the bytes that it has.
 
-        What fails in passing is tried again until nothing has come for the time of patience.
+        Transient errors are retried until no new bytes have arrived for `patience_s`.
 
         Args:
-            file: Its path in the folder; None is the source itself.
-            part: Where it is put.
-            max_bytes: The most it may have.
+            file: Path in the folder; None is the source itself.
+            part: The destination.
+            max_bytes: Maximum size.
 
         Raises:
-            SourceFailed: It is not there, refused, or does not come.
-            ModelInvalid: It is larger.
-            TargetFailed: `part` cannot be written.
+            SourceFailed: The file does not exist, or the source refuses or is unreachable.
+            ModelInvalid: The file is larger than `max_bytes`.
+            TargetFailed: `part` is not writable.
         """
         farthest = -1
 
-        def read_on() -> bool:
-            """Whether that was all; False where the source broke off after new bytes."""
+        def resume() -> bool:
+            """Return True at the end; False if the source failed after new bytes."""
             nonlocal farthest
             with _writing(part), part.open("ab") as output:
                 try:
@@ -105,38 +105,38 @@ class Source:
                         if output.tell() + len(chunk) > max_bytes:
                             raise ModelInvalid(
                                 f"{self.shown(file)} is larger than the {max_bytes:,} bytes that "
-                                "are left of the limit: raise MODEL_MAX_BYTES if that is right"
+                                "remain of the limit: raise MODEL_MAX_BYTES if the model is larger"
                             )
                         output.write(chunk)
-                        self._progress.reached(output.tell())
+                        self._progress.update(output.tell())
                 except SourceFailed as error:
-                    came, farthest = output.tell() > farthest, max(farthest, output.tell())
-                    if error.transient and came:
+                    progressed, farthest = output.tell() > farthest, max(farthest, output.tell())
+                    if error.transient and progressed:
                         return False
                     raise
                 output.flush()
                 os.fsync(output.fileno())
             return True
 
-        while not self._retrying()(read_on):
+        while not self._retrying()(resume):
             pass
 
     def _retrying(self) -> Retrying:
-        def say(state: RetryCallState) -> None:
+        def log(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
             seconds = state.next_action.sleep if state.next_action else 0
-            self._progress.say(f"{error} (trying again in {seconds:.0f} s)")
+            self._progress.log(f"{error} (retrying in {seconds:.0f} s)")
 
         return Retrying(
             retry=retry_if_exception(lambda e: isinstance(e, SourceFailed) and e.transient),
             stop=stop_after_delay(self._patience_s),
-            wait=wait_random_exponential(max=min(_LONGEST_WAIT_S, self._patience_s / 4)),
-            before_sleep=say,
+            wait=wait_random_exponential(max=min(_MAX_BACKOFF_S, self._patience_s / 4)),
+            before_sleep=log,
             reraise=True,
         )
 
     def _chunks(self, file: str | None, output: BinaryIO) -> Iterator[bytes]:
-        """What follows on the bytes in `output`, which is emptied where that cannot be had."""
+        """Yield the bytes after those in `output`, which is truncated if it cannot be resumed."""
         address = self._address(file)
         with self._reading(file):
             fs = self._file_system()
@@ -144,7 +144,7 @@ class Source:
         start = output.seek(0, os.SEEK_END)
         if size is not None and start > size:
             start = output.truncate(0)
-        self._progress.begin(self.shown(file).rpartition("/")[2], size, start)
+        self._progress.start(self.shown(file).rpartition("/")[2], size, start)
         if start and start == size:
             return
         with self._reading(file):
@@ -161,17 +161,17 @@ class Source:
                     break
                 yield chunk
         if size is not None and output.tell() < size:
-            raise SourceFailed(f"{self.shown(file)} broke off", transient=True)
+            raise SourceFailed(f"{self.shown(file)} ended early", transient=True)
 
     def _open(self, fs: Any, address: str, start: int) -> Any:
-        """The remote file at byte `start`; from the first on, HTTP needs no ranges."""
-        web = self._protocol in ("http", "https")
+        """Open the remote file at byte `start`; HTTP needs ranges only beyond the first byte."""
+        is_http = self._protocol in ("http", "https")
         remote = fs.open(
-            address, "rb", block_size=0 if web and not start else _BLOCK, cache_type="none"
+            address, "rb", block_size=0 if is_http and not start else _BLOCK, cache_type="none"
         )
         try:
             remote.seek(start)
-            if web and start:
+            if is_http and start:
                 remote.read(1)
                 remote.seek(start)
         except ValueError:
@@ -205,12 +205,12 @@ class Source:
         except (SourceFailed, _NoRanges):
             raise
         except Exception as error:
-            # The libraries have no error in common.
+            # The libraries have no common base class of errors.
             raise _failure(self.shown(file), error) from error
 
 
 class _NoRanges(Exception):
-    """The server gives a file from its beginning only."""
+    """The server does not support range requests."""
 
 
 def _local_path(source: str) -> str:
@@ -223,18 +223,18 @@ def _file_system(protocol: str) -> Any:
     if protocol in ("http", "https"):
         from aiohttp import ClientTimeout
 
-        timeout = ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
+        timeout = ClientTimeout(total=None, sock_connect=_TIMEOUT_S, sock_read=_TIMEOUT_S)
         # trust_env: HTTP_PROXY and .netrc, as with other tools.
         options = {"encoded": True, "client_kwargs": {"timeout": timeout, "trust_env": True}}
     elif protocol == "gs":
-        # One plain way of reading for every bucket, without asking for its kind over gRPC first.
+        # Read every bucket over HTTP, without a gRPC request for its type first.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         options = {"access": "read_only"}
     return fsspec.filesystem(protocol, skip_instance_cache=True, **options)
 
 
 def _failure(name: str, error: Exception) -> SourceFailed:
-    """One sentence for what a library raised; its own words may hold the URL with its secrets."""
+    """Create the error for a library's exception, whose message may hold secrets of the URL."""
     causes = list(_causes(error))
 
     def has(test: Callable[[BaseException], bool]) -> bool:
@@ -246,7 +246,7 @@ def _failure(name: str, error: Exception) -> SourceFailed:
     status = next(filter(None, map(_status, causes)), None)
     if named("Credential"):
         return SourceFailed(
-            f"{name} needs credentials and there are none: set those of its cloud in the "
+            f"{name} needs credentials, found none: set those of its cloud in the "
             "environment, or for a public bucket FSSPEC_S3_ANON=true or FSSPEC_GS_TOKEN=anon"
         )
     if status in (401, 403) or has(lambda cause: str(cause).startswith("Forbidden")):
@@ -256,8 +256,8 @@ def _failure(name: str, error: Exception) -> SourceFailed:
     if status == 404:
         return SourceFailed(f"{name} does not exist (404): check --source")
     if status is not None:
-        passing = status in _PASSING_STATUS or status >= 500
-        return SourceFailed(f"{name} cannot be read: the server answers {status}", passing)
+        transient = status in _TRANSIENT_STATUS or status >= 500
+        return SourceFailed(f"{name} cannot be read: the server returned {status}", transient)
     if named("Certificate") or has(lambda cause: isinstance(cause, ssl.SSLCertVerificationError)):
         return SourceFailed(
             f"{name} cannot be read: the server's certificate is not trusted here, set "
@@ -268,9 +268,11 @@ def _failure(name: str, error: Exception) -> SourceFailed:
             f"{name} cannot be read: the connection is refused, does the server run there?", True
         )
     if named("DNS") or has(lambda cause: isinstance(cause, socket.gaierror)):
-        return SourceFailed(f"{name} cannot be read: its host has no address, check --source", True)
+        return SourceFailed(
+            f"{name} cannot be read: its host does not resolve, check --source", True
+        )
     if named("Timeout"):
-        return SourceFailed(f"{name} cannot be read: the server is silent, try again later", True)
+        return SourceFailed(f"{name} cannot be read: the server timed out, try again later", True)
     if has(lambda cause: isinstance(cause, PermissionError)):
         return SourceFailed(f"{name} is refused: check the permissions and credentials to read it")
     if has(lambda cause: isinstance(cause, FileNotFoundError | NotADirectoryError)):
@@ -295,7 +297,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _status(error: BaseException) -> int | None:
     """The HTTP status: aiohttp's, botocore's or gcsfs's."""
     if type(error).__module__ == "aiohttp.http_exceptions":
-        return None  # its code of a connection that broke off is 400, which no server said
+        return None  # aiohttp reports 400 for a broken connection
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
