@@ -172,7 +172,7 @@ check: setup-dev  ## Lint, formatting, types, spelling, declared dependencies
 check-wheels: setup  ## Check that setup needs no compiler, on each supported Python (asks the package index)
 	$(BIN)/python tools/check_wheels.py
 
-sbom: setup-dev  ## SBOMs (CycloneDX) in build/sbom: of .venv, and with IMAGES=1 of the built images: REGISTRY= TAG= TOOL=
+sbom: setup .venv-sbom/.ready  ## SBOMs (CycloneDX) in build/sbom: of .venv, and with IMAGES=1 of the built images: REGISTRY= TAG= TOOL=
 	@$(BIN)/python tools/sbom.py $(if $(IMAGES),--images) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) $(if $(TOOL),--tool $(TOOL))
 
 # Modules run side by side, each in one process: their servers are shared within a module.
@@ -190,7 +190,7 @@ test-truth: setup-dev  ## Measurements against known truth, over real time: seri
 test-tensorflow: setup-tensorflow  ## Training, quantization and the TensorFlow engine
 	$(BIN)/pytest -m tensorflow
 
-test-images: setup-dev  ## Build the images without a registry, run the stack in containers (podman, mmdebstrap)
+test-images: setup-dev .venv-sbom/.ready  ## Build the images without a registry, run the stack in containers (podman, mmdebstrap)
 	$(BIN)/pytest -m images tests/images
 
 test-python313: setup-dev  ## The tests of the servers and their packages on Debian 13's Python 3.13 (podman, mmdebstrap)
@@ -210,5 +210,11 @@ test-all:  ## Every tier that this machine can run, then each one's wall time
 	.venv-s3/bin/pip install --disable-pip-version-check -c constraints.txt -e './model-download[s3,gs]' 'moto[server]'
 	@touch $@
 
+# In .venv jsonschema would take 8 s to import: cyclonedx-bom requires its extra "format-nongpl".
+.venv-sbom/.ready: constraints.txt
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/pip install --disable-pip-version-check -c constraints.txt cyclonedx-bom
+	@touch $@
+
 clean:  ## Remove the environments, .peers and caches (make undeploy first)
-	rm -rf .venv .venv-s3 .peers .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-s3 .venv-sbom .peers .mypy_cache .ruff_cache .pytest_cache

@@ -12,12 +12,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-from packageurl import PackageURL
+from urllib.parse import quote, urlencode
 
 from deploy.errors import DeployError
 from deploy.images import IMAGES, find_tool
@@ -25,6 +24,8 @@ from deploy.images import IMAGES, find_tool
 ROOT = Path(__file__).parents[1]
 PROJECT = "prediction-services"
 ENVIRONMENT = "environment"
+# cyclonedx-py has an environment of its own: what it brings makes `import jsonschema` take seconds.
+CYCLONEDX = ROOT / ".venv-sbom" / "bin" / "python"
 
 Component = dict[str, Any]
 Document = dict[str, Any]
@@ -41,9 +42,11 @@ class SbomFailed(Exception):
 
 def of_environment(python: str, environ: dict[str, str], options: Sequence[str] = ()) -> Document:
     """What cyclonedx-py finds in the environment of an interpreter."""
+    if not CYCLONEDX.exists():
+        raise SbomFailed(f"{CYCLONEDX} does not exist; run make .venv-sbom/.ready")
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"),
+            *(str(CYCLONEDX), "-m", "cyclonedx_py", "environment", "--output-reproducible"),
             *("--spec-version", "1.6", "--no-validate", *options, python),
         ],
         env=environ,
@@ -89,7 +92,7 @@ def of_image(tool: str, reference: str) -> Document:
 
 def named(document: Document, name: str, kind: str) -> Document:
     """The document with its subject in the metadata."""
-    full, released = f"{PROJECT}/{name}", version("prediction-services-deploy")
+    full, released = f"{PROJECT}/{name}", metadata.version("prediction-services-deploy")
     subject = {"bom-ref": full, "type": kind, "name": full, "version": released}
     document.setdefault("metadata", {})["component"] = subject
     return document
@@ -135,17 +138,14 @@ def distribution_packages(status: str, release: str) -> Iterator[Component]:
         qualifiers = {"arch": field["Architecture"]}
         if codename := system.get("VERSION_CODENAME"):
             qualifiers["distro"] = codename
-        yield _component(
-            PackageURL(
-                "deb", system.get("ID", "debian"), field["Package"], field["Version"], qualifiers
-            )
-        )
+        place = f"deb/{system.get('ID', 'debian')}"
+        yield _component(place, field["Package"], field["Version"], qualifiers)
 
 
 def interpreter(configuration: str) -> Iterator[Component]:
     """Python itself, by the pyvenv.cfg of the image's environment."""
     if match := re.search(r"^version = (.+)$", configuration, re.MULTILINE):
-        yield _component(PackageURL("generic", None, "cpython", match[1]), "application")
+        yield _component("generic", "cpython", match[1], kind="application")
 
 
 def envoy(tool: str, reference: str) -> Component:
@@ -156,14 +156,21 @@ def envoy(tool: str, reference: str) -> Component:
     match = re.search(r"version: \w+/([\w.-]+)/", printed)
     if match is None:
         raise SbomFailed(f"{reference}: `envoy --version` printed {printed!r}, expected a version")
-    return _component(PackageURL("github", "envoyproxy", "envoy", match[1]), "application")
+    return _component("github/envoyproxy", "envoy", match[1], kind="application")
 
 
-def _component(url: PackageURL, kind: str = "library") -> Component:
-    text = url.to_string()
-    return {
-        "bom-ref": text, "type": kind, "name": url.name, "version": url.version, "purl": text,
-    }  # fmt: skip
+def _component(
+    place: str,
+    name: str,
+    version: str,
+    qualifiers: Mapping[str, str] | None = None,
+    kind: str = "library",
+) -> Component:
+    """A component with its package URL."""
+    url = f"pkg:{place}/{quote(name)}@{quote(version, safe=':')}"
+    if qualifiers:
+        url += f"?{urlencode(qualifiers)}"
+    return {"bom-ref": url, "type": kind, "name": name, "version": version, "purl": url}
 
 
 def _run(*command: str) -> str:
@@ -187,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "sbom", metavar="FOLDER")
     parser.add_argument("--images", action="store_true", help="also of each image, built before")
     parser.add_argument("--registry", default="localhost")
-    parser.add_argument("--tag", default=version("prediction-services-deploy"))
+    parser.add_argument("--tag", default=metadata.version("prediction-services-deploy"))
     parser.add_argument("--tool", choices=("docker", "podman"))
     given = parser.parse_args(arguments)
     try:
