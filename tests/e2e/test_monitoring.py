@@ -133,13 +133,20 @@ def test_a_dashboard_variable_has_values(
         if one["name"] == variable
     }
     metric, label = asked.removeprefix("label_values(").removesuffix(")").split(", ")
-    answer = requests.get(
-        f"http://127.0.0.1:{watched.prometheus_port}/api/v1/label/{label}/values",
-        params={"match[]": metric},
-        timeout=10,
-    )
-    found = answer.json()["data"]
-    assert found == values if values else any(one.startswith("grpc_") for one in found)
+
+    def found() -> list[str]:
+        answer = requests.get(
+            f"http://127.0.0.1:{watched.prometheus_port}/api/v1/label/{label}/values",
+            params={"match[]": metric},
+            timeout=10,
+        )
+        listed: list[str] = answer.json()["data"]
+        return listed
+
+    if values:
+        eventually(lambda: found() == values, f"the values {values} of {variable}")
+    else:
+        eventually(lambda: any(one.startswith("grpc_") for one in found()), "a gRPC cluster")
 
 
 def test_status_names_the_prometheus_and_its_rules_are_loaded(watched: Stack) -> None:
