@@ -23,6 +23,7 @@ import numpy as np
 from loadtest import crossing, judgement
 from loadtest.errors import SettingInvalid
 from loadtest.slo import LATENCIES, WORST, Slo
+from monitoring.limits import GENERATOR_CPU
 
 MAX_PROBES = 12
 CONVERGED = 1.045  # high / low of a converged bracket: four bisections of a doubling
@@ -96,7 +97,7 @@ class Probe:
             requests=figures["requests"],
             failures=figures["failures"],
             invalid_because=tuple(figures["invalid_because"]),
-            server_behind=not kept_up and busy <= judgement.BUSY,
+            server_behind=not kept_up and busy <= GENERATOR_CPU,
             only_late=judgement.is_late(figures) and len(figures["invalid_because"]) == 1,
             server_cpu_ms=server_cpu_ms,
         )

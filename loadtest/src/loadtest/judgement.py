@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-BUSY = 0.85  # of one core, the maximum of a Python process
-CALM = 0.5
-LAG_P99_MS = 1.0
-LAG_P99_MS_AT_WORK = 5.0  # above CALM, where requests queue behind the generator's own work
+from monitoring.limits import (
+    DISPATCH_LAG_P99_LOADED_S,
+    DISPATCH_LAG_P99_S,
+    GENERATOR_CPU,
+    LIGHT_CPU,
+)
+
 ACHIEVED = 0.99
 
 
@@ -20,10 +23,10 @@ def faults(figures: Mapping[str, Any]) -> list[str]:
     """
     found = []
     share = figures["client_cpu"]["busiest_share_of_a_core"]
-    if share is not None and share > BUSY:
+    if share is not None and share > GENERATOR_CPU:
         found.append(
             f"generator CPU utilization is {share * 100:.0f} %, expected at most "
-            f"{BUSY * 100:.0f} %; use more load generators (WORKERS=) or a lower rate"
+            f"{GENERATOR_CPU * 100:.0f} %; use more load generators (WORKERS=) or a lower rate"
         )
     offered = figures.get("offered")
     if offered:
@@ -39,7 +42,8 @@ def is_late(figures: Mapping[str, Any]) -> bool:
 
 
 def _lag_limit_ms(share: float) -> float:
-    return LAG_P99_MS if share <= CALM else LAG_P99_MS_AT_WORK
+    limit_s = DISPATCH_LAG_P99_S if share <= LIGHT_CPU else DISPATCH_LAG_P99_LOADED_S
+    return limit_s * 1000
 
 
 def _of_schedule(figures: Mapping[str, Any], offered: Mapping[str, Any]) -> list[str]:
