@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-IGNORED = {".git", ".venv", ".peers", ".pytest_cache", "results", "manifests"}
+IGNORED = {"build", "results", "manifests"}
 MARKED = re.compile(r"(<!-- figure: ([\w-]+) -->)(.*?)(<!-- /figure -->)", re.DOTALL)
 
 
@@ -50,7 +50,13 @@ def fill(text: str, known: dict[str, str]) -> str:
 
 def pages() -> list[Path]:
     """Return every Markdown page of the repository."""
-    folders = (path for path in ROOT.iterdir() if path.is_dir() and path.name not in IGNORED)
+    folders = (
+        path
+        for path in ROOT.iterdir()
+        if path.is_dir()
+        and path.name not in IGNORED
+        and (path.name == ".github" or path.name[0] != ".")
+    )
     below = (page for folder in folders for page in folder.rglob("*.md"))
     return sorted([*ROOT.glob("*.md"), *below])
 
