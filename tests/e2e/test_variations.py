@@ -23,7 +23,7 @@ from model_runtime.digits import held_out
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 CALLERS = 4
-REQUESTS = 20_000
+REQUESTS = 5_000
 # Of each of eight draws: by chance one run in 12,000 fails.
 CERTAINTY = 0.99999
 DIGIT = held_out().images[0]
