@@ -111,9 +111,9 @@ def latency_by_hop(*names: str) -> tuple[timeseries.Panel, ...]:
             timeseries_panel(
                 f"{name.replace('_', '.')} latency by hop",
                 SECONDS,
-                "Latency at each place where it is measured; the client includes the gateway, the "
-                "gateway includes the server. The gateway's resolution is 1 ms. If it rises, "
-                "find the innermost hop that rises with it.",
+                "Client latency includes the gateway's, gateway latency includes the server's. The "
+                "gateway's resolution is 1 ms. If it rises, find the innermost hop that rises "
+                "with it.",
                 (by_hop, "{{hop}} {{protocol}} {{variation}}"),
             )
         )
@@ -141,24 +141,25 @@ def prediction_serving() -> Dashboard:
             "Error ratio",
             RATIO,
             ERRORS,
-            "Server errors per request over 5 minutes; client errors do not count. Yellow: above "
-            "the objective. Red: fast enough to page; check the status codes.",
+            "Share of requests with a server error over 5 minutes; client errors do not count. "
+            f"Yellow: above the SLO of {limits.SLO_ERROR_RATIO:.1%}. Red: a burn rate that pages; "
+            "check the status codes.",
             (rules.error_ratio("5m", match=VARIATION), "{{protocol}}"),
         ),
         stat_panel(
             "p99 latency",
             SECONDS,
             LATENCY,
-            "p99 latency in the server. Red: above the objective; compare queue time and "
-            "inference time below.",
+            f"p99 server latency. Red: above the SLO of {limits.SLO_P99_S * 1000:g} ms; compare "
+            "queue time and inference time below.",
             (rules.HOPS["server"].quantile(0.99, ("protocol",), VARIATION), "{{protocol}}"),
         ),
         stat_panel(
             "In-flight requests",
             NUMBER,
             CONCURRENCY,
-            "Requests received and not yet answered, of all servers. Red: as many as the queue of "
-            "one worker holds by default; add replicas before requests are rejected.",
+            "Requests that the servers have received and not completed. Red: as many as the queue "
+            "of one worker holds by default; add replicas before requests are rejected.",
             (in_flight, "{{protocol}}"),
         ),
     )
@@ -180,8 +181,8 @@ def prediction_serving() -> Dashboard:
         timeseries_panel(
             "Error ratio by variation",
             RATIO,
-            "Server errors per request over 5 minutes. If one variation is above the dashed "
-            "objective, set its ratio to 0 and read its log.",
+            "Share of requests with a server error over 5 minutes. The dashed line is the SLO. If "
+            "one variation is above it, set its ratio to 0 and read its log.",
             (rules.error_ratio("5m", by, VARIATION), legend),
             limit=limits.SLO_ERROR_RATIO,
         ),
@@ -189,7 +190,7 @@ def prediction_serving() -> Dashboard:
             "Requests by client",
             PER_SECOND,
             "Completed requests per second. If the total rises, find the client that causes it. "
-            "Requests of the client direct bypass the gateway.",
+            "The client 'direct' is every request that bypasses the gateway.",
             (rate(total, "client, protocol", VARIATION), "{{client}} {{protocol}}"),
         ),
     )
@@ -198,7 +199,7 @@ def prediction_serving() -> Dashboard:
         heatmap_panel(
             "Server latency",
             "server",
-            "From the request received to the response written. Two bands: compare variations.",
+            "From receiving a request to writing its response. Two bands: compare the variations.",
             THIRD,
         ),
         heatmap_panel(
@@ -219,21 +220,21 @@ def prediction_serving() -> Dashboard:
         timeseries_panel(
             "In-flight requests by protocol",
             NUMBER,
-            "Requests received and not yet answered. If it grows at a constant request rate, the "
+            "Requests received and not completed. If it grows at a constant request rate, the "
             "servers are saturated: add replicas.",
             (in_flight, "{{protocol}}"),
         ),
         timeseries_panel(
             "Batch size",
             NUMBER,
-            "Mean instances per inference. Near 1: no queueing. If it stays at the maximum, the "
-            "servers are saturated.",
+            "Mean number of instances per inference. Near 1: requests do not queue. If it stays at "
+            "the maximum, the servers are saturated.",
             (batch_size, legend),
         ),
         timeseries_panel(
             "CPU usage",
             NUMBER,
-            "CPU of all server processes. If it reaches the cores of the machine, add machines.",
+            "CPU of all server processes. If it reaches the number of cores, add machines.",
             (rate(cpu), "{{protocol}}"),
             width=THIRD,
             axis="cores",
@@ -260,7 +261,8 @@ def prediction_serving() -> Dashboard:
             "Servers by model version",
             NUMBER,
             NEUTRAL,
-            "Servers that serve each model version. Two versions outside a rollout: redeploy.",
+            "Number of servers of each model version. If a version has servers that no variation "
+            "should use, redeploy.",
             (
                 f"count by (protocol, model, version) ({MODEL_INFO}{{{PROTOCOL}}})",
                 "{{protocol}} {{model}} {{version}}",
@@ -307,22 +309,22 @@ def load_test() -> Dashboard:
             "Error ratio",
             RATIO,
             ERRORS,
-            "Failed requests per request. Red: read the failure reasons in the report.",
+            "Share of requests that fail. Red: read the failure reasons in the report.",
             (error_ratio, "{{protocol}}"),
         ),
         stat_panel(
             "p99 latency",
             SECONDS,
             LATENCY,
-            "p99 latency at the client. Red: above the servers' objective; compare the hops below.",
+            "p99 client latency. Red: above the SLO of the server latency; compare the hops below.",
             (f"{rules.percentile('client', 'p99')}{{{PROTOCOL}}}", "{{protocol}}"),
         ),
         stat_panel(
             "In-flight requests",
             NUMBER,
             CONCURRENCY,
-            "Requests received by the servers and not yet answered. Red: as many as the queue of "
-            "one worker holds by default; lower the rate or add replicas.",
+            "Requests that the servers have received and not completed. Red: as many as the queue "
+            "of one worker holds by default; lower the rate or add replicas.",
             (f"sum by (protocol) ({IN_FLIGHT}{{{PROTOCOL}}})", "{{protocol}}"),
         ),
         stat_panel(
@@ -340,8 +342,8 @@ def load_test() -> Dashboard:
         timeseries_panel(
             "Latency breakdown",
             RATIO,
-            "Share of the mean client latency by component. If latency rises, the largest "
-            "component is where to look.",
+            "Share of the mean client latency by component. If latency rises, start with the "
+            "largest component.",
             *((expr, f"{{{{protocol}}}} {name}") for name, expr in _components().items()),
             width=FULL,
             stacked=True,
@@ -349,13 +351,13 @@ def load_test() -> Dashboard:
         heatmap_panel(
             "Client latency",
             "client",
-            "From the scheduled dispatch to the response. If it has a band that server latency "
-            "lacks, check the gateway.",
+            "From sending a request (open loop: from its scheduled time) to its response. If it "
+            "has a band that server latency lacks, check the gateway.",
         ),
         heatmap_panel(
             "Server latency",
             "server",
-            "From the request received to the response written. Two bands: compare variations.",
+            "From receiving a request to writing its response. Two bands: compare the variations.",
         ),
     )
     load = (
@@ -386,10 +388,10 @@ def load_test() -> Dashboard:
         timeseries_panel(
             "Dispatch lag",
             SECONDS,
-            "p99 delay between scheduled and actual dispatch in an open loop. The dashed limit "
-            f"holds at up to {limits.LIGHT_CPU:.0%} CPU utilization, "
-            f"{limits.DISPATCH_LAG_P99_LOADED_S * 1000:g} ms above. Over it the run is invalid; "
-            "remove other work from the machine.",
+            "p99 delay between scheduled and actual dispatch in an open loop. Above the dashed "
+            "limit the run is invalid; remove other work from the machine. If the generator's CPU "
+            f"utilization is over {limits.LIGHT_CPU:.0%}, the limit is "
+            f"{limits.DISPATCH_LAG_P99_LOADED_S * 1000:g} ms.",
             (f"{LOADTEST_LAG}{{{PROTOCOL}}}", "{{protocol}} p99"),
             limit=limits.DISPATCH_LAG_P99_S,
         ),
@@ -425,16 +427,16 @@ def gateway() -> Dashboard:
             "Error ratio",
             RATIO,
             ERRORS,
-            "Share of 5xx responses; gRPC errors are in 'Prediction serving', Envoy counts them "
-            "as 200. Red: check upstream timeouts and circuit-breaker overflows.",
+            "Share of 5xx responses. Envoy counts gRPC errors as 200; 'Prediction serving' shows "
+            "them. Red: check upstream timeouts and circuit-breaker overflows.",
             (f"{errors} / {requests}", listener),
         ),
         stat_panel(
             "p99 latency",
             SECONDS,
             LATENCY,
-            "p99 downstream latency, resolution 1 ms. Red: above the servers' objective; compare "
-            "it with the server hop below.",
+            "p99 downstream latency, resolution 1 ms. Red: above the SLO of the server latency; "
+            "compare the hops below.",
             (f"{rules.percentile('gateway', 'p99')}{{{PROTOCOL}}}", "{{protocol}}"),
         ),
         stat_panel(
@@ -450,7 +452,7 @@ def gateway() -> Dashboard:
         timeseries_panel(
             "Requests by response class",
             PER_SECOND,
-            "HTTP response class of the downstream. 4xx: check keys and request bodies. 5xx: check "
+            "Downstream responses by status class. 4xx: check keys and request bodies. 5xx: check "
             "the upstream.",
             (
                 rate(
@@ -472,8 +474,8 @@ def gateway() -> Dashboard:
         heatmap_panel(
             "Gateway latency",
             "gateway",
-            "From the request received to the response sent, resolution 1 ms. If it has a band "
-            "that server latency lacks, check retries.",
+            "From receiving a request to sending its response, resolution 1 ms. If it has a band "
+            "that server latency lacks, check the retries.",
             FULL,
         ),
     )
@@ -488,8 +490,8 @@ def gateway() -> Dashboard:
         timeseries_panel(
             "p99 upstream latency",
             MILLISECONDS,
-            "p99 latency from the gateway to a cluster and back, resolution 1 ms. If it is far "
-            "above the server latency, check the network and the servers' CPU usage.",
+            "p99 time from sending a request upstream to the end of its response, resolution 1 ms. "
+            "If it is far above the server latency, check the network and the servers' CPU usage.",
             (f"histogram_quantile(0.99, {upstream_buckets})", cluster),
         ),
         *(
