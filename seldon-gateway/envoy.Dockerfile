@@ -34,6 +34,7 @@ FROM ${ENVOY_IMAGE}
 COPY --from=build /out/bin/ /usr/local/bin/
 COPY --from=build /out/envoy.json /etc/envoy/envoy.json
 COPY seldon-gateway/start-envoy.sh /usr/local/bin/
+COPY LICENSE NOTICE /usr/share/doc/prediction-services/
 EXPOSE 8080 5000 9902
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \

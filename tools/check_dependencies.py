@@ -49,7 +49,9 @@ def check(package: Path, names: str) -> str | None:
         text=True,
         check=False,
     )
-    return done.stderr + done.stdout if done.returncode else None
+    if not done.returncode:
+        return None
+    return done.stderr + done.stdout or f"deptry ended with exit status {done.returncode}"
 
 
 def main(root: Path = ROOT) -> int:
@@ -61,9 +63,10 @@ def main(root: Path = ROOT) -> int:
     for package, report in zip(found, reports, strict=True):
         if report is not None:
             print(f"{package.name}: {report}")  # noqa: T201
-    if not any(reports):
+    failed = any(report is not None for report in reports)
+    if not failed:
         print(f"Dependencies of {len(found)} packages: no issues found")  # noqa: T201
-    return int(any(reports))
+    return int(failed)
 
 
 if __name__ == "__main__":

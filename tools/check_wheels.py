@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     failed = False
     for python in given.python or PYTHONS:
         wheels, report = resolve(names, root / "constraints.txt", python, given.architecture)
-        failed = failed or bool(report)
+        failed = failed or bool(report) or not wheels
         text = f"{len(wheels)} packages have wheels" if wheels else f"FAILED\n{report}"
         more = f"; without: {', '.join(left_out)}" if left_out else ""
         print(f"Python {python}, Linux {given.architecture}: {text}{more}", flush=True)  # noqa: T201

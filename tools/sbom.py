@@ -123,6 +123,8 @@ def read_image(tool: str, reference: str, folder: Path) -> dict[str, str]:
                         target.write_bytes(content.read())
         if export.returncode:
             raise SbomFailed(f"{tool} export of {reference} failed; see its output above")
+    except tarfile.TarError as error:
+        raise SbomFailed(f"{tool} export of {reference} is incomplete: {error}") from error
     finally:
         _run(tool, "rm", container)
     return found

@@ -182,6 +182,19 @@ def test_no_image_has_a_compiler_tensorflow_or_the_way_to_its_packages(
     assert counted.stdout == b"0\n"
 
 
+@pytest.mark.parametrize("name", LARGEST)
+def test_an_image_holds_the_licence_and_the_notice(
+    podman: Podman, images: dict[str, str], name: str
+) -> None:
+    found = podman.run(
+        *("--rm", "--entrypoint=sh", images[name], "-c"),
+        "cat /app/lib/python3*/site-packages/prediction_services_*.dist-info/licenses/*"
+        " /usr/share/doc/prediction-services/* 2>/dev/null; true",
+    ).stdout
+    assert "Apache License" in found
+    assert "MNIST" in found
+
+
 def test_envoys_heap_is_that_of_the_variable(stack: Stack) -> None:
     ask = (
         r"exec 3<>/dev/tcp/127.0.0.1/9901 && printf 'GET /config_dump HTTP/1.1\r\nHost: envoy\r\n"
