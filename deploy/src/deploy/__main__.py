@@ -23,7 +23,11 @@ _ELSEWHERE = {
 
 @click.group("deploy", cls=LazyStackGroup, elsewhere=_ELSEWHERE)
 def main() -> None:
-    """The stack on this machine: gateway, deep MNIST over REST and gRPC."""
+    """Operate the stack: a gateway, and the model deep MNIST over REST and gRPC.
+
+    The commands act on this machine; `compose` and `kubernetes` have those for
+    containers and for a cluster.
+    """
 
 
 @main.command("deploy", cls=StackCommand)
@@ -35,7 +39,10 @@ def main() -> None:
 )
 @debug_option
 def deploy(model_folder: Path) -> None:
-    """Start the stack and check one prediction per protocol; a running stack is only checked."""
+    """Start the stack and check a prediction over each protocol.
+
+    A running stack is only checked.
+    """
     local = LocalStack(home_from_env(os.environ))
     deployment.deploy(local, os.environ, model_folder.absolute())
 

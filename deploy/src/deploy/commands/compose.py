@@ -31,7 +31,10 @@ def _found() -> compose.Compose:
 
 @click.group("compose", cls=StackGroup)
 def main() -> None:
-    """The stack in containers, by docker compose or podman-compose."""
+    """Operate the stack in containers.
+
+    docker compose or podman-compose runs them.
+    """
 
 
 @main.command("deploy", cls=StackCommand)

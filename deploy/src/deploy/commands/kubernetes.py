@@ -27,7 +27,10 @@ _context = click.option(
 
 @click.group("kubernetes", cls=StackGroup)
 def main() -> None:
-    """The stack in a cluster; docs/kubernetes.md lists its variables."""
+    """Operate the stack in a cluster.
+
+    docs/kubernetes.md lists its variables.
+    """
 
 
 @main.command("deploy", cls=StackCommand)

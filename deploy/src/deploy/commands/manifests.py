@@ -23,7 +23,10 @@ from deploy.kubernetes.stack import needed_secrets, stack
 )
 @debug_option
 def write_manifests(overlays: tuple[str, ...], output: str) -> None:
-    """Write the stack as YAML for kubectl apply; docs/kubernetes.md lists its variables."""
+    """Write the stack as YAML for kubectl apply.
+
+    docs/kubernetes.md lists its variables.
+    """
     environ = dict(os.environ)
     if overlays:
         environ["K8S_OVERLAYS"] = " ".join(overlays)

@@ -19,9 +19,9 @@ _LEAST_WIDTH = 120  # without a terminal
 @click.command("status", cls=StackCommand)
 @debug_option
 def show_status() -> int:
-    """Show every service: state, process, port, uptime, restarts, health.
+    """Show the state, port and health of every service.
 
-    Exits with status 1 when a service is unhealthy or no stack is running.
+    The exit status is 1 if a service is unhealthy or no stack is running.
     """
     rows = status.collect(LocalStack(home_from_env(os.environ)))
     table = Table()
