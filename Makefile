@@ -50,13 +50,13 @@ setup: .venv/.ready  ## Create .venv with everything that serves and measures (w
 	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-setup-dev: .venv/.ready-dev  ## The same, with the tools that check and test
+setup-dev: .venv/.ready-dev  ## Create .venv with the linters and test tools too
 
 .venv/.ready-dev: .venv/.ready requirements-dev.txt
 	$(BIN)/pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-setup-tensorflow: .venv/.ready-tensorflow  ## The same, with TensorFlow: to train, and for the second engine
+setup-tensorflow: .venv/.ready-tensorflow  ## Create .venv with TensorFlow too, for training and the second engine
 
 .venv/.ready-tensorflow: .venv/.ready-dev requirements-tensorflow.txt
 	$(BIN)/pip install --disable-pip-version-check -r requirements-tensorflow.txt
@@ -178,7 +178,7 @@ sbom: setup .venv-sbom/.ready  ## SBOMs (CycloneDX) in build/sbom: of .venv, and
 # Modules run side by side, each in one process: their servers are shared within a module.
 PARALLEL = -n 3 --dist loadscope
 
-test: setup-dev  ## What every change runs: unit, contract and one end-to-end test
+test: setup-dev  ## Test tier of every change, in minutes: unit, contract and one end-to-end test
 	$(BIN)/pytest $(PARALLEL)
 
 test-stack: setup-dev .venv-s3/.ready  ## Real stacks: deploys, kills, restarts, load, bench, dashboards
@@ -201,7 +201,7 @@ test-cluster: setup-dev  ## Tests on a Kubernetes cluster: KUBECONFIG=, or an AP
 
 TIERS := test test-stack test-truth test-tensorflow test-images test-python313 test-cluster
 
-test-all:  ## Every tier that this machine can run, then each one's wall time
+test-all:  ## Run every tier that this machine can, then report wall times and skips
 	@$(PYTHON) .ci/tiers $(TIERS)
 
 # No environment has both: botocore requires python-dateutil before 3, the Kubernetes client 3 or later.
