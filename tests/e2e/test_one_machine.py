@@ -90,6 +90,23 @@ def test_a_load_test_without_a_failure(own_stack: Stack, test_type: str, tmp_pat
     assert (folder / "report.html").stat().st_size > 1000
 
 
+def test_another_version_replaces_the_first(own_stack: Stack) -> None:
+    def servers() -> set[int]:
+        found = own_stack.processes()
+        return {one.pid for one in found if "serving_rest" in " ".join(one.cmdline())}
+
+    before = servers()
+    assert before
+    own_stack.run(
+        *("start-microservice", "--type", "prediction", "--client", CLIENT),
+        *("-p", "tensorflow-deep-mnist", str(ROOT / "models/deep_mnist/2"), "rest", "1.0"),
+    )
+    assert predict_rest(own_stack, own_stack.credentials().js_key) == 200
+    after = servers()
+    assert not before & after
+    assert len(after) == len(before)
+
+
 def test_a_disabled_client_is_soon_refused_over_both_protocols(own_stack: Stack) -> None:
     shown, token = own_stack.credentials(), own_stack.token()
     assert predict_rest(own_stack, shown.js_key) == 200
