@@ -57,7 +57,7 @@ def test_requests_that_wait_share_the_next_call(
     predictor.gate.clear()
     with ThreadPoolExecutor(12) as callers:
         first = callers.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.queued == 0 and not first.done())
+        eventually(lambda: predictor.computing and batcher.queued == 0 and not first.done())
         others = [callers.submit(batcher.submit, row) for row in instances(11)]
         eventually(lambda: batcher.queued == 11)
         predictor.gate.set()
@@ -72,7 +72,7 @@ def test_a_full_queue_refuses_at_once(predictor: FakePredictor) -> None:
     predictor.gate.clear()
     with ThreadPoolExecutor(3) as callers:
         waiting = [callers.submit(batcher.submit, instances(1)[0])]
-        eventually(lambda: batcher.queued == 0)
+        eventually(lambda: predictor.computing and batcher.queued == 0)
         waiting += [callers.submit(batcher.submit, row) for row in instances(2)]
         eventually(lambda: batcher.queued == 2)
         with pytest.raises(QueueFull, match="2 requests, the limit"):
@@ -88,7 +88,7 @@ def test_an_expired_request_is_never_computed(
     predictor.gate.clear()
     with ThreadPoolExecutor(1) as caller:
         busy = caller.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.queued == 0)
+        eventually(lambda: predictor.computing and batcher.queued == 0)
         with pytest.raises(DeadlinePassed, match=r"within the deadline of 0\.020 s"):
             batcher.submit(instances(1)[0], timeout_s=0.02)
         predictor.gate.set()
@@ -113,9 +113,7 @@ def test_a_failing_engine_fails_its_batch_and_serves_on(
     assert batcher.submit(instances(1)[0]).batch_size == 1
 
 
-def test_an_engine_that_answers_too_few_fails_its_batch_and_serves_on(
-    predictor: FakePredictor,
-) -> None:
+def test_an_engine_that_answers_too_few_fails_its_batch_and_serves_on() -> None:
     class ShortPredictor(FakePredictor):
         def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
             scores = super().predict(instances)
@@ -127,7 +125,7 @@ def test_an_engine_that_answers_too_few_fails_its_batch_and_serves_on(
     short.gate.clear()
     with ThreadPoolExecutor(4) as callers:
         first = callers.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.queued == 0 and not first.done())
+        eventually(lambda: short.computing and batcher.queued == 0 and not first.done())
         others = [callers.submit(batcher.submit, row) for row in instances(2)]
         eventually(lambda: batcher.queued == 2)
         short.gate.set()
@@ -158,7 +156,7 @@ def test_times_are_where_they_were_spent(batcher: MicroBatcher, predictor: FakeP
     predictor.gate.clear()
     with ThreadPoolExecutor(2) as callers:
         first = callers.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.queued == 0)
+        eventually(lambda: predictor.computing and batcher.queued == 0)
         second = callers.submit(batcher.submit, instances(1)[0])
         eventually(lambda: batcher.queued == 1)
         held = time.perf_counter()
@@ -183,7 +181,7 @@ def test_close_answers_what_waits_and_refuses_the_rest(predictor: FakePredictor)
     predictor.gate.clear()
     with ThreadPoolExecutor(8) as callers:
         first = callers.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.queued == 0)
+        eventually(lambda: predictor.computing and batcher.queued == 0)
         waiting = [callers.submit(batcher.submit, row) for row in instances(6)]
         eventually(lambda: batcher.queued == 6)
         assert not batcher.close(timeout_s=0.01)
@@ -203,7 +201,7 @@ def test_several_instances_of_a_request_stay_together(
     sizes = (1, 1, 3, 2, 1, 1, 1)
     with ThreadPoolExecutor(len(sizes) + 1) as callers:
         first = callers.submit(batcher.submit, instances(1)[0])
-        eventually(lambda: batcher.queued == 0 and not first.done())
+        eventually(lambda: predictor.computing and batcher.queued == 0 and not first.done())
         waiting = []
         for place, size in enumerate(sizes):
             rows = instances(size, seed=place)

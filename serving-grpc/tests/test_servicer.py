@@ -179,7 +179,7 @@ def test_a_deadline_shorter_than_the_queue_ends_the_call_and_it_is_not_computed(
     running = start()
     running.predictor.gate.clear()
     first = running.begin(good)
-    eventually(lambda: running.batcher.queued == 0 and running.in_flight() == 1)
+    eventually(lambda: running.predictor.computing and running.batcher.queued == 0)
     late = running.begin(good, timeout=0.15)
     assert late.exception(timeout=10).code() is grpc.StatusCode.DEADLINE_EXCEEDED
     running.predictor.gate.set()
@@ -198,7 +198,7 @@ def test_calls_that_came_while_the_loop_ran_the_engine_share_its_next_call(start
     running = start(runs_engine=True)
     running.predictor.gate.clear()
     first = running.begin(good)
-    eventually(lambda: running.in_flight() == 1 and running.batcher.queued == 0)
+    eventually(lambda: running.predictor.computing and running.batcher.queued == 0)
     others = [running.begin(good) for _ in range(8)]
     late = running.begin(good, timeout=0.1)
     assert late.exception(timeout=10).code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -213,7 +213,7 @@ def test_a_full_queue_refuses_at_once_and_health_still_answers(start, good, chec
     running = start(GRPC_QUEUE_LIMIT="2")
     running.predictor.gate.clear()
     computed = running.begin(good)
-    eventually(lambda: running.batcher.queued == 0 and running.in_flight() == 1)
+    eventually(lambda: running.predictor.computing and running.batcher.queued == 0)
     waiting = [running.begin(good) for _ in range(2)]
     eventually(lambda: running.batcher.queued == 2)
     refusal = running.refusal(good)

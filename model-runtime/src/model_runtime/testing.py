@@ -25,6 +25,11 @@ class FakePredictor:
         self.batches: list[int] = []
         self._engine = threading.Lock()
 
+    @property
+    def computing(self) -> bool:
+        """Whether a call is in progress, which a cleared `gate` keeps there."""
+        return self._engine.locked()
+
     def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return `expected_scores`; concurrent calls raise RuntimeError."""
         if not self._engine.acquire(blocking=False):
