@@ -16,9 +16,9 @@ import pytest
 from bench.__main__ import INTERRUPTED, engine_of
 from bench.errors import BenchError
 from deploy import stack_processes
-from model_runtime.digits import held_out
 from polling import eventually
 from ports import free_ports
+from serving_core.digits import held_out
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models/deep_mnist/1"

@@ -33,8 +33,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from bench import raw_model
-from model_runtime.digits import held_out
-from model_runtime.model_folder import read_model_folder
+from serving_core.digits import held_out
+from serving_core.model_folder import read_model_folder
 folder, engine = Path(sys.argv[1]), sys.argv[2]
 load = {"litert": raw_model._litert, "tensorflow": raw_model._tensorflow}[engine]
 digits = held_out()

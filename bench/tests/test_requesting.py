@@ -7,10 +7,10 @@ import pytest
 from bench import requesting
 from bench.cases import Way
 from bench.requesting import Contents, Digits, Form, RequestSet, framed, predicted_digit
-from model_runtime.digits import held_out
 from open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from seldon_core_pb2 import SeldonMessage
 from seldon_pb2 import ClassificationReply, ClassificationRequest, DefaultCustomPredictRequest
+from serving_core.digits import held_out
 
 MODEL = Path(__file__).parents[2] / "models/deep_mnist/1"
 SCORES = [0.0, 0.1, 0.0, 0.0, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0]

@@ -25,7 +25,7 @@ from deploy.microservices import Api
 from deploy.operator_view import Credentials, operator
 from deploy.probes import loopback_session
 from deploy.settings import StackSettings
-from model_runtime.digits import held_out
+from serving_core.digits import held_out
 
 MODEL = Path(__file__).parents[2] / "models/deep_mnist/1"
 CLIENT = "deep_mnist_client"

@@ -8,8 +8,8 @@ from stack_under_test import MODEL
 from deploy.microservices import Api, Microservice, Replica, Wanted
 from deploy.programs import Program
 from deploy.rollout import Planned, moved, target
-from model_runtime import ModelFolderInvalid
 from seldon_gateway.strategies import Endpoint, Variation
+from serving_core import ModelFolderInvalid
 
 
 def _wanted(folder: Path) -> Wanted:

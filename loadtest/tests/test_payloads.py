@@ -11,8 +11,8 @@ import pytest
 
 from loadtest import payloads, wire
 from loadtest.errors import SettingInvalid
-from model_runtime.digits import held_out
 from seldon_pb2 import ClassificationRequest, DefaultCustomPredictRequest
+from serving_core.digits import held_out
 
 
 def json_values(text: str) -> list[float]:

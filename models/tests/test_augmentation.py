@@ -1,7 +1,7 @@
 import numpy as np
 
-from model_runtime.digits import held_out
 from model_training.augmentation import distort
+from serving_core.digits import held_out
 
 IMAGES = held_out().images.reshape(-1, 28, 28)
 

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_runtime import digits
 from model_training import data
 from model_training.data import LabelledDigits
 from model_training.errors import TrainingRefused
+from serving_core import digits
 
 PIXELS = np.zeros((3, 28, 28), np.uint8)
 LABELS = np.array([0, 9, 4], np.uint8)

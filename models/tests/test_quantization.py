@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from model_runtime.digits import held_out
 from model_training.data import LabelledDigits
 from model_training.errors import TrainingRefused
 from model_training.evaluation import evaluate
 from model_training.export import litert_scores
 from model_training.quantization import check_drop, difference, quantize
 from model_training.quantize_command import main
+from serving_core.digits import held_out
 
 RELEASED = Path(__file__).parents[1] / "deep_mnist"
 DIGITS = LabelledDigits(held_out().pixels, held_out().labels, "the held-out digits")

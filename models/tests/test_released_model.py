@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_runtime.digits import held_out
 from model_training.evaluation import evaluate
 from model_training.export import litert_scores
 from model_training.quantization import LARGEST_DROP, difference
+from serving_core.digits import held_out
 
 Description = dict[str, Any]
 

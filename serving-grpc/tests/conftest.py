@@ -11,9 +11,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 import seldon_pb2
-from model_runtime import MicroBatcher
-from model_runtime.testing import FakePredictor
 from monitoring.metrics import ServingMetrics
+from serving_core import MicroBatcher
+from serving_core.testing import FakePredictor
 from serving_grpc.server import PredictionServer
 from serving_grpc.settings import Settings
 

@@ -22,8 +22,8 @@ import psutil
 import pytest
 
 import seldon_pb2
-from model_runtime.digits import held_out
 from polling import eventually
+from serving_core.digits import held_out
 
 MODEL = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"

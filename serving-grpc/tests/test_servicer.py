@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import seldon_pb2
-from model_runtime import ErrorKind
-from model_runtime.testing import FakePredictor, expected_scores
 from polling import eventually
+from serving_core import ErrorKind
+from serving_core.testing import FakePredictor, expected_scores
 from serving_grpc.servicer import STATUS
 
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import seldon_pb2
-from model_runtime import InvalidInstances, ModelInfo, Scored
+from serving_core import InvalidInstances, ModelInfo, Scored
 from serving_grpc import wire
 
 INFO = ModelInfo("deep_mnist", "1", tuple("0123456789"), 784, "fake")

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from werkzeug.test import TestResponse
 
-from model_runtime import MicroBatcher
-from model_runtime.testing import FakePredictor, expected_scores
 from monitoring.metrics import ServingMetrics
 from polling import eventually
+from serving_core import MicroBatcher
+from serving_core.testing import FakePredictor, expected_scores
 from serving_rest.app import Predictions, create_app
 from serving_rest.settings import Settings
 

@@ -25,9 +25,9 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
-from model_runtime import Predictor, load_predictor
-from model_runtime.digits import held_out
 from polling import eventually
+from serving_core import Predictor, load_predictor
+from serving_core.digits import held_out
 
 MODEL = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
 JSON = {"Content-Type": "application/json"}
@@ -743,7 +743,7 @@ def test_sigterm_is_not_ready_then_no_new_callers_then_drained(
 # Makes the engine one that takes long: Python imports this at its start.
 SLOW_ENGINE = """
 import time
-from model_runtime.litert_predictor import LiteRTPredictor
+from serving_core.litert_predictor import LiteRTPredictor
 quick = LiteRTPredictor.predict
 def predict(self, instances):
     time.sleep(0.4)

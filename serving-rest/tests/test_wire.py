@@ -4,8 +4,8 @@ from urllib.parse import parse_qsl, quote, quote_plus
 import numpy as np
 import pytest
 
-from model_runtime import ErrorKind, parse_instances
-from model_runtime.errors import InvalidInstances
+from serving_core import ErrorKind, parse_instances
+from serving_core.errors import InvalidInstances
 from serving_rest import wire
 from serving_rest.wire import ErrorCode, RequestRefused
 

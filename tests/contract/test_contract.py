@@ -13,7 +13,7 @@ from google.protobuf.any_pb2 import Any
 import seldon_pb2
 import seldon_pb2_grpc
 from local_stack import Stack
-from model_runtime.digits import held_out
+from serving_core.digits import held_out
 
 DIGITS = held_out()
 DIGIT = DIGITS.images[3].tolist()

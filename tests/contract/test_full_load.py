@@ -19,8 +19,8 @@ from google.protobuf.any_pb2 import Any
 import seldon_pb2
 import seldon_pb2_grpc
 from local_stack import Stack
-from model_runtime import load_predictor
-from model_runtime.digits import held_out
+from serving_core import load_predictor
+from serving_core.digits import held_out
 
 CALLERS = 32
 CALLS = int(os.environ.get("CALLS", "6000"))

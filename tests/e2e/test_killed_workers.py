@@ -25,10 +25,10 @@ from prometheus_client.parser import text_string_to_metric_families
 import seldon_pb2
 import seldon_pb2_grpc
 from local_stack import ROOT
-from model_runtime.digits import held_out
 from monitoring.metrics import IN_FLIGHT, REQUEST_DURATION, REQUESTS
 from polling import eventually
 from ports import free_ports
+from serving_core.digits import held_out
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from local_stack import ROOT, Stack
-from model_runtime.digits import held_out
+from serving_core.digits import held_out
 
 pytestmark = pytest.mark.stack
 

@@ -18,7 +18,7 @@ from google.protobuf.any_pb2 import Any
 import seldon_pb2
 import seldon_pb2_grpc
 from local_stack import CLIENT, ROOT, Stack
-from model_runtime.digits import held_out
+from serving_core.digits import held_out
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 

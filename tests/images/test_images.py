@@ -18,8 +18,8 @@ from podman import Podman
 
 import seldon_pb2
 import seldon_pb2_grpc
-from model_runtime.digits import held_out
 from polling import eventually
+from serving_core.digits import held_out
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 

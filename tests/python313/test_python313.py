@@ -20,7 +20,7 @@ DEBIAN = "localhost/test/base:trixie"  # its python3 is 3.13
 TESTED = " ".join(
     f"{package}/tests"
     for package in (
-        "model-runtime", "serving-rest", "serving-grpc", "seldon-gateway", "monitoring", "protos",
+        "serving-core", "serving-rest", "serving-grpc", "seldon-gateway", "monitoring", "protos",
         "loadtest",
     )
 )  # fmt: skip

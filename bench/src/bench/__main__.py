@@ -22,8 +22,8 @@ from bench.run import Bench, Settings
 from bench.summary import summarise
 from bench.targets import evaluate
 from loadtest import machine
-from model_runtime import ModelFolderInvalid
-from model_runtime.model_folder import TENSORFLOW, read_model_folder
+from serving_core import ModelFolderInvalid
+from serving_core.model_folder import TENSORFLOW, read_model_folder
 
 PACKAGES = (*machine.PACKAGES, "tensorflow-cpu", "orjson", "protobuf", "prometheus-client")
 INTERRUPTED = 130  # a shell's exit status for Ctrl-C

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from bench.errors import BenchError
 from bench.processes import on_cores
-from model_runtime.digits import held_out
-from model_runtime.model_folder import TENSORFLOW, ModelFolder, read_model_folder
-from model_runtime.tensorflow_predictor import SIGNATURE
+from serving_core.digits import held_out
+from serving_core.model_folder import TENSORFLOW, ModelFolder, read_model_folder
+from serving_core.tensorflow_predictor import SIGNATURE
 
 AROUND = (1, 32)  # batch sizes before and after each server
 # Batch sizes once per round: the bounds of the servers' batch-size histogram.

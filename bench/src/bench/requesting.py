@@ -15,10 +15,10 @@ from bench.cases import Way
 from loadtest import answers, wire
 from loadtest.payloads import Payloads, misclassified
 from loadtest.payloads import digits as held_out_digits
-from model_runtime.digits import held_out
 from open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from seldon_core_pb2 import SeldonMessage
 from seldon_pb2 import ClassificationReply
+from serving_core.digits import held_out
 
 JSON_HEADERS = {"Content-Type": "application/json"}
 _RAW = np.dtype("<f4")

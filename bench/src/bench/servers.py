@@ -16,7 +16,7 @@ from bench.errors import BenchError
 from bench.processes import end, start
 from bench.requesting import RequestSet
 from deploy.ports import is_free
-from model_runtime.model_folder import LITERT
+from serving_core.model_folder import LITERT
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 120.0

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 
 from bench.summary import Spread, mean_batch
 from bench.targets import TargetResult
-from model_runtime.model_folder import LITERT, TENSORFLOW
+from serving_core.model_folder import LITERT, TENSORFLOW
 
 WIDTH = 200
 NAMES = {LITERT: "LiteRT", TENSORFLOW: "TensorFlow"}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model_runtime.model_folder import LITERT
+from serving_core.model_folder import LITERT
 
 RATIO, CPU, GATEWAY = "CPU / raw", "server CPU", "Envoy CPU"
 OVER_PEERS = "throughput ratio to best peer"

@@ -13,8 +13,8 @@ from deploy.microservices import Api
 from deploy.operator_view import Credentials
 from deploy.probes import loopback_session
 from deploy.settings import gateway_host
-from model_runtime.digits import held_out
 from seldon_gateway.settings import GatewaySettings
+from serving_core.digits import held_out
 
 _TIMEOUT_S = 10.0
 _DIGIT = 7

@@ -13,7 +13,7 @@ from deploy.microservices import Api, Wanted
 from deploy.operator_view import operator
 from deploy.rollout import Rollout
 from deploy.settings import StackSettings, gateway_host
-from model_runtime import read_model_folder
+from serving_core import read_model_folder
 
 CLIENT = "deep_mnist_client"
 MICROSERVICE = "tensorflow-deep-mnist"

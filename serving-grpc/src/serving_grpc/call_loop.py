@@ -24,7 +24,7 @@ import grpc
 from grpc import _server as grpc_server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from model_runtime import MicroBatcher
+from serving_core import MicroBatcher
 
 log = logging.getLogger(__name__)
 

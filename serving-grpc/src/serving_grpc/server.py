@@ -10,8 +10,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from model_runtime import MicroBatcher
 from monitoring.metrics import ServingMetrics
+from serving_core import MicroBatcher
 from serving_grpc.call_loop import CallLoop
 from serving_grpc.ports import PortUnavailable
 from serving_grpc.servicer import SERVICE, SeldonServicer

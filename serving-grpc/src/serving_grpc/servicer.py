@@ -7,8 +7,8 @@ from functools import partial
 import grpc
 
 import seldon_pb2
-from model_runtime import ErrorKind, MicroBatcher, Scored, ServingError
 from monitoring.metrics import ServingMetrics
+from serving_core import ErrorKind, MicroBatcher, Scored, ServingError
 from serving_grpc import wire
 from serving_grpc.call_loop import Call, Metadata
 

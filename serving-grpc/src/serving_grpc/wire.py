@@ -10,13 +10,13 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from model_runtime import InvalidInstances, ModelInfo, Scored, check_instances
 from seldon_pb2 import (
     ClassificationReply,
     ClassificationReplyMeta,
     ClassificationRequest,
     DefaultCustomPredictRequest,
 )
+from serving_core import InvalidInstances, ModelInfo, Scored, check_instances
 
 MAX_PUID = 256
 

@@ -12,9 +12,9 @@ from queue import Empty, SimpleQueue
 
 from prometheus_client import CollectorRegistry
 
-from model_runtime import MicroBatcher, ModelFolderInvalid, is_fast, load_predictor
 from monitoring.metrics import ServingMetrics
 from monitoring.shared_metrics import forget, share
+from serving_core import MicroBatcher, ModelFolderInvalid, is_fast, load_predictor
 from serving_grpc import logs
 from serving_grpc.pool import FAILED, READY
 from serving_grpc.ports import PortUnavailable

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from model_runtime import ModelFolderInvalid, read_model_folder
+from serving_core import ModelFolderInvalid, read_model_folder
 from serving_rest.listener import CannotListen, listen
 from serving_rest.server import Server
 from serving_rest.settings import SettingInvalid, Settings

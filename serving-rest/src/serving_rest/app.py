@@ -1,4 +1,4 @@
-"""The WSGI app of one predictor; wire.py has the documents, model_runtime the model."""
+"""The WSGI app of one predictor; wire.py has the documents, serving_core the model."""
 
 import logging
 import threading
@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from model_runtime import DeadlinePassed, MicroBatcher, Scored, ServingError, parse_instances
 from monitoring.metrics import ServingMetrics
+from serving_core import DeadlinePassed, MicroBatcher, Scored, ServingError, parse_instances
 from serving_rest import wire
 from serving_rest.settings import Settings
 from serving_rest.wire import CODE_OF_KIND, ErrorCode, RequestRefused

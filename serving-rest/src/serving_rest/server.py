@@ -13,10 +13,10 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.errors import AppImportError  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry
 
-from model_runtime import MicroBatcher, ModelFolderInvalid, is_fast, load_predictor
 from monitoring.metrics import ServingMetrics
 from monitoring.process_tree import ProcessTree
 from monitoring.shared_metrics import SharedMetrics, absorb, share
+from serving_core import MicroBatcher, ModelFolderInvalid, is_fast, load_predictor
 from serving_rest.app import Predictions, create_app
 from serving_rest.connection_counts import ConnectionCounts
 from serving_rest.fast_path import Limits

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from model_runtime import ErrorKind
+from serving_core import ErrorKind
 
 MAX_PUID = 256
 # The web demo's object form as single parameters has 784.

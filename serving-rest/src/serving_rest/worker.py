@@ -32,7 +32,7 @@ from gunicorn.http import wsgi
 from gunicorn.http.message import Request  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
 
-from model_runtime import MicroBatcher
+from serving_core import MicroBatcher
 from serving_rest import fast_path, wire
 from serving_rest.app import JSON, STATUS_LINES, Answer
 from serving_rest.fast_path import Limits

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from model_runtime.model_folder import ModelFolder
-from model_runtime.predictor import MAX_BATCH, check_batch
+from serving_core.model_folder import ModelFolder
+from serving_core.predictor import MAX_BATCH, check_batch
 
 DIGIT = 3  # the prediction for every image
 SCORE = np.float32(0.91)

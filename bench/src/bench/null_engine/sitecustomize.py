@@ -12,7 +12,7 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-REPLACED = ("model_runtime.litert_predictor", "model_runtime.tensorflow_predictor")
+REPLACED = ("serving_core.litert_predictor", "serving_core.tensorflow_predictor")
 
 
 class _NullEngine(MetaPathFinder):

@@ -13,8 +13,8 @@ import click
 
 from deploy import stack_target
 from deploy.errors import DeployError
-from model_runtime import ServingError
 from seldon_gateway.errors import GatewayError
+from serving_core import ServingError
 
 EXPECTED = (DeployError, GatewayError, ServingError)
 

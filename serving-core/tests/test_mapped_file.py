@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model_runtime.mapped_file import release_pages
+from serving_core.mapped_file import release_pages
 
 
 def resident_kb(file: Path) -> int:

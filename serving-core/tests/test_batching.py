@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_runtime import (
+from polling import eventually
+from serving_core import (
     DeadlinePassed,
     InvalidInstances,
     MicroBatcher,
@@ -16,9 +17,8 @@ from model_runtime import (
     QueueFull,
     load_predictor,
 )
-from model_runtime.digits import held_out
-from model_runtime.testing import FakePredictor, expected_scores
-from polling import eventually
+from serving_core.digits import held_out
+from serving_core.testing import FakePredictor, expected_scores
 
 RELEASED = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
 

@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from model_runtime.errors import InvalidInstances
+from serving_core.errors import InvalidInstances
 
 # An image of 28 x 28 has two levels, a batch of one image three.
 MAX_NESTING = 4

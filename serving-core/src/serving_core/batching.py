@@ -19,7 +19,7 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from model_runtime.errors import (
+from serving_core.errors import (
     DeadlinePassed,
     InvalidInstances,
     PredictorFailed,
@@ -27,7 +27,7 @@ from model_runtime.errors import (
     QueueFull,
     ServingError,
 )
-from model_runtime.predictor import MAX_BATCH, ModelInfo, Predictor
+from serving_core.predictor import MAX_BATCH, ModelInfo, Predictor
 
 # Before it takes a batch, the batcher's thread yields the core and the GIL. When idle that costs
 # half a microsecond; under load, threads with a parsed request get it into the batch. Without it

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from model_runtime import (
+from serving_core import (
     InvalidInstances,
     check_instance,
     check_instances,
     parse_instance,
     parse_instances,
 )
-from model_runtime.digits import held_out
+from serving_core.digits import held_out
 
 DIGIT = held_out().images[0]
 FLAT = DIGIT.tolist()

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_runtime import InvalidInstances, ModelFolderInvalid, Predictor, load_predictor
-from model_runtime.digits import held_out
-from model_runtime.litert_predictor import split_batch
+from serving_core import InvalidInstances, ModelFolderInvalid, Predictor, load_predictor
+from serving_core.digits import held_out
+from serving_core.litert_predictor import split_batch
 
 RELEASED = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
 DIGITS = held_out()
@@ -24,8 +24,8 @@ SCORE_WITH_TENSORFLOW = """
 import sys
 from pathlib import Path
 import numpy as np
-from model_runtime import load_predictor
-from model_runtime.digits import held_out
+from serving_core import load_predictor
+from serving_core.digits import held_out
 predictor = load_predictor(Path(sys.argv[1]), "tensorflow")
 np.save(sys.argv[2], predictor.predict(held_out().images))
 """
@@ -126,7 +126,7 @@ def test_a_wrong_shape_is_refused(litert: Predictor, shape: tuple[int, ...]) -> 
 
 def test_litert_does_not_load_tensorflow() -> None:
     code = (
-        "import sys; from pathlib import Path; from model_runtime import load_predictor; "
+        "import sys; from pathlib import Path; from serving_core import load_predictor; "
         "load_predictor(Path(sys.argv[1])); sys.exit('tensorflow' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(RELEASED)], check=True, timeout=60)

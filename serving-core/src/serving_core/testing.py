@@ -5,7 +5,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from model_runtime.predictor import ModelInfo, check_batch
+from serving_core.predictor import ModelInfo, check_batch
 
 
 class FakePredictor:

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model_runtime.errors import InvalidInstances
+from serving_core.errors import InvalidInstances
 
 MAX_BATCH = 16  # instances in one call
 

@@ -8,10 +8,10 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from model_runtime.errors import ModelFolderInvalid, PredictorFailed
-from model_runtime.mapped_file import release_pages
-from model_runtime.model_folder import ModelFolder
-from model_runtime.predictor import MAX_BATCH, ModelInfo, check_batch
+from serving_core.errors import ModelFolderInvalid, PredictorFailed
+from serving_core.mapped_file import release_pages
+from serving_core.model_folder import ModelFolder
+from serving_core.predictor import MAX_BATCH, ModelInfo, check_batch
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from model_runtime.errors import ModelFolderInvalid
-from model_runtime.predictor import ModelInfo
+from serving_core.errors import ModelFolderInvalid
+from serving_core.predictor import ModelInfo
 
 LITERT = "litert"
 TENSORFLOW = "tensorflow"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model_runtime.digits import held_out
-from model_runtime.errors import ModelFolderInvalid
-from model_runtime.model_folder import TENSORFLOW, read_model_folder
-from model_runtime.predictor import MAX_BATCH, Predictor
+from serving_core.digits import held_out
+from serving_core.errors import ModelFolderInvalid
+from serving_core.model_folder import TENSORFLOW, read_model_folder
+from serving_core.predictor import MAX_BATCH, Predictor
 
 # An engine with shorter calls may block a server's event loop: the scheduler delays it as long.
 FAST_CALL_S = 0.02
@@ -32,11 +32,11 @@ def load_predictor(folder: Path, engine: str | None = None, name: str | None = N
     predictor: Predictor
     # Imported here, so that a process without an engine does not load its library.
     if model.info.engine == TENSORFLOW:
-        from model_runtime.tensorflow_predictor import TensorFlowPredictor
+        from serving_core.tensorflow_predictor import TensorFlowPredictor
 
         predictor = TensorFlowPredictor(model)
     else:
-        from model_runtime.litert_predictor import LiteRTPredictor
+        from serving_core.litert_predictor import LiteRTPredictor
 
         predictor = LiteRTPredictor(model)
     _warm_up(predictor, folder)

@@ -5,9 +5,9 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from model_runtime.errors import ModelFolderInvalid, PredictorFailed
-from model_runtime.model_folder import ModelFolder
-from model_runtime.predictor import ModelInfo, check_batch
+from serving_core.errors import ModelFolderInvalid, PredictorFailed
+from serving_core.model_folder import ModelFolder
+from serving_core.predictor import ModelInfo, check_batch
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class TensorFlowPredictor:
         except ImportError:
             raise ModelFolderInvalid(
                 "the engine tensorflow needs the package tensorflow-cpu: "
-                "install model-runtime with its extra [tensorflow], or use MODEL_ENGINE=litert"
+                "install serving-core with its extra [tensorflow], or use MODEL_ENGINE=litert"
             ) from None
         self.info: ModelInfo = folder.info
         self._constant = tf.constant
