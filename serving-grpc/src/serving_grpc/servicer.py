@@ -6,22 +6,28 @@ from collections.abc import Callable
 import grpc
 
 import open_inference_pb2
+import seldon_core_pb2
 import seldon_pb2
 from serving_core import DataPlane, Exchange
 from serving_core.exchange import Codec, server_timing
 from serving_core.protocols.grpc import GrpcReply
 from serving_core.protocols.open_inference import grpc as open_inference
 from serving_core.protocols.seldon import grpc as seldon
+from serving_core.protocols.seldon_core import grpc as seldon_core
+from serving_core.protocols.tensorflow_serving import grpc as tensorflow_serving
 from serving_grpc.call_loop import Call, Metadata
 
 SELDON = seldon_pb2.DESCRIPTOR.services_by_name["Seldon"].full_name
 OPEN_INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-SERVICES = (SELDON, OPEN_INFERENCE)
+SELDON_CORE = seldon_core_pb2.DESCRIPTOR.services_by_name["Seldon"].full_name
+SERVICES = (SELDON, OPEN_INFERENCE, SELDON_CORE, tensorflow_serving.SERVICE)
 
 # Methods of predictions, which the call loop serves.
 CODECS: dict[str, Codec[bytes, GrpcReply]] = {
     f"/{SELDON}/Classify": seldon,
     f"/{OPEN_INFERENCE}/ModelInfer": open_inference,
+    f"/{SELDON_CORE}/Predict": seldon_core,
+    f"/{tensorflow_serving.SERVICE}/Predict": tensorflow_serving,
 }
 
 CLIENT_KEY = "x-seldon-client"

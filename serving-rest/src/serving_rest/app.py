@@ -19,8 +19,10 @@ from serving_core.protocols.http import JSON, HttpRequest, HttpResponse
 from serving_core.protocols.open_inference import rest as open_inference
 from serving_core.protocols.seldon import rest as seldon
 from serving_core.protocols.seldon.rest import MESSAGES, ErrorCode, RequestRefused
-from serving_rest.open_inference_views import create_views
+from serving_core.protocols.seldon_core import rest as seldon_core
+from serving_core.protocols.tensorflow_serving import rest as tensorflow_serving
 from serving_rest.settings import Settings
+from serving_rest.views import create_views
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,15 @@ Headers = list[tuple[str, str]]
 # Sends a response with its headers and calls the last argument, which counts the request, just
 # before the write.
 Send = Callable[[HttpResponse, Headers, Callable[[], None]], None]
+
+
+_ROUTES: dict[tuple[str, str], HttpCodec] = {
+    ("GET", seldon.PREDICT): seldon,
+    ("POST", seldon.PREDICT): seldon,
+    ("GET", seldon.JS_PREDICT): seldon,
+    ("POST", seldon.JS_PREDICT): seldon,
+    ("POST", seldon_core.PATH): seldon_core,
+}
 
 
 def create_app(
@@ -67,9 +78,16 @@ def create_app(
         response, headers = predictions.respond(seldon, request.environ)
         return Response(response.body, response.status, headers)
 
-    for rule in ("/v2/models/<name>/infer", "/v2/models/<name>/versions/<version>/infer"):
-        app.add_url_rule(rule, "infer", methods=open_inference.METHODS)
-    app.register_blueprint(create_views(batcher.info, lambda: batcher.ready and not draining()))
+    for rule in (
+        "/v2/models/<name>/infer",
+        "/v2/models/<name>/versions/<version>/infer",
+        "/v1/models/<name>:predict",
+        "/v1/models/<name>/versions/<version>:predict",
+        seldon_core.PATH,
+    ):
+        app.add_url_rule(rule, "prediction", methods=("POST",))
+    for views in create_views(batcher.info, lambda: batcher.ready and not draining()):
+        app.register_blueprint(views)
 
     @app.get("/health/live")
     def live() -> Response:
@@ -93,9 +111,12 @@ def create_app(
     def handle_http_error(error: HTTPException) -> Response:
         """Handle Flask's routing errors: unknown path, method not allowed."""
         status = error.code or 500
-        if request.path.startswith("/v2"):
+        if request.path.startswith(("/v1/", "/v2")):
             document = {"error": f"{request.method} {request.path[:128]}: {error.name}"}
-            return Response(orjson.dumps(document), status, content_type=JSON)
+            response = Response(orjson.dumps(document), status, content_type=JSON)
+            if isinstance(error, MethodNotAllowed):
+                response.allow.update(error.valid_methods or ())
+            return response
         code = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}.get(status)
         if code is None:
             body = seldon.error_document(ErrorCode.GENERIC.error_id, error.name, status)
@@ -116,14 +137,12 @@ def create_app(
 
 def codec_of(method: str, path: str) -> HttpCodec | None:
     """The protocol of a prediction; None for every other request."""
-    if path in (seldon.PREDICT, seldon.JS_PREDICT) and method in seldon.METHODS:
-        return seldon
-    if (
-        method == "POST"
-        and path.startswith(open_inference.PREFIX)
-        and path.endswith(open_inference.SUFFIX)
-    ):
-        return open_inference
+    if (method, path) in _ROUTES:
+        return _ROUTES[method, path]
+    if method == "POST" and path.startswith("/v"):
+        for codec in (open_inference, tensorflow_serving):
+            if path.startswith(codec.PREFIX) and path.endswith(codec.SUFFIX):
+                return codec
     return None
 
 

@@ -96,8 +96,10 @@ def _columns(instances: object, model: ModelInfo) -> dict[str, list[Any]]:
     """The row format as columns: a list of values by input name."""
     if not model.signature.batched:
         raise InvalidInput(f"model {model.name} has no batch, expected inputs, not instances")
-    if type(instances) is not list or not instances:
+    if type(instances) is not list:
         raise InvalidInput(f"instances is {type_name(instances)}, expected a list of instances")
+    if not instances:
+        raise InvalidInput("instances is empty, expected at least one")
     names = [spec.name for spec in model.signature.inputs]
     first = instances[0]
     if len(names) == 1 and not (type(first) is dict and set(first) == set(names)):
@@ -177,13 +179,13 @@ def _strings(value: Any) -> Any:
         return {"b64": base64.b64encode(text).decode()}
 
 
-def model_status(served: Served) -> dict[str, Any]:
+def model_status(served: Served, ready: bool) -> dict[str, Any]:
     """The document of GET /v1/models/{model}."""
     return {
         "model_version_status": [
             {
                 "version": served.model.version,
-                "state": "AVAILABLE",
+                "state": "AVAILABLE" if ready else "LOADING",
                 "status": {"error_code": "OK", "error_message": ""},
             }
         ]
