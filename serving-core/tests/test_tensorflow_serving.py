@@ -122,6 +122,10 @@ REFUSED: dict[str, tuple[object, str]] = {
     "missing columns": ({"inputs": {"x": [[1, 2]]}}, "input 'n' is missing"),
     "another shape": ({"inputs": COLUMNS["inputs"] | {"x": [1, 2]}}, r"has shape \[2\]"),
     "no base64": ({"inputs": COLUMNS["inputs"] | {"s": [[{"b64": "?"}]]}}, "is no base64"),
+    "base64 beyond ASCII": (
+        {"inputs": COLUMNS["inputs"] | {"s": [[{"b64": "\u2028"}]]}},
+        "is no base64",
+    ),
     "another object": ({"inputs": COLUMNS["inputs"] | {"s": [[{"c": ""}]]}}, "has an object"),
     "an object for numbers": ({"inputs": COLUMNS["inputs"] | {"n": [B64]}}, "is an object"),
 }

@@ -95,10 +95,10 @@ def _array(tensor: TensorProto, spec: TensorSpec) -> NDArray[Any]:
     A single value stands for all elements, as TensorFlow abbreviates tensors.
     """
     expected = dtype_name(spec.datatype)
-    if DataType.Name(tensor.dtype) != expected:
-        raise InvalidInput(
-            f"input {spec.name!r} has dtype {DataType.Name(tensor.dtype)}, expected {expected}"
-        )
+    if tensor.dtype != DataType.Value(expected):
+        known = tensor.dtype in DataType.values()
+        actual = DataType.Name(tensor.dtype) if known else tensor.dtype
+        raise InvalidInput(f"input {spec.name!r} has dtype {actual}, expected {expected}")
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     if tensor.tensor_shape.unknown_rank or any(size < 0 for size in shape) or len(shape) > 32:
         raise InvalidInput(f"input {spec.name!r} has shape {shape[:32]}, expected sizes from 0")

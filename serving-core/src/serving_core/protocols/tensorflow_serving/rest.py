@@ -1,7 +1,6 @@
 """POST /v1/models/{model}[/versions/{version}]:predict, in row or column format."""
 
 import base64
-import binascii
 import re
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -129,7 +128,7 @@ def _decoded(data: object, field: str) -> object:
             raise InvalidInput(f'{field} has an object, expected {{"b64": "…"}}')
         try:
             return base64.b64decode(encoded, validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii.Error, or characters beyond ASCII
             raise InvalidInput(f"{field} has a b64 that is no base64") from None
     return data
 
