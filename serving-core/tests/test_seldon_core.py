@@ -123,6 +123,14 @@ def test_a_number_that_the_datatype_cannot_hold_is_refused() -> None:
         grpc.decode(message.SerializeToString(), echo("INT8"))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_ndarray_that_json_cannot_hold_is_refused(value: float) -> None:
+    message = SeldonMessage()
+    message.data.ndarray.extend([[1.0, value, 3.0]])
+    with pytest.raises(InvalidInput, match=r"data\.ndarray has a value that is not finite"):
+        grpc.decode(message.SerializeToString(), FP32)
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
@@ -47,8 +47,11 @@ def decode(message: bytes, served: Served) -> InferenceRequest:
 
 def _values(data: DefaultData, kind: str | None, source: TensorSpec) -> NDArray[Any]:
     if kind == "ndarray":
-        # Numbers of a ListValue are doubles.
-        return array_of(MessageToDict(data.ndarray), "FP64", "data.ndarray")
+        try:
+            rows = MessageToDict(data.ndarray)
+        except (ValueError, SerializeToJsonError):  # the JSON form of a ListValue has no NaN
+            raise InvalidInput("data.ndarray has a value that is not finite or unset") from None
+        return array_of(rows, "FP64", "data.ndarray")  # numbers of a ListValue are doubles
     if kind != "tensor":
         raise InvalidInput("data is empty, expected tensor or ndarray")
     values = np.array(data.tensor.values, np.float64)
