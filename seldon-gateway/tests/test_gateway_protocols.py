@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import grpc
@@ -10,6 +11,10 @@ import pytest
 import requests
 from gateway_under_test import GatewayUnderTest, GrpcUpstream, HttpUpstream
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 
 from polling import eventually
 from seldon_gateway import api_errors, api_paths
@@ -363,6 +368,41 @@ def test_another_method_is_unimplemented(
     with pytest.raises(grpc.RpcError) as refused:
         call(gateway, method, ("oauth_token", tokens["acme"]))
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+class AddToken(grpc.StreamStreamClientInterceptor):  # type: ignore[misc]  # untyped base
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+        metadata = [("authorization", f"Bearer {self.token}")] if self.token else []
+        return continuation(details._replace(metadata=metadata), requests)
+
+
+def test_reflection_shows_what_the_clients_model_server_implements(
+    gateway: GatewayUnderTest,
+) -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    health_pb2_grpc.add_HealthServicer_to_server(health_pb2_grpc.HealthServicer(), server)
+    names = ["grpc.health.v1.Health", reflection.SERVICE_NAME]
+    reflection.enable_server_reflection(names, server)
+    endpoint = Endpoint("127.0.0.1", server.add_insecure_port("127.0.0.1:0"))
+    server.start()
+    gateway.registry.setup_client("seen", "DB", "seen-js", "seen-key", "seen-secret")
+    gateway.registry.replace_variations("seen", "grpc", [Variation("v1", 1.0, (endpoint,))])
+    gateway.wait_for_client("seen-js", 503)
+    token = gateway.token("seen-key", "seen-secret")
+
+    def services(token: str) -> list[str]:
+        channel = grpc.intercept_channel(gateway.channel, AddToken(token))
+        return sorted(ProtoReflectionDescriptorDatabase(channel).get_services())
+
+    shown = eventually(lambda: services(token), ignored=grpc.RpcError)
+    assert shown == sorted(names)
+    with pytest.raises(grpc.RpcError) as refused:
+        services("")
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    server.stop(None).wait()
 
 
 def check(gateway: GatewayUnderTest, service: str) -> health_pb2.HealthCheckResponse:
