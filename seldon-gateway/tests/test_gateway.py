@@ -17,7 +17,7 @@ from gateway_under_test import GatewayUnderTest, HttpUpstream
 
 from polling import eventually
 from ports import free_ports
-from seldon_gateway import api_errors
+from seldon_gateway import api_errors, limits
 from seldon_gateway.envoy_bootstrap import bootstrap
 from seldon_gateway.processes import control_plane_command
 from seldon_gateway.settings import GatewaySettings
@@ -535,6 +535,25 @@ def test_a_malformed_request_is_refused_with_its_cause(
     document = json.loads(body)
     assert (document["error_id"], document["http_response"], status) == (13, 400, 400)
     assert cause in document["error_msg"]
+
+
+def test_a_caller_that_stalls_is_408_by_what_is_missing(
+    start_gateway: Callable[..., GatewayUnderTest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HEADERS_TIMEOUT_S", 1)
+    monkeypatch.setattr(limits, "REQUEST_TIMEOUT_S", 2)
+    gateway = start_gateway(lambda gateway: gateway.registry.setup_client("acme", "DB", JS))
+    for request, expected in (
+        (b"GET /version HTTP/1.1\r\nHost: x\r\n", api_errors.HEADERS_TOO_SLOW),
+        (
+            b"POST /js/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{}",
+            api_errors.REQUEST_TOO_SLOW,
+        ),
+    ):
+        status, _, body = gateway.raw(request)
+        assert (status, json.loads(body)) == (408, expected.document())
+    late = b"POST /v2/models/v1/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{}"
+    assert gateway.raw(late)[0] == 401  # nobody waits for the body of a caller without a token
 
 
 def with_headers(count: int, target: str) -> bytes:

@@ -25,7 +25,8 @@ Json = dict[str, Any]
 REST_ROUTES, GRPC_ROUTES = "rest", "grpc"
 PROTOCOLS: tuple[Protocol, ...] = ("rest", "grpc")
 CONTROL_PLANE = "control_plane"
-GRPC_HEALTH = "grpc_health"
+# Not "grpc_": dashboards and rules take that for model servers.
+GRPC_HEALTH = "health_check"
 # Names of filters in the bootstrap that a route or virtual host configures.
 HEALTH_FILTERS = ("envoy.filters.http.lua", "envoy.filters.http.grpc_http1_reverse_bridge")
 CORS_FILTER = "envoy.filters.http.cors"
