@@ -91,10 +91,13 @@ def test_only_requested_outputs_are_encoded() -> None:
     assert list(response.outputs[0].contents.bytes_contents) == ["é".encode()]
 
 
-def test_behind_a_gateway_any_name_is_served_and_the_variation_answers() -> None:
-    routed = echo("FP32")._replace(variation="blue", routed=True)
+def test_at_a_gateway_a_request_names_any_variation_and_the_response_who_served_it() -> None:
+    routed = echo("FP32")._replace(variation="blue", names="green,blue")
     message = request("FP32", raw=True)
-    message.model_name = "anything"
+    message.model_name = "red"
+    with pytest.raises(ModelNotFound, match="is 'red', expected one of: green, blue"):
+        grpc.decode(message.SerializeToString(), routed)
+    message.model_name = "green"
     encoded = message.SerializeToString()
     decoded = grpc.decode(encoded, routed)
     reply = grpc.encode(encoded, decoded, computed(y=tensor("FP32")), routed)
@@ -108,7 +111,7 @@ def test_another_model_or_version_is_not_found() -> None:
     with pytest.raises(ModelNotFound, match="version of model echo is '4', expected '3'"):
         grpc.decode(message.SerializeToString(), echo("FP32"))
     message.model_name = "other"
-    with pytest.raises(ModelNotFound, match="model name is 'other', expected 'echo'"):
+    with pytest.raises(ModelNotFound, match="model name is 'other', expected one of: echo"):
         grpc.decode(message.SerializeToString(), echo("FP32"))
 
 

@@ -127,10 +127,14 @@ def test_each_output_may_be_binary_or_not() -> None:
     assert response.body.endswith(X.tobytes())
 
 
-def test_behind_a_gateway_any_name_is_served_and_the_variation_answers() -> None:
-    routed = MIXED._replace(variation="blue", routed=True)
-    document, _ = encode({}, routed)
-    assert document["model_name"] == "blue"
+def test_at_a_gateway_a_request_names_any_variation_and_the_response_who_served_it() -> None:
+    routed = MIXED._replace(variation="blue", names="green,blue")
+    message = post({"inputs": INPUTS}, path="/v2/models/green/infer")
+    outputs = computed(y=X, t=np.array(["p", b"q"], object))
+    response = rest.encode(message, decode(message, routed), outputs, routed)
+    assert json.loads(response.body)["model_name"] == "blue"
+    with pytest.raises(ModelNotFound, match="is 'mixed', expected one of: green, blue"):
+        decode(post({"inputs": INPUTS}), routed)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +146,7 @@ def test_behind_a_gateway_any_name_is_served_and_the_variation_answers() -> None
     ],
 )
 def test_another_model_or_version_is_not_found(path: str) -> None:
-    with pytest.raises(ModelNotFound, match="expected '"):
+    with pytest.raises(ModelNotFound, match="expected"):
         decode(post({"inputs": INPUTS}, path=path))
 
 

@@ -24,7 +24,19 @@ def test_a_prediction_is_read_with_what_the_gateway_says_of_it() -> None:
     found = parse(data + b"GET /next", LIMITS)
     assert found is not None
     assert found.request == (
-        *("/predict", "POST", "puid=p", "acme", "blue", "application/json", "", "250", "", BODY),
+        *(
+            "/predict",
+            "POST",
+            "puid=p",
+            "acme",
+            "blue",
+            "",
+            "application/json",
+            "",
+            "250",
+            "",
+            BODY,
+        ),
     )
     assert (found.codec, found.consumed, found.close_after_response) == (rest, len(data), False)
 

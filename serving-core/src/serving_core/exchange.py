@@ -45,12 +45,23 @@ class Served(NamedTuple):
     Attributes:
         model: The model.
         variation: The variation's label at the gateway, "default" without a gateway.
-        routed: Whether a gateway routed the request.
+        names: The model's names at the gateway, separated by commas; empty without a gateway.
     """
 
     model: ModelInfo
-    variation: str
-    routed: bool = False
+    variation: str = "default"
+    names: str = ""
+
+    @classmethod
+    def by(cls, model: ModelInfo, variation: str, names: str) -> "Served":
+        """Create it from the gateway's headers, which are empty without a gateway.
+
+        Args:
+            model: The model.
+            variation: The label of the variation.
+            names: The labels of all variations of the client; empty if there is one.
+        """
+        return cls(model, variation[:MAX_LABEL] or "default", names or variation)
 
 
 class Reply(Protocol):
@@ -141,7 +152,12 @@ class Exchange(Generic[M, R]):
     )
 
     def __init__(
-        self, plane: DataPlane, codec: Codec[M, R], client: str, variation: str, send: Send[R]
+        self,
+        plane: DataPlane,
+        codec: Codec[M, R],
+        client: str,
+        served: Served,
+        send: Send[R],
     ) -> None:
         """Count a request as in flight.
 
@@ -149,16 +165,14 @@ class Exchange(Generic[M, R]):
             plane: The process's batcher and metrics.
             codec: The request's protocol.
             client: The gateway's name of the client, empty without a gateway.
-            variation: The gateway's label of the variation, empty without a gateway.
+            served: Who serves the request.
             send: Called once, in the thread that calls a method here or that runs the engine.
         """
         self._started = time.perf_counter()
         self._plane = plane
         self._codec = codec
         self._client = client[:MAX_LABEL] or "direct"
-        self._served = Served(
-            plane.batcher.info, variation[:MAX_LABEL] or "default", bool(variation)
-        )
+        self._served = served
         self._send = send
         self._finished = threading.Lock()  # acquired by the first to finish
         plane.metrics.begin()

@@ -10,8 +10,7 @@ from serving_core import ModelInfo, Served, ServingError
 from serving_core.protocols.grpc import CODES
 from serving_core.protocols.open_inference import common
 from serving_core.protocols.tensorflow_serving import grpc as tensorflow_serving
-
-VARIATION_KEY = "x-seldon-variation"
+from serving_grpc.servicer import MODELS_KEY, VARIATION_KEY
 
 
 class MetadataCalls:
@@ -76,7 +75,7 @@ class MetadataCalls:
     def _served(self, context: grpc.ServicerContext) -> Served:
         metadata = dict(context.invocation_metadata())
         variation = str(metadata.get(VARIATION_KEY, ""))
-        return Served(self._model, variation, bool(variation))
+        return Served.by(self._model, variation, str(metadata.get(MODELS_KEY, "")))
 
 
 def _handler(request_type: Any, call: Callable[[Any, grpc.ServicerContext], Any]) -> Any:

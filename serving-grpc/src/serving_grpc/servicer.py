@@ -8,7 +8,7 @@ import grpc
 import open_inference_pb2
 import seldon_core_pb2
 import seldon_pb2
-from serving_core import DataPlane, Exchange
+from serving_core import DataPlane, Exchange, Served
 from serving_core.exchange import Codec, server_timing
 from serving_core.protocols.grpc import GrpcReply
 from serving_core.protocols.open_inference import grpc as open_inference
@@ -32,6 +32,7 @@ CODECS: dict[str, Codec[bytes, GrpcReply]] = {
 
 CLIENT_KEY = "x-seldon-client"
 VARIATION_KEY = "x-seldon-variation"
+MODELS_KEY = "x-seldon-models"
 TIMING_KEY = "server-timing"
 
 NO_MESSAGE = "the call has no message, expected one"
@@ -42,7 +43,7 @@ _MAX_DEADLINE_S = 86_400.0
 
 def serve(plane: DataPlane, codec: Codec[bytes, GrpcReply], call: Call) -> None:
     """Serve one RPC; the engine thread sends the reply."""
-    client, variation = _caller(call.metadata)
+    client, variation, models = _caller(call.metadata)
     if call.message is None:
         _refuse_without_message(plane, call, client, variation)
         return
@@ -51,7 +52,8 @@ def serve(plane: DataPlane, codec: Codec[bytes, GrpcReply], call: Call) -> None:
         status = grpc.StatusCode[reply.code]
         call.respond(status, reply.details, reply.message, ((TIMING_KEY, timing),), count)
 
-    Exchange(plane, codec, client, variation, send).start(call.message, _timeout_s(call))
+    served = Served.by(plane.batcher.info, variation, models)
+    Exchange(plane, codec, client, served, send).start(call.message, _timeout_s(call))
 
 
 def _refuse_without_message(plane: DataPlane, call: Call, client: str, variation: str) -> None:
@@ -70,15 +72,17 @@ def _refuse_without_message(plane: DataPlane, call: Call, client: str, variation
     call.respond(grpc.StatusCode.INVALID_ARGUMENT, NO_MESSAGE, None, timing)
 
 
-def _caller(metadata: Metadata) -> tuple[str, str]:
-    """Client and variation from the gateway's metadata; empty without a gateway."""
-    client = variation = ""
+def _caller(metadata: Metadata) -> tuple[str, str, str]:
+    """Client, variation and models from the gateway's metadata; empty without a gateway."""
+    client = variation = models = ""
     for key, value in metadata:
         if key == VARIATION_KEY:
             variation = str(value)
         elif key == CLIENT_KEY:
             client = str(value)
-    return client, variation
+        elif key == MODELS_KEY:
+            models = str(value)
+    return client, variation, models
 
 
 def _timeout_s(call: Call) -> float | None:

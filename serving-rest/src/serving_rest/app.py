@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from serving_core import DataPlane, Exchange
+from serving_core import DataPlane, Exchange, Served
 from serving_core.exchange import Codec
 from serving_core.protocols.http import JSON, HttpRequest, HttpResponse
 from serving_core.protocols.open_inference import rest as open_inference
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 # Set by the gateway; the client's and the variation's name become metric labels.
 CLIENT = "HTTP_X_SELDON_CLIENT"
 VARIATION = "HTTP_X_SELDON_VARIATION"
+MODELS = "HTTP_X_SELDON_MODELS"
 DEADLINE_MS = "HTTP_X_ENVOY_EXPECTED_RQ_TIMEOUT_MS"
 HEADER_LENGTH = "HTTP_INFERENCE_HEADER_CONTENT_LENGTH"
 # Beyond this limit the server closes the connection of a caller that still sends its body.
@@ -207,7 +208,8 @@ class Predictions:
             ]
             send(response, headers, count)
 
-        return Exchange(self._plane, codec, request.client, request.variation, reply)
+        served = Served.by(self.batcher.info, request.variation, request.models)
+        return Exchange(self._plane, codec, request.client, served, reply)
 
     def respond(self, codec: HttpCodec, environ: WSGIEnvironment) -> tuple[HttpResponse, Headers]:
         """Serve a WSGI request in the calling thread; blocks to read the body."""
@@ -217,6 +219,7 @@ class Predictions:
             environ["QUERY_STRING"],
             environ.get(CLIENT, ""),
             environ.get(VARIATION, ""),
+            environ.get(MODELS, ""),
             environ.get("CONTENT_TYPE", ""),
             environ.get("HTTP_CONTENT_ENCODING", ""),
             environ.get(DEADLINE_MS, ""),

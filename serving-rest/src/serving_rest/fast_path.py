@@ -17,6 +17,7 @@ _QUERY_BYTES = bytes(set(range(0x21, 0x7F)) - set(b"#"))
 _HEADERS = {
     b"x-seldon-client": "client",
     b"x-seldon-variation": "variation",
+    b"x-seldon-models": "models",
     b"x-envoy-expected-rq-timeout-ms": "deadline_ms",
     b"content-type": "content_type",
     b"content-encoding": "encoding",

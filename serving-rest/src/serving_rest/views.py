@@ -11,6 +11,7 @@ from serving_core.protocols.open_inference import common, rest
 from serving_core.protocols.tensorflow_serving import rest as tensorflow_serving
 
 VARIATION = "X-Seldon-Variation"
+MODELS = "X-Seldon-Models"
 
 
 def create_views(model: ModelInfo, ready: Callable[[], bool]) -> tuple[Blueprint, Blueprint]:
@@ -23,8 +24,8 @@ def create_views(model: ModelInfo, ready: Callable[[], bool]) -> tuple[Blueprint
 
     def served(name: str, version: str) -> Served:
         """Who serves the request, if it is for this model."""
-        variation = request.headers.get(VARIATION, "")
-        who = Served(model, variation, bool(variation))
+        headers = request.headers
+        who = Served.by(model, headers.get(VARIATION, ""), headers.get(MODELS, ""))
         common.check_model(name, version, who)
         return who
 

@@ -17,6 +17,7 @@ class HttpRequest(NamedTuple):
         query: The raw query string.
         client: The gateway's name of the client; empty without a gateway.
         variation: The gateway's label of the variation; empty without a gateway.
+        models: The gateway's labels of all variations of the client; empty if there is one.
         content_type: The Content-Type header, empty if absent.
         encoding: The Content-Encoding header, empty if absent.
         deadline_ms: Envoy's header with the request's timeout, empty if absent.
@@ -29,6 +30,7 @@ class HttpRequest(NamedTuple):
     query: str
     client: str = ""
     variation: str = ""
+    models: str = ""
     content_type: str = ""
     encoding: str = ""
     deadline_ms: str = ""
@@ -42,6 +44,7 @@ class HttpResponse(NamedTuple):
     Attributes:
         body: The complete body.
         status: The status of the response.
+        models: The gateway's labels of all variations of the client; empty if there is one.
         content_type: The Content-Type header.
         headers: Further headers.
         outcome: The status that is counted, where it differs from the response's.

@@ -37,15 +37,16 @@ class Options(NamedTuple):
 def check_model(name: str, model_version: str, served: Served) -> None:
     """Check that a request is for the served model.
 
-    The gateway has checked the name of a request that it routed: a client's models are the names of
-    its variations, of which any one may serve the request.
+    At a gateway, a client's models are the names of its variations: any one may serve the request.
 
     Raises:
         ModelNotFound: The request names another model or version.
     """
     model = served.model
-    if not served.routed and name != model.name:
-        raise ModelNotFound(f"model name is {name[:64]!r}, expected {model.name!r}")
+    names = served.names.split(",") if served.names else [model.name]
+    if name not in names:
+        expected = ", ".join(names)
+        raise ModelNotFound(f"model name is {name[:64]!r}, expected one of: {expected:.300}")
     if model_version not in ("", model.version):
         raise ModelNotFound(
             f"version of model {name[:64]} is {model_version[:64]!r}, expected {model.version!r}"
@@ -54,7 +55,7 @@ def check_model(name: str, model_version: str, served: Served) -> None:
 
 def model_name(served: Served) -> str:
     """The model's name in responses: behind a gateway, the variation that served the request."""
-    return served.variation if served.routed else served.model.name
+    return served.variation if served.names else served.model.name
 
 
 def server_metadata() -> dict[str, Any]:
