@@ -32,6 +32,7 @@ class Example:
     flag: bool = env.flag("X_FLAG", False, "a flag")
     cores: int = env.integer("X_CORES", lambda: 4, 1, 9, "cores", words="the machine's")
     only: str = env.text("", "o", "an option alone", option="--only")
+    url: str = env.text("X_URL", "", "with a password", words="no URL", secret=True)
     other: str | None = None
 
 
@@ -118,8 +119,14 @@ def test_values_of_options_are_checked_under_their_name() -> None:
         ({"count": 0}, "X_COUNT is '0', expected an integer from 1 to 2000000, in bytes"),
     ):
         with pytest.raises(Invalid) as caught:
-            env.check(Example(folder=Path("f"), ports=(1, 2), **wrong), Invalid)  # type: ignore[arg-type]
+            env.check(Example(folder=Path("f"), ports=(1, 2), **wrong), Invalid)
         assert str(caught.value) == sentence
+
+
+def test_a_secret_is_not_in_the_repr() -> None:
+    settings = Example(**values(X_URL="postgresql://user:hidden@host"), ports=(1, 2))
+    assert "hidden" in settings.url
+    assert "hidden" not in repr(settings)
 
 
 def test_a_part_of_the_name_is_the_readers() -> None:
@@ -142,6 +149,7 @@ def test_the_table_has_every_declaration() -> None:
         "| `X_FLAG` |  | false | true or false | a flag |",
         "| `X_CORES` |  | the machine's | an integer from 1 to 9 | cores |",
         "|  | `--only` | o | text | an option alone |",
+        "| `X_URL` |  | no URL | text | with a password |",
     ]
     assert env.table(Part).splitlines() == [
         "| Variable | Default | Values | Meaning |",

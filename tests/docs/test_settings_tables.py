@@ -29,7 +29,8 @@ def test_every_class_of_settings_is_on_a_page() -> None:
         declared |= {
             f"{module.__name__}.{name}"
             for name, found in vars(module).items()
-            if getattr(found, "__module__", "") == module.__name__
+            if isinstance(found, type)
+            and found.__module__ == module.__name__
             and is_dataclass(found)
             and any(settings_of(found))
         }

@@ -75,12 +75,15 @@ class Further(TypedDict, total=False):
     option: str
 
 
-def parsed(name: str, default: Any, parse: Callable[[str], Any], meaning: str, **rest: Any) -> Any:
+def parsed(
+    name: str, default: Any, parse: Callable[[str], Any], meaning: str,
+    *, secret: bool = False, **rest: Any,
+) -> Any:  # fmt: skip
     """A text of a form of its own, which `parse` refuses by None or ValueError."""
-    setting = Setting(name=name, meaning=meaning, parse=parse, **rest)
+    known = {"setting": Setting(name=name, meaning=meaning, parse=parse, **rest)}
     if callable(default):
-        return field(default_factory=default, metadata={"setting": setting})
-    return field(default=default, metadata={"setting": setting})
+        return field(default_factory=default, repr=not secret, metadata=known)
+    return field(default=default, repr=not secret, metadata=known)
 
 
 def integer(
@@ -137,9 +140,11 @@ def path(name: str, default: Any, meaning: str, **further: Unpack[Further]) -> A
     return parsed(name, default, Path, meaning, expected="a path", **further)
 
 
-def text(name: str, default: Any, meaning: str, **further: Unpack[Further]) -> Any:
-    """Any text."""
-    return parsed(name, default, str, meaning, expected="text", **further)
+def text(
+    name: str, default: Any, meaning: str, *, secret: bool = False, **further: Unpack[Further]
+) -> Any:
+    """Any text; a secret one is not in the repr of the dataclass."""
+    return parsed(name, default, str, meaning, secret=secret, expected="text", **further)
 
 
 def matching(

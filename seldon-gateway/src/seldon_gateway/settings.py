@@ -52,6 +52,7 @@ class GatewaySettings:
         env.REQUIRED,
         "SQLAlchemy URL: `postgresql+psycopg://…`",
         words="SQLite in `SELDON_HOME`",
+        secret=True,
     )
     token_ttl_s: int = env.integer(
         "SELDON_TOKEN_TTL", 6000, 1, 86_400, "lifetime of a token", unit="seconds"
