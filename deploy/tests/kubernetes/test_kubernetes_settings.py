@@ -141,7 +141,7 @@ def test_the_servers_are_told_their_own_variables_and_have_their_grace() -> None
 
 def test_an_interval_that_envoy_would_not_take_is_refused() -> None:
     assert read().poll_s == 0.25
-    with pytest.raises(GatewaySettingInvalid, match="SELDON_POLL is '0', expected a number from"):
+    with pytest.raises(GatewaySettingInvalid, match="SELDON_POLL is '0', expected seconds from"):
         read(SELDON_POLL="0")
 
 

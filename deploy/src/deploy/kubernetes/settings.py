@@ -13,8 +13,8 @@ from deploy.errors import SettingInvalid
 from deploy.images import Build
 from deploy.microservices import Api
 from deploy.stack import server_environment
-from loadtest.settings import TEST_TYPES
-from loadtest.settings import VARIABLES as LOADTEST_VARIABLES
+from env_settings import settings_of
+from loadtest.settings import TEST_TYPES, LoadTestSettings
 from seldon_gateway.settings import GatewaySettings
 
 PROJECT = "prediction-services"
@@ -26,9 +26,10 @@ OVERLAYS = ("monitoring", "loadtest")
 
 # Variables passed on unchanged to a load test's pods; the others are set here.
 _LOADTEST_PASSED = tuple(
-    name
-    for name in LOADTEST_VARIABLES
-    if name
+    one.name
+    for one in settings_of(LoadTestSettings)
+    if one.name
+    and one.name
     not in {
         "LOADTEST_WORKERS", "LOADTEST_OUTPUT", "LOADTEST_HOST", "LOADTEST_METRICS_BIND",
         "LOADTEST_MODEL_FOLDER", "LOADTEST_SERVER_METRICS", "LOADTEST_WEB_PORT",
