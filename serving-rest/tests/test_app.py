@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 
 from monitoring.metrics import ServingMetrics
 from polling import eventually
-from serving_core import MicroBatcher
+from serving_core import DataPlane, MicroBatcher
 from serving_core.testing import FakePredictor, expected_scores
 from serving_rest.app import Predictions, create_app
 from serving_rest.settings import Settings
@@ -53,9 +53,9 @@ class HeldPredictor(FakePredictor):
         self.gate.clear()
         self.entered = threading.Event()
 
-    def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         self.entered.set()
-        return super().predict(instances)
+        return super().scores(rows)
 
 
 BenchMaker = Callable[..., Bench]
@@ -73,7 +73,7 @@ def make_bench() -> Iterator[BenchMaker]:
         metrics = ServingMetrics(registry, "rest", "fake", "1")
         draining = [False]
         settings = Settings(Path("unused"), **limits)
-        predictions = Predictions(batcher, metrics, settings)
+        predictions = Predictions(DataPlane(batcher, metrics), settings)
         app = create_app(predictions, registry, lambda: draining[0])
         made.append(Bench(app.test_client(), predictor, batcher, registry, draining))
         return made[-1]

@@ -4,7 +4,8 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
 
-from serving_rest.app import Request
+from serving_core.protocols.http import HttpRequest
+from serving_core.protocols.seldon import rest
 from serving_rest.fast_path import Limits, NotOnFastPath, ParsedRequest, parse
 
 LIMITS = Limits(line=1 << 20, headers=64, header=96 << 10, section=1 << 20, body=1 << 20)
@@ -23,16 +24,28 @@ def test_a_prediction_is_read_with_what_the_gateway_says_of_it() -> None:
     found = parse(data + b"GET /next", LIMITS)
     assert found is not None
     assert found.request == (
-        *("/predict", "POST", "puid=p", "acme", "blue", "application/json", "", "250"),
+        *(
+            "/predict",
+            "POST",
+            "puid=p",
+            "acme",
+            "blue",
+            "",
+            "application/json",
+            "",
+            "250",
+            "",
+            BODY,
+        ),
     )
-    assert (found.body, found.consumed, found.close_after_response) == (BODY, len(data), False)
+    assert (found.codec, found.consumed, found.close_after_response) == (rest, len(data), False)
 
 
 def test_a_get_has_its_document_in_the_query() -> None:
     found = parse(b"GET /js/predict?json=%7B%7D HTTP/1.1\r\nHost: h\r\n\r\n", LIMITS)
     assert found is not None
     assert (found.request.path, found.request.method) == ("/js/predict", "GET")
-    assert (found.request.query, found.body) == ("json=%7B%7D", b"")
+    assert (found.request.query, found.request.body) == ("json=%7B%7D", b"")
 
 
 @pytest.mark.parametrize("last", [True, False])
@@ -129,8 +142,7 @@ def read_by_gunicorn(data: bytes) -> ParsedRequest:
     head_end = data.index(b"\r\n\r\n") + 4
     headers = dict(message.headers)
     length = int(headers.get("CONTENT-LENGTH", 0))
-    body = message.body.read()
-    request = Request(
+    request = HttpRequest(
         path=message.path,
         method=message.method,
         query=message.query,
@@ -139,8 +151,9 @@ def read_by_gunicorn(data: bytes) -> ParsedRequest:
         content_type=headers.get("CONTENT-TYPE", ""),
         encoding=headers.get("CONTENT-ENCODING", ""),
         deadline_ms=headers.get("X-ENVOY-EXPECTED-RQ-TIMEOUT-MS", ""),
+        body=message.body.read(),
     )
-    return ParsedRequest(request, body, head_end + length, message.should_close())
+    return ParsedRequest(rest, request, head_end + length, message.should_close())
 
 
 def test_a_header_with_an_underscore_names_nobody() -> None:

@@ -1,5 +1,6 @@
 """Settings of the gateway, read once from the environment."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,16 @@ from typing import Any, Self
 
 import env_settings as env
 from seldon_gateway.errors import SettingInvalid
+
+# As browsers write it: no path, no upper case.
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(filter(None, map(str.strip, text.split(","))))
+    if not all(map(_ORIGIN.fullmatch, origins)):
+        raise ValueError
+    return origins
 
 
 def _port(name: str, default: int | None, meaning: str, words: str = "") -> Any:
@@ -63,6 +74,14 @@ class GatewaySettings:
         0.01,
         600,
         "timeout of a prediction; in gRPC the call's deadline if it is shorter",
+    )
+    cors_origins: tuple[str, ...] = env.parsed(
+        "SELDON_CORS_ORIGINS",
+        (),
+        _origins,
+        "origins whose scripts may send requests",
+        expected="* or origins such as https://app.example.com, separated by commas",
+        words="none",
     )
     poll_s: float = env.seconds(
         "SELDON_POLL",

@@ -8,19 +8,20 @@ from typing import NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from serving_rest.app import JS_PREDICT, PREDICT, PREDICT_METHODS, Request
+from serving_core.protocols.http import HttpRequest
+from serving_rest.app import HttpCodec, codec_of
 
-_PATHS = {path.encode(): path for path in (JS_PREDICT, PREDICT)}
-_METHODS = {method.encode(): method for method in PREDICT_METHODS}
 # RFC 3986: a target is visible ASCII; a server never receives a fragment.
 _QUERY_BYTES = bytes(set(range(0x21, 0x7F)) - set(b"#"))
-# Headers of interest: fields of Request, then three for the connection. Other headers are ignored.
+# Headers of interest: fields of HttpRequest, then three for the connection.
 _HEADERS = {
     b"x-seldon-client": "client",
     b"x-seldon-variation": "variation",
+    b"x-seldon-models": "models",
     b"x-envoy-expected-rq-timeout-ms": "deadline_ms",
     b"content-type": "content_type",
     b"content-encoding": "encoding",
+    b"inference-header-content-length": "header_length",
     b"content-length": "length",
     b"connection": "connection",
     b"host": "host",
@@ -48,10 +49,10 @@ class Limits(NamedTuple):
 
 
 class ParsedRequest(NamedTuple):
-    """A request with its body."""
+    """A complete request of a protocol."""
 
-    request: Request
-    body: bytes
+    codec: HttpCodec
+    request: HttpRequest
     consumed: int  # bytes of head and body
     close_after_response: bool
 
@@ -80,7 +81,7 @@ def parse(data: bytes, limits: Limits) -> ParsedRequest | None:
             raise NotOnFastPath
         _validate(data)  # fail early: a malformed head needs no further bytes
         return None
-    method, path, query = _parse_request_line(data[:line_end])
+    codec, method, path, query = _parse_request_line(data[:line_end])
     # llhttp scans the target byte by byte, 20 us for 10 KB: it gets a short one instead.
     _validate(b"GET / HTTP/1.1" + data[line_end : head_end + 4])
     # The limit of one header applies to the whole section here.
@@ -94,8 +95,8 @@ def parse(data: bytes, limits: Limits) -> ParsedRequest | None:
     end = begin + length
     if len(data) < end:
         return None
-    request = Request(path, method, query, **fields)
-    return ParsedRequest(request, data[begin:end], end, close)
+    request = HttpRequest(path, method, query, body=data[begin:end], **fields)
+    return ParsedRequest(codec, request, end, close)
 
 
 def _validate(head: bytes) -> None:
@@ -105,24 +106,19 @@ def _validate(head: bytes) -> None:
         raise NotOnFastPath from None
 
 
-def _parse_request_line(line: bytes) -> tuple[str, str, str]:
-    """Return the method, the path and the query."""
+def _parse_request_line(line: bytes) -> tuple[HttpCodec, str, str, str]:
+    """Return the protocol, the method, the path and the query."""
     verb, _, rest = line.partition(b" ")
     target, _, version = rest.rpartition(b" ")
     path, _, query = target.partition(b"?")
-    method = _METHODS.get(verb)
-    if (
-        method is None
-        or path not in _PATHS
-        or version != b"HTTP/1.1"
-        or query.translate(None, _QUERY_BYTES)
-    ):
+    codec = codec_of(verb.decode("latin-1"), path.decode("latin-1"))
+    if codec is None or version != b"HTTP/1.1" or query.translate(None, _QUERY_BYTES):
         raise NotOnFastPath
-    return method, _PATHS[path], query.decode("ascii")
+    return codec, verb.decode("ascii"), path.decode("ascii"), query.decode("ascii")
 
 
 def _parse_headers(lines: list[bytes]) -> tuple[dict[str, str], int, bool]:
-    """Return the fields of Request, the body's length and whether the connection closes.
+    """Return the fields of HttpRequest, the body's length and whether the connection closes.
 
     `_validate` guarantees one header per line and a decimal Content-Length.
     """

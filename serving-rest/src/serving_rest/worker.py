@@ -33,10 +33,11 @@ from gunicorn.http.message import Request  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
 
 from serving_core import MicroBatcher
-from serving_rest import fast_path, wire
-from serving_rest.app import JSON, STATUS_LINES, Answer
+from serving_core.protocols.http import JSON, HttpResponse
+from serving_core.protocols.seldon.rest import ErrorCode, error_document
+from serving_rest import fast_path
+from serving_rest.app import STATUS_LINES, Headers
 from serving_rest.fast_path import Limits
-from serving_rest.wire import ErrorCode
 
 # Interval of the heartbeat to the master, and of the check that the master is alive.
 HEARTBEAT_S = 0.25
@@ -287,16 +288,22 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         conn.read_deadline = math.inf
         conn.in_flight = True
         conn.close_after_response = parsed.close_after_response
-        self._predictions.submit(parsed.request, parsed.body, partial(self._send, conn))
+        self._predictions.submit(parsed.codec, parsed.request, partial(self._send, conn))
 
-    def _send(self, conn: Connection, answer: Answer, count: Callable[[], None]) -> None:
+    def _send(
+        self,
+        conn: Connection,
+        response: HttpResponse,
+        headers: Headers,
+        count: Callable[[], None],
+    ) -> None:
         """Send a response; called once per request, in the loop's thread."""
         conn.in_flight = False
         if not conn.in_loop:  # closed by a shutdown
             count()
             return
         close = conn.close_after_response or not self.alive
-        data = self._head(answer, close) + answer.body
+        data = self._head(response, headers, close) + response.body
         count()
         try:
             sent = conn.sock.send(data)
@@ -317,14 +324,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 self._resume_reading(conn)
             conn.responded_at = time.monotonic()
 
-    def _head(self, answer: Answer, close: bool) -> bytes:
+    def _head(self, response: HttpResponse, headers: Headers, close: bool) -> bytes:
         second = int(time.time())
         if second != self._date[0]:
             self._date = (second, util.http_date(second))
-        lines = "".join([f"{name}: {value}\r\n" for name, value in answer.headers])
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
         return (
-            f"HTTP/1.1 {STATUS_LINES[answer.status]}\r\n{lines}"
-            f"Content-Length: {len(answer.body)}\r\nServer: {SERVER}\r\nDate: {self._date[1]}\r\n"
+            f"HTTP/1.1 {STATUS_LINES[response.status]}\r\n{lines}"
+            f"Content-Length: {len(response.body)}\r\nServer: {SERVER}\r\nDate: {self._date[1]}\r\n"
             f"Connection: {'close' if close else 'keep-alive'}\r\n\r\n"
         ).encode("latin-1")
 
@@ -522,7 +529,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         elif not isinstance(error, http_errors.ParseException):
             self.log.exception("unexpected error outside the app")
             status, message = HTTPStatus.INTERNAL_SERVER_ERROR, "A generic error occurred"
-        body = wire.error_document(code.error_id, message, status)
+        body = error_document(code.error_id, message, status)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
             f"Content-Type: {JSON}\r\nContent-Length: {len(body)}\r\n\r\n"
