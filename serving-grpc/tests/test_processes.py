@@ -348,7 +348,7 @@ def test_a_model_that_is_gone_when_the_last_worker_dies_ends_the_stack(launch, t
 
 def model_name(port: int) -> str:
     with channel(port) as over:
-        reply = over.unary_unary(CLASSIFY)(request(0), timeout=10, wait_for_ready=True)
+        reply = over.unary_unary(CLASSIFY, None, None)(request(0), timeout=10, wait_for_ready=True)
     return str(seldon_pb2.ClassificationReply.FromString(reply).meta.modelName)
 
 
