@@ -1,18 +1,18 @@
-"""The WSGI app of one predictor; wire.py has the documents, serving_core the model."""
+"""What the server answers: `Predictions` the two prediction routes, a WSGI app all others.
+
+wire.py has the documents, serving_core the model.
+"""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from queue import Empty, SimpleQueue
-from typing import NamedTuple
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from typing import NamedTuple, Protocol
 
 import orjson
-from flask import Flask, Response, request
+from flask import Flask, Response, abort, request
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -20,6 +20,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from monitoring.metrics import ServingMetrics
 from serving_core import DeadlinePassed, MicroBatcher, Scored, ServingError, parse_instances
 from serving_rest import wire
+from serving_rest.http_writer import Answer
 from serving_rest.settings import Settings
 from serving_rest.wire import CODE_OF_KIND, ErrorCode, RequestRefused
 
@@ -29,16 +30,9 @@ JSON = "application/json"
 JAVASCRIPT = "application/javascript; charset=utf-8"
 FORM = "application/x-www-form-urlencoded"
 JS_PREDICT, PREDICT = "/js/predict", "/predict"
-PREDICT_METHODS = ("GET", "POST")
+PREDICT_METHODS = ("GET", "HEAD", "POST")
 
-# Set by the gateway; the client's and the variation's name become metric labels.
-CLIENT = "HTTP_X_SELDON_CLIENT"
-VARIATION = "HTTP_X_SELDON_VARIATION"
-DEADLINE_MS = "HTTP_X_ENVOY_EXPECTED_RQ_TIMEOUT_MS"
 MAX_LABEL = 64
-# Beyond this limit the server closes the connection of a caller that still sends its body.
-MAX_DISCARDED_BYTES = 16 << 20
-DISCARD_STEP_BYTES = 64 << 10
 
 # As the original API words them.
 MESSAGES = {
@@ -52,9 +46,14 @@ NO_DOCUMENT = (
 
 
 _JSONP = {JS_PREDICT: True, PREDICT: False}
+_PREDICTIONS = frozenset((method, path) for method in PREDICT_METHODS for path in _JSONP)
 _STATUS_TEXTS = {status: str(status.value) for status in HTTPStatus}
 _FIXED_HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
-STATUS_LINES = {status: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+
+def is_prediction(method: str, path: str) -> bool:
+    """Whether `Predictions` answers a request; the WSGI app answers all others."""
+    return (method, path) in _PREDICTIONS
 
 
 def create_app(
@@ -62,10 +61,10 @@ def create_app(
     registry: CollectorRegistry,
     draining: Callable[[], bool] = lambda: False,
 ) -> Flask:
-    """Create the WSGI app.
+    """Create the WSGI app of all requests that are no predictions.
 
     Args:
-        predictions: Serves the two prediction routes.
+        predictions: Their model.
         registry: The registry of /metrics, which collects all worker processes.
         draining: Whether the process is shutting down, and therefore not ready.
     """
@@ -74,13 +73,12 @@ def create_app(
     app.url_map.merge_slashes = False
     batcher = predictions.batcher
 
+    # For OPTIONS and for status 405 with `Allow`. Predictions themselves do not arrive here, only
+    # other spellings of their paths, such as //predict.
     @app.route(JS_PREDICT, methods=PREDICT_METHODS)
-    def js_predict() -> Response:
-        return _response(predictions.respond(request.environ))
-
     @app.route(PREDICT, methods=PREDICT_METHODS)
     def predict() -> Response:
-        return _response(predictions.respond(request.environ))
+        abort(HTTPStatus.NOT_FOUND)
 
     @app.get("/health/live")
     def live() -> Response:
@@ -118,31 +116,7 @@ def create_app(
         log.error("%s %s failed", request.method, request.path, exc_info=error)
         return _error_response(ErrorCode.GENERIC, MESSAGES[ErrorCode.GENERIC])
 
-    app.wsgi_app = PredictionMiddleware(app.wsgi_app, predictions)  # type: ignore[method-assign]
     return app
-
-
-class PredictionMiddleware:
-    """WSGI middleware that serves predictions without Flask's routing, request and response.
-
-    Those take a quarter of the time of a prediction. Only predictions off the fast path
-    (fast_path.py) arrive here. Flask serves all other requests.
-    """
-
-    def __init__(self, flask: WSGIApplication, predictions: "Predictions") -> None:
-        """`flask` serves what is not a prediction."""
-        self._flask = flask
-        self._predictions = predictions
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """See PEP 3333."""
-        path = environ["PATH_INFO"]
-        if path not in _JSONP or environ["REQUEST_METHOD"] not in PREDICT_METHODS:
-            return self._flask(environ, start_response)
-        answer = self._predictions.respond(environ)
-        length = ("Content-Length", str(len(answer.body)))
-        start_response(STATUS_LINES[answer.status], [*answer.headers, length])
-        return (answer.body,)
 
 
 class Request(NamedTuple):
@@ -158,21 +132,19 @@ class Request(NamedTuple):
     deadline_ms: str = ""
 
 
-class Answer(NamedTuple):
-    """A response: body, status and headers."""
-
-    body: bytes
-    status: HTTPStatus
-    headers: list[tuple[str, str]]
-
-
 # Sends a response and calls the second argument, which counts the request, just before the write:
 # a process killed in between has counted a request without a response, never the reverse.
 Send = Callable[[Answer, Callable[[], None]], None]
 
 
-def _response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, answer.headers)
+class Exchange(Protocol):
+    """A request that `Predictions` has begun; `Send` is called once, whatever happens first."""
+
+    def submit(self, body: bytes | RequestRefused) -> None:
+        """Submit the complete body, or the reason why it cannot be read."""
+
+    def expire(self) -> None:
+        """Answer that the deadline has passed, unless the request has finished."""
 
 
 class Predictions:
@@ -187,45 +159,29 @@ class Predictions:
             settings: The limits.
         """
         self.batcher = batcher
-        self.max_body_bytes = settings.max_body_bytes
         self._metrics = metrics
         self._timeout_s = settings.timeout_s
 
-    def submit(self, request: Request, body: bytes, send: Send) -> None:
+    def submit(self, request: Request, body: bytes | RequestRefused, send: Send) -> Exchange:
         """Submit a request; the response is a prediction or an error.
 
         Args:
-            request: A request of one of the two routes with one of PREDICT_METHODS.
-            body: The complete body.
+            request: A request for which `is_prediction` is true.
+            body: The complete body, or the reason why it cannot be read.
             send: Called once, here or in the thread that runs the engine.
         """
-        _Exchange(self, self._metrics, request, send).start(lambda: body)
+        exchange = self.begin(request, send)
+        exchange.submit(body)
+        return exchange
 
-    def respond(self, environ: WSGIEnvironment) -> Answer:
-        """Serve a WSGI request in the calling thread; blocks to read the body."""
-        request = Request(
-            environ["PATH_INFO"],
-            environ["REQUEST_METHOD"],
-            environ["QUERY_STRING"],
-            environ.get(CLIENT, ""),
-            environ.get(VARIATION, ""),
-            environ.get("CONTENT_TYPE", ""),
-            environ.get("HTTP_CONTENT_ENCODING", ""),
-            environ.get(DEADLINE_MS, ""),
-        )
-        answers: SimpleQueue[Answer] = SimpleQueue()
+    def begin(self, request: Request, send: Send) -> Exchange:
+        """Begin a request whose body has not arrived yet; its deadline counts from now.
 
-        def deliver(answer: Answer, count: Callable[[], None]) -> None:
-            count()
-            answers.put(answer)
-
-        exchange = _Exchange(self, self._metrics, request, deliver)
-        exchange.start(lambda: self._read_body(environ))
-        try:
-            return answers.get(timeout=self.deadline_s(request))
-        except Empty:
-            exchange.expire()
-            return answers.get()
+        Args:
+            request: As in `submit`.
+            send: As in `submit`.
+        """
+        return _Exchange(self, self._metrics, request, send)
 
     def deadline_s(self, request: Request) -> float:
         """The gateway's deadline for the request, in seconds from its arrival."""
@@ -233,32 +189,6 @@ class Predictions:
         if text.isascii() and text.isdigit() and len(text) < 10:
             return int(text) / 1000
         return self._timeout_s
-
-    def _read_body(self, environ: WSGIEnvironment) -> bytes:
-        # From gunicorn's stream, which ends with the body, chunked or not.
-        limit = self.max_body_bytes
-        try:
-            too_large = _content_length(environ) > limit
-            body: bytes = b"" if too_large else environ["wsgi.input"].read(limit + 1)
-        except (BlockingIOError, TimeoutError):
-            raise RequestRefused(ErrorCode.BODY_TIMEOUT, "the body came too slowly") from None
-        except Exception as error:  # the caller's error: a malformed chunk, a closed connection
-            raise RequestRefused(
-                ErrorCode.BROKEN_JSON, f"the body cannot be read: {type(error).__name__}"
-            ) from error
-        if too_large or len(body) > limit:
-            self._discard(environ)
-            message = f"the body exceeds the limit of {limit} bytes"
-            raise RequestRefused(ErrorCode.TOO_LARGE, message)
-        return body
-
-    def _discard(self, environ: WSGIEnvironment) -> None:
-        """Discard the rest of a body: most callers read no response before they have sent it."""
-        stream = environ["wsgi.input"]
-        with suppress(Exception):  # the response is already decided
-            for _ in range(MAX_DISCARDED_BYTES // DISCARD_STEP_BYTES):
-                if not stream.read(DISCARD_STEP_BYTES):
-                    break
 
 
 class _Exchange:
@@ -288,16 +218,16 @@ class _Exchange:
         self._callback = ""
         self._puid = ""
         self._finished = threading.Lock()  # acquired by the first to finish
+        metrics.begin()
 
-    def start(self, read_body: Callable[[], bytes]) -> None:
+    def submit(self, body: bytes | RequestRefused) -> None:
         """Parse the request and enqueue its instances."""
-        self._metrics.begin()
         try:
-            self._submit(read_body)
+            self._submit(body)
         except Exception as error:  # the caller never receives a traceback
             self._finish(error)
 
-    def _submit(self, read_body: Callable[[], bytes]) -> None:
+    def _submit(self, body: bytes | RequestRefused) -> None:
         request, predictions = self._request, self._predictions
         jsonp = _JSONP[request.path]
         parameters = wire.parse_parameters(request.query.encode("latin-1"))
@@ -309,7 +239,8 @@ class _Exchange:
             if request.encoding.lower() not in ("", "identity"):
                 message = f"Content-Encoding is {request.encoding[:32]!r}, expected none"
                 raise RequestRefused(ErrorCode.CONTENT_TYPE, message)
-            body = read_body()
+            if isinstance(body, RequestRefused):
+                raise body
             if body and _is_form(request.content_type):
                 parameters = wire.parse_parameters(body) | parameters
                 text = parameters.get("json")
@@ -370,12 +301,6 @@ class _Exchange:
         texts = client, self._variation, _STATUS_TEXTS[status]
         count = partial(self._metrics.observe, *texts, total_s, queue_s, compute_s, batch_size)
         self._send(answer, count)
-
-
-def _content_length(environ: WSGIEnvironment) -> int:
-    """The Content-Length, which gunicorn has checked; 0 if absent."""
-    stated: str = environ.get("CONTENT_LENGTH", "")
-    return int(stated) if stated.isdecimal() else 0
 
 
 def _is_form(content_type: str) -> bool:

@@ -23,13 +23,12 @@ class Settings:
         port: REST_PORT; 0 selects a free one, named in the log.
         workers: REST_WORKERS, processes; by default one per core.
         queue_limit: REST_QUEUE_LIMIT, maximum number of queued requests per worker.
-        threads: REST_THREADS, maximum number of threads per worker, which serve requests off the
-            fast path; with a slow engine, all requests. It exceeds the queue limit by default, so
-            that the queue fills first and refuses at once. Threads start on demand.
+        threads: REST_THREADS, threads per worker for requests that are no predictions: health,
+            metrics, errors. They start on demand.
         max_body_bytes: REST_MAX_BODY_BYTES.
         timeout_s: REST_TIMEOUT_S, deadline of a request without one from the gateway.
-        read_timeout_s: REST_READ_TIMEOUT_S, longest pause within a request; a stalled caller must
-            not occupy a thread.
+        read_timeout_s: REST_READ_TIMEOUT_S, longest pause of a caller within a request, or in
+            reading its response.
         drain_delay_s: REST_DRAIN_DELAY_S, how long a stopping worker reports not ready and still
             accepts connections, so that health checks notice first.
         grace_s: REST_GRACE_S, maximum duration of a graceful shutdown.
@@ -45,7 +44,7 @@ class Settings:
     port: int = 8500
     workers: int = 1
     queue_limit: int = 256
-    threads: int = 288
+    threads: int = 4
     max_body_bytes: int = 1 << 20
     timeout_s: float = 10.0
     read_timeout_s: float = 10.0
@@ -63,7 +62,6 @@ class Settings:
         """
         if not env.get("MODEL_FOLDER"):
             raise SettingInvalid("MODEL_FOLDER is not set, expected the path of a model folder")
-        queue_limit = _integer(env, "REST_QUEUE_LIMIT", cls.queue_limit, 1, 10_000)
         return cls(
             model_folder=Path(env["MODEL_FOLDER"]),
             model_name=env.get("MODEL_NAME") or None,
@@ -71,8 +69,8 @@ class Settings:
             host=env.get("REST_HOST") or cls.host,
             port=_integer(env, "REST_PORT", cls.port, 0, 65_535),
             workers=_integer(env, "REST_WORKERS", _cores(), 1, 256),
-            queue_limit=queue_limit,
-            threads=_integer(env, "REST_THREADS", queue_limit + 32, 1, 11_000),
+            queue_limit=_integer(env, "REST_QUEUE_LIMIT", cls.queue_limit, 1, 10_000),
+            threads=_integer(env, "REST_THREADS", cls.threads, 1, 11_000),
             max_body_bytes=_integer(env, "REST_MAX_BODY_BYTES", cls.max_body_bytes, 1024, 1 << 30),
             timeout_s=_seconds(env, "REST_TIMEOUT_S", cls.timeout_s, 0.001, 3600),
             read_timeout_s=_seconds(env, "REST_READ_TIMEOUT_S", cls.read_timeout_s, 0.1, 3600),
