@@ -142,6 +142,7 @@ class EventLoop:
         self._settings = settings
         self._share = share
         self._engine: MicroBatcher | None = None
+        self._respond = self._send_safely  # what predictions call
         self._thread = threading.get_ident()
         self._writer = ResponseWriter()
         self._pool = ThreadPoolExecutor(settings.threads, "wsgi")
@@ -169,6 +170,7 @@ class EventLoop:
         """Run the batcher's engine in the loop from now on: a fast one."""
         self._engine = self._predictions.batcher
         self._engine.start(self.wake)
+        self._respond = self._send  # no other thread responds
 
     def wake(self) -> None:
         """End the loop's wait; takes no lock."""
@@ -322,7 +324,7 @@ class EventLoop:
         if pending is not None and conn.exchange is None:
             head = pending.request
             if is_prediction(head.method, head.path):
-                conn.exchange = self._predictions.begin(head, partial(self._send_safely, conn))
+                conn.exchange = self._predictions.begin(head, partial(self._respond, conn))
                 conn.expires_at = now + self._predictions.deadline_s(head)
                 self._prepare_response(conn, pending)
         if pending is not None and pending.expects_continue:
@@ -348,7 +350,7 @@ class EventLoop:
         if is_prediction(head.method, head.path):
             exchange = conn.exchange
             if exchange is None:
-                exchange = self._predictions.submit(head, body, partial(self._send_safely, conn))
+                exchange = self._predictions.submit(head, body, partial(self._respond, conn))
                 if self._engine is None and conn.in_flight:
                     conn.exchange = exchange
                     conn.expires_at = time.monotonic() + self._predictions.deadline_s(head)
