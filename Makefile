@@ -181,7 +181,7 @@ PARALLEL = -n 3 --dist loadscope
 test: setup-dev  ## Test tier of every change, in minutes: unit, contract and one end-to-end test
 	$(BIN)/pytest $(PARALLEL)
 
-test-stack: setup-dev .venv-s3/.ready  ## Real stacks: deploys, kills, restarts, load, bench, dashboards
+test-stack: setup-dev .venv-s3/.ready .venv-clients/.ready  ## Real stacks: deploys, kills, restarts, load, bench, dashboards
 	$(BIN)/pytest -m stack
 
 test-truth: setup-dev  ## Measurements against known truth, over real time: serial, on a quiet machine
@@ -210,6 +210,11 @@ test-all:  ## Run every tier that this machine can, then report wall times and s
 	.venv-s3/bin/pip install --disable-pip-version-check -c constraints.txt -e './model-download[s3,gs]' 'moto[server]'
 	@touch $@
 
+.venv-clients/.ready: requirements-clients.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --disable-pip-version-check -r requirements-clients.txt
+	@touch $@
+
 # In .venv jsonschema would take 8 s to import: cyclonedx-bom requires its extra "format-nongpl".
 .venv-sbom/.ready: constraints.txt
 	$(PYTHON) -m venv .venv-sbom
@@ -217,4 +222,4 @@ test-all:  ## Run every tier that this machine can, then report wall times and s
 	@touch $@
 
 clean:  ## Remove the environments, .peers and caches (make undeploy first)
-	rm -rf .venv .venv-s3 .venv-sbom .peers .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-s3 .venv-sbom .venv-clients .peers .mypy_cache .ruff_cache .pytest_cache

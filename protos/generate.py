@@ -8,7 +8,8 @@ from pathlib import Path
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
 HERE = Path(__file__).parent
-SOURCES = tuple(HERE / f"{name}.proto" for name in ("seldon", "open_inference", "seldon_core"))
+NAMES = ("seldon", "open_inference", "seldon_core", "tensorflow_serving")
+SOURCES = tuple(HERE / f"{name}.proto" for name in NAMES)
 COMMITTED = HERE / "src"
 
 

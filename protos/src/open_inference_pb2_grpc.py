@@ -34,6 +34,31 @@ class GRPCInferenceServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.ServerLive = channel.unary_unary(
+                '/inference.GRPCInferenceService/ServerLive',
+                request_serializer=open__inference__pb2.ServerLiveRequest.SerializeToString,
+                response_deserializer=open__inference__pb2.ServerLiveResponse.FromString,
+                _registered_method=True)
+        self.ServerReady = channel.unary_unary(
+                '/inference.GRPCInferenceService/ServerReady',
+                request_serializer=open__inference__pb2.ServerReadyRequest.SerializeToString,
+                response_deserializer=open__inference__pb2.ServerReadyResponse.FromString,
+                _registered_method=True)
+        self.ModelReady = channel.unary_unary(
+                '/inference.GRPCInferenceService/ModelReady',
+                request_serializer=open__inference__pb2.ModelReadyRequest.SerializeToString,
+                response_deserializer=open__inference__pb2.ModelReadyResponse.FromString,
+                _registered_method=True)
+        self.ServerMetadata = channel.unary_unary(
+                '/inference.GRPCInferenceService/ServerMetadata',
+                request_serializer=open__inference__pb2.ServerMetadataRequest.SerializeToString,
+                response_deserializer=open__inference__pb2.ServerMetadataResponse.FromString,
+                _registered_method=True)
+        self.ModelMetadata = channel.unary_unary(
+                '/inference.GRPCInferenceService/ModelMetadata',
+                request_serializer=open__inference__pb2.ModelMetadataRequest.SerializeToString,
+                response_deserializer=open__inference__pb2.ModelMetadataResponse.FromString,
+                _registered_method=True)
         self.ModelInfer = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelInfer',
                 request_serializer=open__inference__pb2.ModelInferRequest.SerializeToString,
@@ -44,8 +69,44 @@ class GRPCInferenceServiceStub:
 class GRPCInferenceServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
+    def ServerLive(self, request, context):
+        """Whether the server runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ServerReady(self, request, context):
+        """Whether the server's models can compute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ModelReady(self, request, context):
+        """Whether one model can compute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ServerMetadata(self, request, context):
+        """Name, version and extensions of the server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ModelMetadata(self, request, context):
+        """Versions, inputs and outputs of one model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ModelInfer(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Computes the outputs of one request.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -53,6 +114,31 @@ class GRPCInferenceServiceServicer:
 
 def add_GRPCInferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'ServerLive': grpc.unary_unary_rpc_method_handler(
+                    servicer.ServerLive,
+                    request_deserializer=open__inference__pb2.ServerLiveRequest.FromString,
+                    response_serializer=open__inference__pb2.ServerLiveResponse.SerializeToString,
+            ),
+            'ServerReady': grpc.unary_unary_rpc_method_handler(
+                    servicer.ServerReady,
+                    request_deserializer=open__inference__pb2.ServerReadyRequest.FromString,
+                    response_serializer=open__inference__pb2.ServerReadyResponse.SerializeToString,
+            ),
+            'ModelReady': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModelReady,
+                    request_deserializer=open__inference__pb2.ModelReadyRequest.FromString,
+                    response_serializer=open__inference__pb2.ModelReadyResponse.SerializeToString,
+            ),
+            'ServerMetadata': grpc.unary_unary_rpc_method_handler(
+                    servicer.ServerMetadata,
+                    request_deserializer=open__inference__pb2.ServerMetadataRequest.FromString,
+                    response_serializer=open__inference__pb2.ServerMetadataResponse.SerializeToString,
+            ),
+            'ModelMetadata': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModelMetadata,
+                    request_deserializer=open__inference__pb2.ModelMetadataRequest.FromString,
+                    response_serializer=open__inference__pb2.ModelMetadataResponse.SerializeToString,
+            ),
             'ModelInfer': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelInfer,
                     request_deserializer=open__inference__pb2.ModelInferRequest.FromString,
@@ -68,6 +154,141 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def ServerLive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/ServerLive',
+            open__inference__pb2.ServerLiveRequest.SerializeToString,
+            open__inference__pb2.ServerLiveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ServerReady(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/ServerReady',
+            open__inference__pb2.ServerReadyRequest.SerializeToString,
+            open__inference__pb2.ServerReadyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModelReady(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/ModelReady',
+            open__inference__pb2.ModelReadyRequest.SerializeToString,
+            open__inference__pb2.ModelReadyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ServerMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/ServerMetadata',
+            open__inference__pb2.ServerMetadataRequest.SerializeToString,
+            open__inference__pb2.ServerMetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModelMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/ModelMetadata',
+            open__inference__pb2.ModelMetadataRequest.SerializeToString,
+            open__inference__pb2.ModelMetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def ModelInfer(request,

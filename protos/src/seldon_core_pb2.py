@@ -22,9 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11seldon_core.proto\x12\rseldon.protos\"\\\n\rSeldonMessage\x12*\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x1a.seldon.protos.DefaultDataH\x00\x12\x11\n\x07\x62inData\x18\x04 \x01(\x0cH\x00\x42\x0c\n\ndata_oneof\"D\n\x0b\x44\x65\x66\x61ultData\x12\'\n\x06tensor\x18\x02 \x01(\x0b\x32\x15.seldon.protos.TensorH\x00\x42\x0c\n\ndata_oneof\"/\n\x06Tensor\x12\x11\n\x05shape\x18\x01 \x03(\x05\x42\x02\x10\x01\x12\x12\n\x06values\x18\x02 \x03(\x01\x42\x02\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11seldon_core.proto\x12\rseldon.protos\x1a\x19google/protobuf/any.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x91\x02\n\rSeldonMessage\x12%\n\x06status\x18\x01 \x01(\x0b\x32\x15.seldon.protos.Status\x12!\n\x04meta\x18\x02 \x01(\x0b\x32\x13.seldon.protos.Meta\x12*\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x1a.seldon.protos.DefaultDataH\x00\x12\x11\n\x07\x62inData\x18\x04 \x01(\x0cH\x00\x12\x11\n\x07strData\x18\x05 \x01(\tH\x00\x12*\n\x08jsonData\x18\x06 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12*\n\ncustomData\x18\x07 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\x0c\n\ndata_oneof\"\x82\x01\n\x0b\x44\x65\x66\x61ultData\x12\r\n\x05names\x18\x01 \x03(\t\x12\'\n\x06tensor\x18\x02 \x01(\x0b\x32\x15.seldon.protos.TensorH\x00\x12-\n\x07ndarray\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x42\x0c\n\ndata_oneof\"/\n\x06Tensor\x12\x11\n\x05shape\x18\x01 \x03(\x05\x42\x02\x10\x01\x12\x12\n\x06values\x18\x02 \x03(\x01\x42\x02\x10\x01\"\xd8\x02\n\x04Meta\x12\x0c\n\x04puid\x18\x01 \x01(\t\x12+\n\x04tags\x18\x02 \x03(\x0b\x32\x1d.seldon.protos.Meta.TagsEntry\x12\x31\n\x07routing\x18\x03 \x03(\x0b\x32 .seldon.protos.Meta.RoutingEntry\x12\x39\n\x0brequestPath\x18\x04 \x03(\x0b\x32$.seldon.protos.Meta.RequestPathEntry\x1a\x43\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\x1a.\n\x0cRoutingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x1a\x32\n\x10RequestPathEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8e\x01\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0c\n\x04info\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x30\n\x06status\x18\x04 \x01(\x0e\x32 .seldon.protos.Status.StatusFlag\"&\n\nStatusFlag\x12\x0b\n\x07SUCCESS\x10\x00\x12\x0b\n\x07\x46\x41ILURE\x10\x01\x32Q\n\x06Seldon\x12G\n\x07Predict\x12\x1c.seldon.protos.SeldonMessage\x1a\x1c.seldon.protos.SeldonMessage\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +37,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENSOR'].fields_by_name['shape']._serialized_options = b'\020\001'
   _globals['_TENSOR'].fields_by_name['values']._loaded_options = None
   _globals['_TENSOR'].fields_by_name['values']._serialized_options = b'\020\001'
-  _globals['_SELDONMESSAGE']._serialized_start=36
-  _globals['_SELDONMESSAGE']._serialized_end=128
-  _globals['_DEFAULTDATA']._serialized_start=130
-  _globals['_DEFAULTDATA']._serialized_end=198
-  _globals['_TENSOR']._serialized_start=200
-  _globals['_TENSOR']._serialized_end=247
+  _globals['_META_TAGSENTRY']._loaded_options = None
+  _globals['_META_TAGSENTRY']._serialized_options = b'8\001'
+  _globals['_META_ROUTINGENTRY']._loaded_options = None
+  _globals['_META_ROUTINGENTRY']._serialized_options = b'8\001'
+  _globals['_META_REQUESTPATHENTRY']._loaded_options = None
+  _globals['_META_REQUESTPATHENTRY']._serialized_options = b'8\001'
+  _globals['_SELDONMESSAGE']._serialized_start=94
+  _globals['_SELDONMESSAGE']._serialized_end=367
+  _globals['_DEFAULTDATA']._serialized_start=370
+  _globals['_DEFAULTDATA']._serialized_end=500
+  _globals['_TENSOR']._serialized_start=502
+  _globals['_TENSOR']._serialized_end=549
+  _globals['_META']._serialized_start=552
+  _globals['_META']._serialized_end=896
+  _globals['_META_TAGSENTRY']._serialized_start=729
+  _globals['_META_TAGSENTRY']._serialized_end=796
+  _globals['_META_ROUTINGENTRY']._serialized_start=798
+  _globals['_META_ROUTINGENTRY']._serialized_end=844
+  _globals['_META_REQUESTPATHENTRY']._serialized_start=846
+  _globals['_META_REQUESTPATHENTRY']._serialized_end=896
+  _globals['_STATUS']._serialized_start=899
+  _globals['_STATUS']._serialized_end=1041
+  _globals['_STATUS_STATUSFLAG']._serialized_start=1003
+  _globals['_STATUS_STATUSFLAG']._serialized_end=1041
+  _globals['_SELDON']._serialized_start=1043
+  _globals['_SELDON']._serialized_end=1124
 # @@protoc_insertion_point(module_scope)

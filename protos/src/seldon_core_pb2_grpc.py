@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+import seldon_core_pb2 as seldon__core__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -22,3 +23,76 @@ if _version_not_supported:
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
+
+
+class SeldonStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Predict = channel.unary_unary(
+                '/seldon.protos.Seldon/Predict',
+                request_serializer=seldon__core__pb2.SeldonMessage.SerializeToString,
+                response_deserializer=seldon__core__pb2.SeldonMessage.FromString,
+                _registered_method=True)
+
+
+class SeldonServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def Predict(self, request, context):
+        """Computes the outputs of one request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_SeldonServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Predict': grpc.unary_unary_rpc_method_handler(
+                    servicer.Predict,
+                    request_deserializer=seldon__core__pb2.SeldonMessage.FromString,
+                    response_serializer=seldon__core__pb2.SeldonMessage.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'seldon.protos.Seldon', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('seldon.protos.Seldon', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Seldon:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Predict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/seldon.protos.Seldon/Predict',
+            seldon__core__pb2.SeldonMessage.SerializeToString,
+            seldon__core__pb2.SeldonMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
+from contextlib import contextmanager
+from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -153,6 +157,19 @@ class GatewayUnderTest:
         for worker in workers:
             os.kill(worker, 9)
 
+    @contextmanager
+    def stalled_control_plane(self) -> Iterator[None]:
+        """It accepts connections and does not respond."""
+        assert self.control_plane is not None
+        processes = [self.control_plane.pid, *_children(self.control_plane.pid)]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in reversed(processes):
+                os.kill(process, signal.SIGCONT)
+
     def close(self) -> None:
         for process in (self.envoy, self.control_plane):
             if process is not None and process.poll() is None:
@@ -193,6 +210,16 @@ class GatewayUnderTest:
 
     def call(self, method: str, path: str, **options: Any) -> requests.Response:
         return self.session.request(method, self.url + path, timeout=15, **options)
+
+    def raw(self, request: bytes, port: int | None = None) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of the response to these bytes."""
+        address = "127.0.0.1", port or self.settings.rest_port
+        with socket.create_connection(address, timeout=15) as connection:
+            connection.sendall(request)
+            response = HTTPResponse(connection)
+            response.begin()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, headers, response.read()
 
     def js(self, key: str, **parameters: str) -> requests.Response:
         return self.get("/js/predict", params={"consumer_key": key, "json": "{}", **parameters})

@@ -17,6 +17,7 @@ from gateway_under_test import GatewayUnderTest, HttpUpstream
 
 from polling import eventually
 from ports import free_ports
+from seldon_gateway import api_errors, limits
 from seldon_gateway.envoy_bootstrap import bootstrap
 from seldon_gateway.processes import control_plane_command
 from seldon_gateway.settings import GatewaySettings
@@ -60,6 +61,11 @@ def signed(issuer: TokenIssuer, **claims: Any) -> str:
     usual = {"iss": ISSUER, "aud": AUDIENCE, "sub": KEY, "iat": now, "exp": now + 600}
     wanted = {name: value for name, value in (usual | claims).items() if value is not None}
     return jwt.encode(wanted, issuer.key, ALGORITHM, headers={"kid": issuer.key_id})
+
+
+def altered(token: str) -> str:
+    head, claims, signature = token.split(".")
+    return f"{head}.{claims}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
 
 
 def encoded(part: bytes) -> str:
@@ -177,6 +183,73 @@ def test_a_token_may_come_in_the_query(gateway: GatewayUnderTest, token: str) ->
     assert gateway.post(f"/predict?oauth_token={token}").status_code == 200
 
 
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
+def test_the_scheme_of_a_token_is_case_insensitive(
+    gateway: GatewayUnderTest, token: str, scheme: str
+) -> None:
+    answer = gateway.post("/predict", headers={"Authorization": f"{scheme} {token}"})
+    assert answer.status_code == 200
+    assert answer.json()["headers"]["x-seldon-client"] == "acme"
+    assert token not in answer.text
+    wrong = gateway.post("/predict", headers={"Authorization": f"{scheme} {altered(token)}"})
+    assert error(wrong) == (7, 401)
+
+
+def several(gateway: GatewayUnderTest, target: str, *authorization: str) -> dict[str, str]:
+    """The response's body and headers as one; it must say that there are several tokens."""
+    fields = "".join(f"Authorization: {value}\r\n" for value in authorization)
+    request = f"POST {target} HTTP/1.1\r\nHost: x\r\n{fields}Content-Length: 0\r\n\r\n"
+    status, headers, body = gateway.raw(request.encode())
+    document = json.loads(body)
+    assert (document["error_id"], status) == (13, 400), document
+    assert "several access tokens, expected one" in document["error_msg"]
+    assert headers["www-authenticate"] == 'Bearer realm="seldon", error="invalid_request"'
+    return headers | {"body": body.decode()}
+
+
+@pytest.mark.parametrize("second", [str, altered, lambda _: "nonsense"], ids=["good", "bad", "no"])
+@pytest.mark.parametrize("first", [str, altered, lambda _: "nonsense"], ids=["good", "bad", "no"])
+def test_several_tokens_are_refused_by_that_name(
+    gateway: GatewayUnderTest,
+    token: str,
+    first: Callable[[str], str],
+    second: Callable[[str], str],
+) -> None:
+    a, b = first(token), second(token)
+    answers = (
+        several(gateway, f"/predict?oauth_token={a}", f"Bearer {b}"),
+        several(gateway, "/predict", f"Bearer {a}", f"bearer {b}"),
+    )
+    for answer in answers:
+        assert "eyJ" not in str(answer)
+
+
+def test_a_token_after_another_scheme_is_refused_by_that_name(
+    gateway: GatewayUnderTest, token: str
+) -> None:
+    several(gateway, "/predict", "Basic eDp5", f"Bearer {token}")
+    several(gateway, "/predict", f"Bearer {token}", "Basic eDp5")
+
+
+def test_a_subject_with_a_comma_is_no_second_token(
+    gateway: GatewayUnderTest, issuer: TokenIssuer
+) -> None:
+    assert gateway.predict(signed(issuer, sub="a b")).status_code == 401
+
+
+@pytest.mark.parametrize("place", ["header", "query", "both"])
+def test_a_refusal_repeats_no_token(gateway: GatewayUnderTest, token: str, place: str) -> None:
+    expired = signed(TokenIssuer.load(gateway.settings.home, 600), exp=int(time.time()) - 100)
+    for bad in (altered(token), "nonsense.of.mine", expired):
+        headers = {"Authorization": f"Bearer {bad}"} if place != "query" else {}
+        query = f"?oauth_token={bad}" if place != "header" else ""
+        for path in ("/predict", "/v2/models/a/infer", "/api/v1.0/predictions"):
+            answer = gateway.post(f"{path}{query}", headers=headers)
+            assert answer.status_code in (400, 401)
+            assert bad not in f"{answer.headers} {answer.text}"
+            assert answer.headers["www-authenticate"].startswith('Bearer realm="seldon", error=')
+
+
 def test_the_standard_token_request_works_through_the_gateway(gateway: GatewayUnderTest) -> None:
     form = {"grant_type": "client_credentials"}
     answer = gateway.post("/token", data=form, auth=(KEY, SECRET))
@@ -217,11 +290,6 @@ def test_an_expired_token_is_error_8(gateway: GatewayUnderTest, issuer: TokenIss
     assert answer.json()["error_msg"] == "Token expired"
     assert answer.headers["www-authenticate"].startswith("Bearer")
     assert error(gateway.post(f"/predict?oauth_token={expired}")) == (8, 401)
-
-
-def altered(token: str) -> str:
-    head, claims, signature = token.split(".")
-    return f"{head}.{claims}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
 
 
 def unsigned(_token: str) -> str:
@@ -401,12 +469,104 @@ def test_another_method_is_405(gateway: GatewayUnderTest) -> None:
     assert "POST" in answer.headers["allow"]
 
 
-def test_a_path_with_escaped_slashes_is_refused(gateway: GatewayUnderTest) -> None:
-    assert error(gateway.get("/js%2fpredict")) == (13, 400)
+@pytest.mark.parametrize("path", ["/js%2fpredict", "/js%2Fpredict", "/version/..%2ftoken"])
+def test_a_path_with_escaped_slashes_is_another_path(gateway: GatewayUnderTest, path: str) -> None:
+    status, _, body = gateway.raw(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert (json.loads(body)["error_id"], status) == (21, 404)
 
 
-def test_a_header_with_underscores_is_refused(gateway: GatewayUnderTest) -> None:
-    assert error(gateway.get("/version", headers={"x_seldon_client": "evil"})) == (13, 400)
+def test_an_escaped_slash_in_the_query_passes(gateway: GatewayUnderTest) -> None:
+    answer = gateway.js(JS, puid="a/b")
+    assert answer.status_code == 200
+    assert "puid=a%2Fb" in answer.json()["path"]
+
+
+def test_a_header_with_underscores_is_dropped(gateway: GatewayUnderTest) -> None:
+    fields = {"x_seldon_client": "evil", "my_own": "lost", "my-own": "kept"}
+    answer = gateway.get("/js/predict", params={"consumer_key": JS}, headers=fields)
+    assert answer.status_code == 200
+    seen = answer.json()["headers"]
+    assert not {"x_seldon_client", "my_own"} & set(seen)
+    assert (seen["my-own"], seen["x-seldon-client"]) == ("kept", "acme")
+
+
+@pytest.mark.parametrize("host", ["", "Host: x\r\n"], ids=["without host", "with host"])
+def test_http_10_is_served(gateway: GatewayUnderTest, token: str, host: str) -> None:
+    def ask(method: str, target: str, *fields: str) -> tuple[int, dict[str, str], Any]:
+        head = "".join(f"{field}\r\n" for field in fields)
+        request = f"{method} {target} HTTP/1.0\r\n{host}{head}\r\n"
+        status, headers, body = gateway.raw(request.encode())
+        assert "transfer-encoding" not in headers
+        return status, headers, json.loads(body)
+
+    status, headers, seen = ask("GET", f"/js/predict?consumer_key={JS}")
+    assert (status, seen["headers"]["x-seldon-client"]) == (200, "acme")
+    assert headers["connection"] == "close"
+    fields = (f"Authorization: Bearer {token}", "Connection: keep-alive", "Content-Length: 0")
+    status, headers, _ = ask("POST", "/predict", *fields)
+    assert (status, headers.get("connection", "keep-alive")) == (200, "keep-alive")
+    assert ask("GET", "/health/ready")[0] == 200
+    assert ask("GET", "/version")[0] == 200
+    assert ask("GET", "/x")[::2] == (404, {**api_errors.NOT_FOUND.document()})
+
+
+def test_a_missing_host_is_refused_by_that_name(gateway: GatewayUnderTest) -> None:
+    status, _, body = gateway.raw(b"GET /version HTTP/1.1\r\n\r\n")
+    assert status == 400
+    assert json.loads(body) == api_errors.HOST_MISSING.document()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "cause"),
+    [
+        (b"GET /version HTTP/1.1\r\nHost: x\r\na b: c\r\n\r\n", "http1.codec_error"),
+        (b"nonsense\r\n\r\n", "http1.codec_error"),
+        (b"GET http:// HTTP/1.1\r\nHost: x\r\n\r\n", "http1.invalid_url"),
+        (
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\n\r\n",
+            "http1.invalid_transfer_encoding",
+        ),
+    ],
+)
+def test_a_malformed_request_is_refused_with_its_cause(
+    gateway: GatewayUnderTest, request_bytes: bytes, cause: str
+) -> None:
+    status, _, body = gateway.raw(request_bytes)
+    document = json.loads(body)
+    assert (document["error_id"], document["http_response"], status) == (13, 400, 400)
+    assert cause in document["error_msg"]
+
+
+def test_a_caller_that_stalls_is_408_by_what_is_missing(
+    start_gateway: Callable[..., GatewayUnderTest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HEADERS_TIMEOUT_S", 1)
+    monkeypatch.setattr(limits, "REQUEST_TIMEOUT_S", 2)
+    gateway = start_gateway(lambda gateway: gateway.registry.setup_client("acme", "DB", JS))
+    for request, expected in (
+        (b"GET /version HTTP/1.1\r\nHost: x\r\n", api_errors.HEADERS_TOO_SLOW),
+        (
+            b"POST /js/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{}",
+            api_errors.REQUEST_TOO_SLOW,
+        ),
+    ):
+        status, _, body = gateway.raw(request)
+        assert (status, json.loads(body)) == (408, expected.document())
+    late = b"POST /v2/models/v1/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{}"
+    assert gateway.raw(late)[0] == 401  # nobody waits for the body of a caller without a token
+
+
+def with_headers(count: int, target: str) -> bytes:
+    fields = "".join(f"x-{number}: 1\r\n" for number in range(count - 1))
+    return f"GET {target} HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode()
+
+
+def test_more_headers_than_the_limit_are_431_by_that_name(gateway: GatewayUnderTest) -> None:
+    for target in ("/health/ready", "/version"):
+        assert gateway.raw(with_headers(100, target))[0] == 200
+        status, _, body = gateway.raw(with_headers(101, target))
+        assert status == 431
+        assert json.loads(body) == api_errors.TOO_MANY_HEADERS.document()
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -454,7 +614,11 @@ def test_admin_and_control_plane_stay_on_loopback_wherever_callers_come_in(
     assert admin["address"] == "127.0.0.1"
     assert f"127.0.0.1:{settings.control_port}" in control_plane_command(settings).argv
     listeners = configuration["static_resources"]["listeners"]
-    addresses = {listener["address"]["socket_address"]["address"] for listener in listeners}
+    addresses = {
+        listener["address"]["socket_address"]["address"]
+        for listener in listeners
+        if "internal_listener" not in listener
+    }
     assert addresses == {"0.0.0.0"}  # noqa: S104
 
 

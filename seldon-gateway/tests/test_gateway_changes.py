@@ -12,6 +12,7 @@ import requests
 from gateway_under_test import GatewayUnderTest, GrpcUpstream, HttpUpstream, halves
 
 from polling import eventually
+from seldon_gateway import api_errors
 from seldon_gateway.strategies import Variation
 from seldon_gateway.tokens import KEY_FILE
 
@@ -227,11 +228,19 @@ def test_nothing_that_is_known_fails_while_the_control_plane_is_dead(
         assert calls > 50
         assert gateway.js("unknown").status_code == 401
         answer = gateway.get("/token")
-        assert (answer.status_code, answer.json()["error_id"]) == (503, 13)
+        assert answer.status_code == 503
+        assert answer.json() == api_errors.CONTROL_PLANE_FAILED.document()
         assert gateway.get("/health/ready").status_code == 200
     finally:
         gateway.start_control_plane()
         eventually(lambda: gateway.get("/version").status_code == 200)
+
+
+def test_a_control_plane_that_stalls_is_named_as_such(gateway: GatewayUnderTest) -> None:
+    with gateway.stalled_control_plane():
+        answer = gateway.get("/token")
+    assert answer.status_code == 504
+    assert answer.json() == api_errors.CONTROL_PLANE_TOO_SLOW.document()
 
 
 def test_a_restarted_control_plane_hands_over_what_changes_next(

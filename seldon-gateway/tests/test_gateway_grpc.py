@@ -1,5 +1,6 @@
 """gRPC through the real Envoy: who is let in, and the status of each refusal."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -7,9 +8,10 @@ from concurrent import futures
 import grpc
 import jwt
 import pytest
-from gateway_under_test import GatewayUnderTest, GrpcUpstream
+from gateway_under_test import CLASSIFY, GatewayUnderTest, GrpcUpstream
 
 from polling import eventually
+from seldon_gateway import api_errors, limits
 from seldon_gateway.strategies import Endpoint, Variation
 from seldon_gateway.tokens import AUDIENCE, ISSUER, TokenIssuer
 
@@ -70,7 +72,13 @@ def refusal(gateway: GatewayUnderTest, *metadata: tuple[str, str]) -> tuple[grpc
 
 
 @pytest.mark.parametrize(
-    "metadata", [lambda t: ("oauth_token", t), lambda t: ("authorization", f"Bearer {t}")]
+    "metadata",
+    [
+        lambda t: ("oauth_token", t),
+        lambda t: ("authorization", f"Bearer {t}"),
+        lambda t: ("authorization", f"bearer {t}"),
+        lambda t: ("authorization", f"BEARER {t}"),
+    ],
 )
 def test_a_token_reaches_its_clients_model_server(
     gateway: GatewayUnderTest, token: str, metadata: Callable[[str], tuple[str, str]]
@@ -88,10 +96,62 @@ def test_credentials_do_not_reach_the_model_server(gateway: GatewayUnderTest, to
         assert not hidden & set(seen)
 
 
-def test_two_tokens_in_one_call_are_refused(gateway: GatewayUnderTest, token: str) -> None:
+def test_two_tokens_in_one_call_are_refused_by_that_name(
+    gateway: GatewayUnderTest, token: str
+) -> None:
     other = gateway.token("dead-all-key", "dead-all-secret")
-    code, _ = refusal(gateway, ("oauth_token", token), ("authorization", f"Bearer {other}"))
-    assert code == grpc.StatusCode.UNAUTHENTICATED
+    expected = (
+        grpc.StatusCode.UNAUTHENTICATED,
+        f"{AUTH_TEXT}: the call has several tokens, expected one",
+    )
+    for a in (token, token[:-4]):
+        for b in (token, other, "nonsense"):
+            assert (
+                refusal(gateway, ("oauth_token", a), ("authorization", f"Bearer {b}")) == expected
+            )
+            assert refusal(gateway, ("oauth_token", a), ("oauth_token", b)) == expected
+            bearers = ("authorization", f"Bearer {a}"), ("authorization", f"bearer {b}")
+            assert refusal(gateway, *bearers) == expected
+
+
+def test_more_metadata_than_envoys_default_passes(gateway: GatewayUnderTest, token: str) -> None:
+    many = [(f"x-{number}", "1") for number in range(150)]
+    assert gateway.classify(("oauth_token", token), *many)["x-149"] == "1"
+
+
+def test_more_metadata_than_the_server_accepts_is_resource_exhausted(
+    gateway: GatewayUnderTest, token: str
+) -> None:
+    many = [(f"x-{number}", "1") for number in range(900)]
+    code, _ = refusal(gateway, ("oauth_token", token), *many)
+    assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_call_that_stalls_is_deadline_exceeded(
+    start_gateway: Callable[..., GatewayUnderTest],
+    grpc_upstream: GrpcUpstream,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def prepare(gateway: GatewayUnderTest) -> None:
+        gateway.registry.setup_client("acme", "DB", "acme-js-key", KEY, SECRET)
+        gateway.serve("acme", "grpc", grpc_upstream)
+
+    monkeypatch.setattr(limits, "REQUEST_TIMEOUT_S", 1)
+    gateway = start_gateway(prepare, SELDON_TIMEOUT="20")
+    token = gateway.token(KEY, SECRET)
+    gateway.classify(("oauth_token", token))
+    ended = threading.Event()
+
+    def stalled() -> Iterator[bytes]:
+        ended.wait(20)
+        yield b""
+
+    call = gateway.channel.stream_unary(CLASSIFY, None, None)
+    with pytest.raises(grpc.RpcError) as refused:
+        call(stalled(), metadata=(("oauth_token", token),), timeout=15)
+    ended.set()
+    assert refused.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert refused.value.details() == api_errors.REQUEST_TOO_SLOW.message
 
 
 def test_metadata_of_ours_is_not_taken_from_a_caller(gateway: GatewayUnderTest, token: str) -> None:
@@ -153,7 +213,7 @@ def test_a_model_server_that_is_gone_is_unavailable(gateway: GatewayUnderTest) -
     assert text == "A generic error occurred: no model server responded"
 
 
-@pytest.mark.parametrize("method", ["/x.Y/Z", "/grpc.health.v1.Health/Check"])
+@pytest.mark.parametrize("method", ["/x.Y/Z", "/grpc.health.v1.Health/Watch"])
 def test_another_service_is_unimplemented(gateway: GatewayUnderTest, method: str) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         gateway.channel.unary_unary(method, None, None)(b"", timeout=10)

@@ -15,6 +15,7 @@ def test_the_defaults_are_for_one_machine() -> None:
     assert settings.stats_port is None
     assert settings.token_ttl_s == 6000
     assert settings.envoy_bin is None
+    assert settings.cors_origins == ()
 
 
 def test_home_is_absolute_and_holds_the_default_database() -> None:
@@ -37,6 +38,7 @@ def test_every_variable_has_its_field(tmp_path: Path) -> None:
         "SELDON_DATABASE_URL": "postgresql+psycopg://host/db",
         "SELDON_TOKEN_TTL": "60",
         "SELDON_TIMEOUT": "0.5",
+        "SELDON_CORS_ORIGINS": "https://app.example.com, http://[::1]:3000,*",
         "SELDON_POLL": "1.5",
         "SELDON_JWKS_CACHE": "2",
         "SELDON_ENVOY_THREADS": "4",
@@ -56,6 +58,7 @@ def test_every_variable_has_its_field(tmp_path: Path) -> None:
         database_url="postgresql+psycopg://host/db",
         token_ttl_s=60,
         timeout_s=0.5,
+        cors_origins=("https://app.example.com", "http://[::1]:3000", "*"),
         poll_s=1.5,
         jwks_cache_s=2,
         envoy_threads=4,
@@ -101,3 +104,19 @@ def test_a_wrong_number_is_refused_by_name_with_its_limits(name: str, value: str
 def test_a_wrong_host_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(SettingInvalid, match=f"{name} is .*, expected a host name or an address"):
         GatewaySettings.from_env({name: value})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "app.example.com",
+        "https://app.example.com/",
+        "https://App.example.com",
+        "https://*.example.com",
+        "https://a.example.com;https://b.example.com",
+        "null",
+    ],
+)
+def test_a_wrong_origin_is_refused_by_name(value: str) -> None:
+    with pytest.raises(SettingInvalid, match=r"SELDON_CORS_ORIGINS has .*, expected \* or an orig"):
+        GatewaySettings.from_env({"SELDON_CORS_ORIGINS": f"http://localhost:3000,{value}"})

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from serving_core import (
-    InvalidInstances,
+from serving_core import InvalidInput
+from serving_core.digits import held_out
+from serving_core.protocols.seldon.instances import (
     check_instance,
     check_instances,
     parse_instance,
     parse_instances,
 )
-from serving_core.digits import held_out
 
 DIGIT = held_out().images[0]
 FLAT = DIGIT.tolist()
@@ -63,19 +63,19 @@ def test_integers_are_numbers() -> None:
     ],
 )
 def test_wrong_data_is_named(data: object, message: str) -> None:
-    with pytest.raises(InvalidInstances, match=message):
+    with pytest.raises(InvalidInput, match=message):
         parse_instance(data, 784)
 
 
 def test_an_array_with_the_wrong_count_names_the_field() -> None:
-    with pytest.raises(InvalidInstances, match=r"data\.values has 783 values, expected 784"):
+    with pytest.raises(InvalidInput, match=r"data\.values has 783 values, expected 784"):
         check_instance(DIGIT[:-1], 784, "data.values")
 
 
 def test_an_array_with_nan_names_the_position() -> None:
     row = DIGIT.copy()
     row[5] = np.nan
-    with pytest.raises(InvalidInstances, match=r"data\.values\[5\] is nan"):
+    with pytest.raises(InvalidInput, match=r"data\.values\[5\] is nan"):
         check_instance(row, 784, "data.values")
 
 
@@ -106,7 +106,7 @@ def test_several_instances_are_as_many_rows(data: list[object]) -> None:
     ],
 )
 def test_what_is_no_list_of_instances_is_named(data: list[object], message: str) -> None:
-    with pytest.raises(InvalidInstances) as refused:
+    with pytest.raises(InvalidInput) as refused:
         parse_instances(data, 784)
     assert str(refused.value).startswith(message)
 
@@ -130,6 +130,6 @@ def test_instances_one_after_the_other(count: int) -> None:
 def test_what_is_no_whole_number_of_instances_is_named(
     values: np.ndarray[tuple[int], np.dtype[np.float32]], message: str
 ) -> None:
-    with pytest.raises(InvalidInstances) as refused:
+    with pytest.raises(InvalidInput) as refused:
         check_instances(values, 784, "v")
     assert str(refused.value).startswith(message)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_core.mapped_file import release_pages
+from serving_core.engines.mapped_file import release_pages
 
 
 def resident_kb(file: Path) -> int:

@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving_core import InvalidInstances, ModelFolderInvalid, Predictor, load_predictor
+from serving_core import Classifier, ModelFolderInvalid, load_predictor
 from serving_core.digits import held_out
-from serving_core.litert_predictor import split_batch
+from serving_core.engines.litert import split_batch
 
 RELEASED = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
 DIGITS = held_out()
 
 
 @pytest.fixture(scope="module")
-def litert() -> Predictor:
-    return load_predictor(RELEASED)
+def litert() -> Classifier:
+    return Classifier(load_predictor(RELEASED))
 
 
 # TensorFlow runs in a process of its own: it must not be loaded into the one that tests LiteRT.
@@ -24,9 +24,9 @@ SCORE_WITH_TENSORFLOW = """
 import sys
 from pathlib import Path
 import numpy as np
-from serving_core import load_predictor
+from serving_core import Classifier, load_predictor
 from serving_core.digits import held_out
-predictor = load_predictor(Path(sys.argv[1]), "tensorflow")
+predictor = Classifier(load_predictor(Path(sys.argv[1]), "tensorflow"))
 np.save(sys.argv[2], predictor.predict(held_out().images))
 """
 
@@ -43,13 +43,13 @@ def tensorflow_scores(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
 
 
 @pytest.mark.tensorflow
-def test_the_engines_agree(litert: Predictor, tensorflow_scores: np.ndarray) -> None:
+def test_the_engines_agree(litert: Classifier, tensorflow_scores: np.ndarray) -> None:
     difference = np.abs(litert.predict(DIGITS.images) - tensorflow_scores)
     assert difference.max() <= 1e-5
 
 
-def test_int8_weights_answer_alike_in_any_batch_and_near_float32(litert: Predictor) -> None:
-    int8 = load_predictor(RELEASED.with_name("2"))
+def test_int8_weights_answer_alike_in_any_batch_and_near_float32(litert: Classifier) -> None:
+    int8 = Classifier(load_predictor(RELEASED.with_name("2")))
     alone = np.concatenate([int8.predict(DIGITS.images[i : i + 1]) for i in range(16)])
     for size in range(2, 17):
         assert np.abs(int8.predict(DIGITS.images[:size]) - alone[:size]).max() <= 1e-5
@@ -84,7 +84,7 @@ def test_int8_weights_are_for_one_engine() -> None:
         load_predictor(RELEASED.with_name("2"), "tensorflow")
 
 
-def test_accuracy_on_the_held_out_digits_is_the_released_one(litert: Predictor) -> None:
+def test_accuracy_on_the_held_out_digits_is_the_released_one(litert: Classifier) -> None:
     predicted = litert.predict(DIGITS.images).argmax(axis=1)
     stated = json.loads((RELEASED / "model.json").read_text())["accuracy"]["held_out"]
     wrong = [
@@ -103,7 +103,7 @@ def test_released_accuracy_is_what_was_promised() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 16, 31, 100])
-def test_a_batch_of_any_size_scores_as_its_rows_do(litert: Predictor, size: int) -> None:
+def test_a_batch_of_any_size_scores_as_its_rows_do(litert: Classifier, size: int) -> None:
     together = litert.predict(DIGITS.images[:size])
     alone = np.concatenate([litert.predict(row[np.newaxis]) for row in DIGITS.images[:size]])
     assert together.shape == (size, 10)
@@ -111,17 +111,11 @@ def test_a_batch_of_any_size_scores_as_its_rows_do(litert: Predictor, size: int)
     assert np.abs(together.sum(axis=1) - 1).max() <= 1e-5
 
 
-def test_an_answer_outlives_the_next_call(litert: Predictor) -> None:
+def test_an_answer_outlives_the_next_call(litert: Classifier) -> None:
     first = litert.predict(DIGITS.images[:1])
     kept = first.copy()
     litert.predict(DIGITS.images[20:21])
     assert np.array_equal(first, kept)
-
-
-@pytest.mark.parametrize("shape", [(784,), (1, 783), (0, 784), (1, 28, 28)])
-def test_a_wrong_shape_is_refused(litert: Predictor, shape: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidInstances):
-        litert.predict(np.zeros(shape, np.float32))
 
 
 def test_litert_does_not_load_tensorflow() -> None:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 import seldon_pb2
 from monitoring.metrics import ServingMetrics
-from serving_core import MicroBatcher
+from serving_core import DataPlane, MicroBatcher
 from serving_core.testing import FakePredictor
 from serving_grpc.server import PredictionServer
 from serving_grpc.settings import Settings
@@ -108,7 +108,7 @@ def start() -> Iterator[Callable[..., Running]]:
             batcher = MicroBatcher(predictor, max_queue=settings.queue_limit)
             registry = CollectorRegistry()
             metrics = ServingMetrics(registry, "grpc", "fake", "1")
-            server = PredictionServer(batcher, metrics, settings, runs_engine)
+            server = PredictionServer(DataPlane(batcher, metrics), settings, runs_engine)
             server.start()
             if ready:
                 if not runs_engine:

@@ -10,8 +10,8 @@ import pytest
 import seldon_pb2
 from polling import eventually
 from serving_core import ErrorKind
+from serving_core.protocols.grpc import CODES
 from serving_core.testing import FakePredictor, expected_scores
-from serving_grpc.servicer import STATUS
 
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -19,8 +19,8 @@ TYPE_URL = b"type.googleapis.com/io.seldon.api.rpc.DefaultCustomPredictRequest"
 
 
 def test_the_status_table_covers_every_kind_of_error():
-    assert set(STATUS) == set(ErrorKind)
-    assert grpc.StatusCode.OK not in STATUS.values()
+    assert set(CODES) == set(ErrorKind)
+    assert {grpc.StatusCode[code] for code in CODES.values()}.isdisjoint({grpc.StatusCode.OK})
 
 
 def test_a_good_request_gets_the_model_s_scores_as_doubles(start, request_bytes):
@@ -283,8 +283,8 @@ def test_a_model_that_fails_is_internal_without_its_words(start, good, caplog):
 
 def test_a_fault_of_our_own_is_internal_without_its_words(start, good, caplog):
     class WrongShape(FakePredictor):
-        def predict(self, instances):
-            return super().predict(instances)[:, :3]
+        def scores(self, rows):
+            return super().scores(rows)[:, :3]
 
     with caplog.at_level(logging.ERROR):
         refusal = start(WrongShape()).refusal(good)

@@ -55,9 +55,9 @@ class HeldPredictor(FakePredictor):
         self.gate.clear()
         self.entered = threading.Event()
 
-    def predict(self, instances: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         self.entered.set()
-        return super().predict(instances)
+        return super().scores(rows)
 
 
 BenchMaker = Callable[..., Bench]

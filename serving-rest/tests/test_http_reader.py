@@ -8,15 +8,15 @@ from gunicorn.config import Config
 from gunicorn.http.errors import ParseException
 from gunicorn.http.parser import RequestParser
 
-from serving_rest.app import Request
+from serving_core.protocols.http import HttpRequest
+from serving_core.protocols.seldon.rest import ErrorCode, RequestRefused
 from serving_rest.http_reader import (
     MAX_DISCARDED_BYTES,
-    HttpRequest,
     Limits,
+    ReceivedRequest,
     RequestMalformed,
     RequestReader,
 )
-from serving_rest.wire import ErrorCode, RequestRefused
 
 LIMITS = Limits(line=1 << 20, headers=64, header=96 << 10, section=1 << 20, body=1 << 20)
 SMALL = LIMITS._replace(body=20)
@@ -28,7 +28,7 @@ CHUNKED = HEAD.replace(b"Content-Length: 13", b"Transfer-Encoding: chunked") + b
 CHUNKS = b'5\r\n{"dat\r\n8;a=b\r\na": [1]}\r\n0\r\nX-Sum: 1\r\n\r\n'
 
 
-def read(data: bytes, limits: Limits = LIMITS) -> HttpRequest | None:
+def read(data: bytes, limits: Limits = LIMITS) -> ReceivedRequest | None:
     return RequestReader(limits).read(data)
 
 
@@ -38,30 +38,32 @@ def read_in_pieces(data: bytes, size: int) -> None:
         reader.read(data[at : at + size])
 
 
-def complete(data: bytes, limits: Limits = LIMITS) -> HttpRequest:
+def complete(data: bytes, limits: Limits = LIMITS) -> ReceivedRequest:
     found = read(data, limits)
     assert found is not None
     return found
 
 
-def refusal(request: HttpRequest) -> tuple[ErrorCode, str, bool]:
+def refusal(request: ReceivedRequest) -> tuple[ErrorCode, str, bool]:
     """Why the body cannot be read, and whether the connection closes."""
-    assert isinstance(request.body, RequestRefused)
-    return request.body.code, str(request.body), request.close
+    assert isinstance(request.refusal, RequestRefused)
+    return request.refusal.code, str(request.refusal), request.close
 
 
 def test_a_prediction_is_read_with_what_the_gateway_says_of_it() -> None:
     more = (
         b"X-Seldon-Client: acme\r\nx-seldon-variation: blue\r\nContent-Type: application/json\r\n"
-        b"x-envoy-expected-rq-timeout-ms: 250\r\nx-request-id: 7\r\n\r\n"
+        b"x-envoy-expected-rq-timeout-ms: 250\r\nx-request-id: 7\r\nx-seldon-models: a,b\r\n"
+        b"Inference-Header-Content-Length: 9\r\n\r\n"
     )
     reader = RequestReader(LIMITS)
     found = reader.read(HEAD + more + BODY + b"GET /next")
     assert found is not None
     assert found.request == (
-        *("/predict", "POST", "puid=p", "acme", "blue", "application/json", "", "250"),
+        *("/predict", "POST", "puid=p", "acme", "blue", "a,b", "application/json", "", "250"),
+        *("9", BODY),
     )
-    assert (found.body, found.close, found.version) == (BODY, False, "1.1")
+    assert (found.refusal, found.close, found.version) == (None, False, "1.1")
     found = reader.read(b" HTTP/1.0\r\n\r\n")
     assert found is not None
     assert (found.request.path, found.close, found.version) == ("/next", True, "1.0")
@@ -114,7 +116,7 @@ def test_chunks_are_joined() -> None:
     reader = RequestReader(LIMITS)
     found = reader.read(CHUNKED + CHUNKS + b"GET /next HTTP/1.1\r\n\r\n")
     assert found is not None
-    assert (found.body, found.close) == (BODY, False)
+    assert (found.request.body, found.close) == (BODY, False)
     found = reader.read(b"")
     assert found is not None
     assert found.request.path == "/next"
@@ -143,9 +145,7 @@ def test_pieces_are_read_as_the_whole(data: bytes) -> None:
                 request = reader.read(b"")
         assert not reader.started
         assert [one.request for one in found] == [whole.request] * 2, size
-        assert [(one.body, one.close, one.lines) for one in found] == [
-            (whole.body, whole.close, whole.lines)
-        ] * 2
+        assert [(one.close, one.lines) for one in found] == [(whole.close, whole.lines)] * 2
 
 
 MALFORMED = {
@@ -216,7 +216,7 @@ def test_what_is_malformed_is_refused_with_the_reason(status: int, data: bytes) 
 )
 def test_what_is_unusual_is_read(data: bytes) -> None:
     found = complete(data)
-    assert (found.body, found.close) == (BODY, False)
+    assert (found.request.body, found.close) == (BODY, False)
     assert found.request.client in ("", "a,b")
 
 
@@ -227,7 +227,7 @@ def test_a_caller_that_waits_for_100_is_known() -> None:
     assert reader.pending.expects_continue
     found = reader.read(BODY)
     assert found is not None
-    assert found.body == BODY
+    assert found.request.body == BODY
 
 
 # Bodies that cannot be read
@@ -246,7 +246,7 @@ def test_a_large_body_is_read_to_its_end_and_refused() -> None:
         assert refusal(found) == (ErrorCode.TOO_LARGE, message, False)
         found = reader.read(b"")
         assert found is not None
-        assert found.body == BODY
+        assert found.request.body == BODY
 
 
 def test_the_end_of_a_very_large_body_is_not_awaited() -> None:
@@ -314,20 +314,20 @@ def test_what_is_read_here_gunicorn_reads_alike() -> None:
             found = reader.read(data)
         except RequestMalformed:
             continue
-        if found is not None and not isinstance(found.body, RequestRefused):
+        if found is not None and found.refusal is None:
             read_here += 1
-            assert (found.request, found.body, found.close) == read_by_gunicorn(data), data
+            assert (found.request, found.close) == read_by_gunicorn(data), data
     assert read_here > 1000
 
 
-def read_by_gunicorn(data: bytes) -> tuple[Request, bytes, bool] | str:
+def read_by_gunicorn(data: bytes) -> tuple[HttpRequest, bool] | str:
     try:
         message = next(RequestParser(GUNICORN, iter([data]), ("127.0.0.1", 1)))
         body = message.body.read()
     except ParseException as error:
         return repr(error)
     headers = dict(message.headers)
-    request = Request(
+    request = HttpRequest(
         path=unquote_to_bytes(message.path).decode("latin-1"),
         method=message.method,
         query=message.query,
@@ -336,8 +336,9 @@ def read_by_gunicorn(data: bytes) -> tuple[Request, bytes, bool] | str:
         content_type=headers.get("CONTENT-TYPE", ""),
         encoding=headers.get("CONTENT-ENCODING", ""),
         deadline_ms=headers.get("X-ENVOY-EXPECTED-RQ-TIMEOUT-MS", ""),
+        body=body,
     )
-    return request, body, message.should_close()
+    return request, message.should_close()
 
 
 def test_a_header_with_an_underscore_names_nobody() -> None:

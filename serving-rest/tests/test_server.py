@@ -26,7 +26,7 @@ import pytest
 from numpy.typing import NDArray
 
 from polling import eventually
-from serving_core import Predictor, load_predictor
+from serving_core import Classifier, load_predictor
 from serving_core.digits import held_out
 
 MODEL = Path(__file__).parents[2] / "models" / "deep_mnist" / "1"
@@ -186,7 +186,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def scores() -> NDArray[np.float32]:
     """What the model says of each held-out digit, shape (200, 10)."""
-    predictor: Predictor = load_predictor(MODEL)
+    predictor = Classifier(load_predictor(MODEL))
     return np.concatenate([predictor.predict(image[np.newaxis]) for image in held_out().images])
 
 
@@ -783,11 +783,11 @@ def test_sighup_replaces_the_workers_and_every_request_is_served(
 # Makes the engine one that takes long: Python imports this at its start.
 SLOW_ENGINE = """
 import time
-from serving_core.litert_predictor import LiteRTPredictor
+from serving_core.engines.litert import LiteRTPredictor
 quick = LiteRTPredictor.predict
-def predict(self, instances):
+def predict(self, inputs):
     time.sleep(0.4)
-    return quick(self, instances)
+    return quick(self, inputs)
 LiteRTPredictor.predict = predict
 """
 

@@ -19,7 +19,7 @@ from google.protobuf.any_pb2 import Any
 import seldon_pb2
 import seldon_pb2_grpc
 from local_stack import Stack
-from serving_core import load_predictor
+from serving_core import Classifier, load_predictor
 from serving_core.digits import held_out
 
 CALLERS = 32
@@ -37,7 +37,7 @@ Ask = Callable[[int, str, bool], str]
 @pytest.fixture(scope="module")
 def scores() -> np.ndarray:
     """What the model says of each held-out digit, shape (200, 10)."""
-    predictor = load_predictor(MODEL)
+    predictor = Classifier(load_predictor(MODEL))
     return np.concatenate([predictor.predict(image[np.newaxis]) for image in DIGITS.images])
 
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from werkzeug.test import Client
 
 from monitoring.metrics import ServingMetrics
-from serving_core import MicroBatcher
+from serving_core import DataPlane, MicroBatcher
 from serving_rest.app import Predictions, create_app
 from serving_rest.event_loop import EventLoop, LoopSettings
 from serving_rest.server import loop_settings
@@ -25,9 +25,8 @@ class Serving:
     def __init__(self, batcher: MicroBatcher, settings: Settings, runs_engine: bool) -> None:
         self.registry = CollectorRegistry()
         self.draining = False
-        predictions = Predictions(
-            batcher, ServingMetrics(self.registry, "rest", "fake", "1"), settings
-        )
+        metrics = ServingMetrics(self.registry, "rest", "fake", "1")
+        predictions = Predictions(DataPlane(batcher, metrics), settings)
         app = create_app(predictions, self.registry, lambda: self.draining)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self._listener.setblocking(False)

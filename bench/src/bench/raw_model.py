@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from bench.errors import BenchError
 from bench.processes import on_cores
 from serving_core.digits import held_out
+from serving_core.engines.tensorflow import SIGNATURE
 from serving_core.model_folder import TENSORFLOW, ModelFolder, read_model_folder
-from serving_core.tensorflow_predictor import SIGNATURE
+from serving_core.predictor import classifier_of
 
 AROUND = (1, 32)  # batch sizes before and after each server
 # Batch sizes once per round: the bounds of the servers' batch-size histogram.
@@ -125,7 +126,8 @@ def _litert(folder: ModelFolder, batches: Sequence[int]) -> dict[int, Score]:
     def load(batch: int) -> Score:
         interpreter = Interpreter(model_path=str(folder.litert_file), num_threads=1)
         source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-        interpreter.resize_tensor_input(source["index"], [batch, folder.info.features])
+        features = classifier_of(folder.info).features
+        interpreter.resize_tensor_input(source["index"], [batch, features])
         interpreter.allocate_tensors()
 
         def score(images: NDArray[np.float32]) -> NDArray[np.float32]:

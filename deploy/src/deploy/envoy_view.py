@@ -29,7 +29,7 @@ class EnvoyView:
         """Read nothing yet."""
         self._admin_port = settings.admin_port
         # Kept between polls, so that only changes are read.
-        self._snapshots = Snapshots(registry, settings.timeout_s)
+        self._snapshots = _snapshots(registry, settings)
 
     def is_up_to_date(self) -> bool:
         """Whether Envoy routes by the registry's newest revision alone.
@@ -58,9 +58,14 @@ def has_all(accepted: Mapping[str, str], newest: Mapping[str, str]) -> bool:
     return all(accepted.get(name) == version for name, version in newest.items())
 
 
-def newest_versions(registry: Registry, timeout_s: float) -> dict[str, str]:
+def newest_versions(registry: Registry, settings: GatewaySettings) -> dict[str, str]:
     """The versions of an up-to-date Envoy, by the names of its statistics."""
-    return _by_statistic(Snapshots(registry, timeout_s))
+    return _by_statistic(_snapshots(registry, settings))
+
+
+def _snapshots(registry: Registry, settings: GatewaySettings) -> Snapshots:
+    """Those of the control plane: the settings are part of what Envoy receives."""
+    return Snapshots(registry, settings.timeout_s, settings.cors_origins)
 
 
 def _by_statistic(snapshots: Snapshots) -> dict[str, str]:

@@ -6,6 +6,8 @@ number that the original wrote into the body, which JSONP callers still see.
 
 from dataclasses import dataclass
 
+from seldon_gateway import limits
+
 
 @dataclass(frozen=True)
 class ApiError:
@@ -32,7 +34,17 @@ TOKEN_UNKNOWN = ApiError(7, "Token value not recognized", 401)
 TOKEN_EXPIRED = ApiError(8, "Token expired", 401)
 METHOD_NOT_ALLOWED = ApiError(11, "Used Http Method is not supported for the required action", 405)
 BAD_REQUEST = ApiError(13, "A generic error occurred: the request is malformed", 400)
+HOST_MISSING = ApiError(13, "A generic error occurred: the Host header is missing", 400)
+SEVERAL_TOKENS = ApiError(
+    13,
+    "A generic error occurred: the request has several access tokens, expected one in either "
+    "Authorization or oauth_token",
+    400,
+)
 UPSTREAM_FAILED = ApiError(13, "A generic error occurred: no model server responded", 503, 503)
+CONTROL_PLANE_FAILED = ApiError(
+    13, "A generic error occurred: the gateway's control plane did not respond", 503, 503
+)
 INTERNAL = ApiError(13, "A generic error occurred", 500, 500)
 DATABASE_FAILED = ApiError(14, "Internal Error : Database problem", 503, 503)
 TOKEN_MISSING = ApiError(
@@ -49,7 +61,27 @@ NO_STRATEGY = ApiError(
     500,
 )
 DEADLINE_PASSED = ApiError(43, "The prediction exceeded its time limit", 504, 504)
-BODY_TOO_LARGE = ApiError(44, "The request body exceeds the limit of 1048576 bytes", 413, 413)
+CONTROL_PLANE_TOO_SLOW = ApiError(
+    43,
+    f"The gateway's control plane did not respond within {limits.CONTROL_PLANE_TIMEOUT_S} s",
+    504,
+    504,
+)
+HEADERS_TOO_SLOW = ApiError(
+    43, f"The request headers were not received within {limits.HEADERS_TIMEOUT_S} s", 408, 408
+)
+REQUEST_TOO_SLOW = ApiError(
+    43, f"The request was not received within {limits.REQUEST_TIMEOUT_S} s", 408, 408
+)
+BODY_TOO_LARGE = ApiError(
+    44, f"The request body exceeds the limit of {limits.MAX_BODY_BYTES} bytes", 413, 413
+)
 HEADERS_TOO_LARGE = ApiError(
-    44, "The request line and headers exceed the limit of 96 KiB", 431, 431
+    44,
+    f"The request line and headers exceed the limit of {limits.MAX_HEADERS_KIB} KiB",
+    431,
+    431,
+)
+TOO_MANY_HEADERS = ApiError(
+    44, f"The request exceeds the limit of {limits.MAX_HEADERS} headers", 431, 431
 )

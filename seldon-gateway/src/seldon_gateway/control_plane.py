@@ -40,11 +40,16 @@ _CALLBACK_WRONG = ApiError(
 _GRANT = "client_credentials"
 
 
-def create_app(registry: Registry, issuer: TokenIssuer, timeout_s: float) -> Flask:
+def create_app(
+    registry: Registry,
+    issuer: TokenIssuer,
+    timeout_s: float,
+    cors_origins: tuple[str, ...] = (),
+) -> Flask:
     """The control plane's Flask app: `registry` as xDS resources, tokens of `issuer`."""
     app = Flask("seldon_gateway")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    snapshots = Snapshots(registry, timeout_s)
+    snapshots = Snapshots(registry, timeout_s, cors_origins)
     jwks = orjson.dumps(issuer.jwks())
 
     @app.post("/v3/discovery:<kind>")
@@ -125,6 +130,7 @@ def create_app_from_env() -> Flask:
         Registry.open(settings.database_url),
         TokenIssuer.load(settings.home, settings.token_ttl_s),
         settings.timeout_s,
+        settings.cors_origins,
     )
 
 

@@ -1,26 +1,27 @@
 """Envoy's bootstrap: listeners, and the control plane as source of routes and clusters. Pure."""
 
-import json
+import base64
+import copy
+from collections.abc import Iterable
 from typing import Any
 
-from seldon_gateway import api_errors, envoy_headers, tokens
-from seldon_gateway.api_errors import ApiError
+from seldon_gateway import api_paths, envoy_headers, envoy_replies, limits, tokens
 from seldon_gateway.envoy_routes import (
     CONTROL_PLANE,
+    CORS_FILTER,
+    GRPC_HEALTH,
     GRPC_ROUTES,
+    HEALTH_FILTERS,
     REST_ROUTES,
     STREAM_IDLE_S,
     static_cluster,
 )
 from seldon_gateway.settings import GatewaySettings, in_url
-from seldon_gateway.strategies import Endpoint
+from seldon_gateway.strategies import MAX_LABEL, Endpoint
 
 Json = dict[str, Any]
 
 NODE_ID = "gateway"
-MAX_BODY_BYTES = 1_048_576
-MAX_HEADERS_KIB = 96  # 784 numbers in a URL
-GRPC_AUTH_TEXT = "Could not determine client from oauth_token"  # the original's words
 
 _MAX_CALLER_CONNECTIONS = 20_000
 STATS_PATH = "/stats/prometheus"
@@ -30,14 +31,50 @@ _STATS_BUCKETS_MS = [float(f"{0.05 * 1.15**n:.3g}") for n in range(88)]
 _TYPE = "type.googleapis.com/"
 _FILTERS = _TYPE + "envoy.extensions.filters."
 
+_PROTOBUF = "application/x-protobuf"
+_SERVING = b"\x08\x01"  # HealthCheckResponse(status=SERVING)
+
+# A frame: 5 bytes before the message. HealthCheckRequest: tag, length, the service's name.
+_HEALTH_LUA = f"""
+local known = {{{", ".join(f'["{service}"] = true' for service in api_paths.HEALTH_SERVICES)}}}
+function envoy_on_request(handle)
+  local body = handle:body(true)
+  local frame = body and body:getBytes(0, body:length()) or ""
+  local service = ""
+  if #frame > 5 then
+    service = frame:byte(6) == 10 and #frame == 7 + frame:byte(7) and frame:sub(8) or "?"
+  end
+  if not known[service] then
+    handle:respond(
+      {{[":status"] = "404", ["grpc-status"] = "5"}}, "The service is unknown to the gateway"
+    )
+  end
+end
+"""
+
 # Query parameters arrive unescaped, so with any byte, and some bytes in a header fail the request.
 # A key with characters that no key has is replaced by one that matches no client. An invalid
 # callback is dropped here: the server sees it in the URL and reports what is wrong with it.
 # Routes cannot match form fields, so a form POST to /js/predict without a key in its URL is parsed
 # here; the buffer filter has its whole body by then.
-_FORM_KEY_LUA = f"""
+# A client's route is named by its models: a request for another one is refused.
+_REQUEST_LUA = f"""
+local function refuse_unknown_model(handle, model, models)
+  if #model > {MAX_LABEL} or model:find("[^%w_.%-]") then
+    model = "invalid"
+  elseif ("," .. models .. ","):find("," .. model .. ",", 1, true) then
+    return
+  end
+  handle:respond(
+    {{[":status"] = "404"}},
+    '{{"error": "The model is ' .. model .. ', expected one of ' .. models:gsub(",", ", ") .. '"}}'
+  )
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
+  local model = (headers:get("{envoy_headers.PATH}") or ""):match("{api_paths.MODEL_PATTERN}")
+  local models = model and handle:streamInfo():routeName() or ""
   local callback = headers:get("{envoy_headers.CALLBACK}") or ""
   if #callback > {envoy_headers.CALLBACK_LENGTH} or callback:find("[^%w_.$]") then
     headers:remove("{envoy_headers.CALLBACK}")
@@ -47,8 +84,9 @@ function envoy_on_request(handle)
     headers:replace("{envoy_headers.CONSUMER_KEY}", "?")
     handle:clearRouteCache()
   end
+  if models ~= "" then return refuse_unknown_model(handle, model, models) end
   if headers:get(":method") ~= "POST" then return end
-  if headers:get("{envoy_headers.PATH}") ~= "{envoy_headers.JS_PREDICT}" then return end
+  if headers:get("{envoy_headers.PATH}") ~= "{api_paths.JS_PREDICT}" then return end
   local content_type = headers:get("content-type")
   if content_type == nil then return end
   if not content_type:lower():find("application/x-www-form-urlencoded", 1, true) then return end
@@ -80,13 +118,24 @@ def bootstrap(settings: GatewaySettings) -> Json:
             "listeners": [
                 _rest_listener(settings),
                 _grpc_listener(settings),
+                _health_listener(),
                 *([_stats_listener(settings)] if settings.stats_port else []),
             ],
             "clusters": [
                 static_cluster(CONTROL_PLANE, [_control_plane(settings)]),
                 static_cluster(_ADMIN, [Endpoint("127.0.0.1", settings.admin_port)]),
+                _health_cluster(),
             ],
         },
+        "bootstrap_extensions": [
+            {
+                "name": "envoy.bootstrap.internal_listener",
+                "typed_config": {
+                    "@type": _TYPE
+                    + "envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
+                },
+            }
+        ],
         "stats_config": {
             "histogram_bucket_settings": [
                 {"match": {"safe_regex": {"regex": ".*"}}, "buckets": _STATS_BUCKETS_MS}
@@ -116,7 +165,13 @@ def _rest_listener(settings: GatewaySettings) -> Json:
             "codec_type": "AUTO",
             "common_http_protocol_options": {
                 "idle_timeout": "300s",
-                "headers_with_underscores_action": "REJECT_REQUEST",
+                "max_headers_count": limits.MAX_HEADERS,
+                # A model server may read x_seldon_client as x-seldon-client.
+                "headers_with_underscores_action": "DROP_HEADER",
+            },
+            "http_protocol_options": {
+                "accept_http_10": True,
+                "default_host_for_http_10": "seldon",
             },
             "early_header_mutation_extensions": [
                 _early_mutation(
@@ -127,21 +182,22 @@ def _rest_listener(settings: GatewaySettings) -> Json:
                     }
                 )
             ],
-            "local_reply_config": {"mappers": _rest_replies()},
+            "local_reply_config": {"mappers": envoy_replies.rest()},
             "http_filters": [
-                _jwt_filter(settings, envoy_headers.PREDICT, query_parameter=True),
+                _cors_filter(),
+                _jwt_filter(settings, api_paths.TOKEN_PATHS, query_parameter=True),
                 {
                     "name": "envoy.filters.http.buffer",
                     "typed_config": {
                         "@type": _FILTERS + "http.buffer.v3.Buffer",
-                        "max_request_bytes": MAX_BODY_BYTES,
+                        "max_request_bytes": limits.MAX_BODY_BYTES,
                     },
                 },
                 {
                     "name": "envoy.filters.http.lua",
                     "typed_config": {
                         "@type": _FILTERS + "http.lua.v3.Lua",
-                        "default_source_code": {"inline_string": _FORM_KEY_LUA},
+                        "default_source_code": {"inline_string": _REQUEST_LUA},
                     },
                 },
                 _router(),
@@ -159,13 +215,15 @@ def _grpc_listener(settings: GatewaySettings) -> Json:
             "codec_type": "HTTP2",
             "common_http_protocol_options": {
                 "idle_timeout": "3600s",
+                "max_headers_count": limits.MAX_METADATA,
                 # The metadata key oauth_token has one.
                 "headers_with_underscores_action": "ALLOW",
             },
             "early_header_mutation_extensions": [_early_mutation({})],
-            "local_reply_config": {"mappers": _grpc_replies()},
+            "local_reply_config": {"mappers": envoy_replies.grpc()},
             "http_filters": [
-                _jwt_filter(settings, envoy_headers.GRPC_SERVICE_PREFIX, query_parameter=False),
+                _jwt_filter(settings, api_paths.TOKEN_CALLS, query_parameter=False),
+                *_health_filters(),
                 _router(),
             ],
         },
@@ -194,8 +252,82 @@ def _stats_listener(settings: GatewaySettings) -> Json:
     return _listener("stats", settings.bind, settings.stats_port or 0, manager)
 
 
+def _health_listener() -> Json:
+    """Responds to health checks of gRPC inside Envoy, so whether or not anything else runs."""
+    manager = {
+        "@type": _FILTERS + "network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": GRPC_HEALTH,
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": GRPC_HEALTH,
+                    "domains": ["*"],
+                    "routes": [
+                        {
+                            "match": {"prefix": "/"},
+                            "direct_response": {
+                                "status": 200,
+                                "body": {"inline_bytes": base64.b64encode(_SERVING).decode()},
+                            },
+                            "response_headers_to_add": [
+                                {
+                                    "header": {"key": "content-type", "value": _PROTOBUF},
+                                    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                                }
+                            ],
+                        }
+                    ],
+                }
+            ]
+        },
+        "http_filters": [_router()],
+    }
+    return {
+        "name": GRPC_HEALTH,
+        "internal_listener": {},
+        "filter_chains": [_filter_chain(manager)],
+    }
+
+
+def _health_cluster() -> Json:
+    address = {"envoy_internal_address": {"server_listener_name": GRPC_HEALTH}}
+    return {
+        "name": GRPC_HEALTH,
+        "load_assignment": {
+            "cluster_name": GRPC_HEALTH,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+    }
+
+
+def _health_filters() -> list[Json]:
+    """Of health checks alone, whose route enables them: other calls do not pass through them.
+
+    Lua refuses unknown services. The bridge makes a gRPC response of the listener's.
+    """
+    return [
+        {
+            "name": HEALTH_FILTERS[0],
+            "disabled": True,
+            "typed_config": {
+                "@type": _FILTERS + "http.lua.v3.Lua",
+                "default_source_code": {"inline_string": _HEALTH_LUA},
+            },
+        },
+        {
+            "name": HEALTH_FILTERS[1],
+            "disabled": True,
+            "typed_config": {
+                "@type": _FILTERS + "http.grpc_http1_reverse_bridge.v3.FilterConfig",
+                "content_type": _PROTOBUF,
+                "withhold_grpc_frames": True,
+            },
+        },
+    ]
+
+
 def _connection_manager(settings: GatewaySettings, routes: str, own: Json) -> Json:
-    """Settings of both listeners. Source of the limits: Envoy, "Configuring as an edge proxy"."""
+    """Settings of both listeners."""
     return {
         "@type": _FILTERS + "network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": routes,
@@ -204,10 +336,11 @@ def _connection_manager(settings: GatewaySettings, routes: str, own: Json) -> Js
         "generate_request_id": False,
         "normalize_path": True,
         "merge_slashes": True,
-        "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "max_request_headers_kb": MAX_HEADERS_KIB,
-        "request_headers_timeout": "10s",
-        "request_timeout": "30s",
+        # Routes match whole paths, so a path with %2F is unknown: 404.
+        "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
+        "max_request_headers_kb": limits.MAX_HEADERS_KIB,
+        "request_headers_timeout": f"{limits.HEADERS_TIMEOUT_S}s",
+        "request_timeout": f"{limits.REQUEST_TIMEOUT_S}s",
         "stream_idle_timeout": f"{STREAM_IDLE_S}s",
         "http2_protocol_options": {
             "max_concurrent_streams": 100,
@@ -224,17 +357,13 @@ def _listener(name: str, host: str, port: int, manager: Json) -> Json:
         "name": name,
         "address": _address(host, port),
         "per_connection_buffer_limit_bytes": 32768,
-        "filter_chains": [
-            {
-                "filters": [
-                    {
-                        "name": "envoy.filters.network.http_connection_manager",
-                        "typed_config": manager,
-                    }
-                ]
-            }
-        ],
+        "filter_chains": [_filter_chain(manager)],
     }
+
+
+def _filter_chain(manager: Json) -> Json:
+    name = "envoy.filters.network.http_connection_manager"
+    return {"filters": [{"name": name, "typed_config": manager}]}
 
 
 def _early_mutation(values: dict[str, str]) -> Json:
@@ -259,16 +388,51 @@ def _early_mutation(values: dict[str, str]) -> Json:
     }
 
 
-def _jwt_filter(settings: GatewaySettings, prefix: str, *, query_parameter: bool) -> Json:
-    provider: Json = {
+def _jwt_filter(settings: GatewaySettings, paths: Iterable[Json], *, query_parameter: bool) -> Json:
+    """Verifies the tokens of requests to these paths.
+
+    The scheme of Authorization is case-insensitive and Envoy's `value_prefix` is not, so the rules
+    look for the scheme, and the first provider takes what follows the space.
+    """
+    oauth_token: Json = {"from_headers": [{"name": envoy_headers.OAUTH_TOKEN}]}
+    if query_parameter:
+        oauth_token["from_params"] = [envoy_headers.OAUTH_TOKEN]
+    with_bearer = copy.deepcopy(oauth_token)
+    with_bearer["from_headers"].append({"name": envoy_headers.AUTHORIZATION, "value_prefix": " "})
+    has_bearer = {
+        "name": envoy_headers.AUTHORIZATION,
+        "string_match": {"prefix": "Bearer ", "ignore_case": True},
+    }
+    common = _jwt_provider(settings)
+    return {
+        "name": "envoy.filters.http.jwt_authn",
+        "typed_config": {
+            "@type": _FILTERS + "http.jwt_authn.v3.JwtAuthentication",
+            "providers": {
+                "bearer": {**common, **with_bearer},
+                "oauth_token": {**common, **oauth_token},
+            },
+            "rules": [
+                rule
+                for path in paths
+                for rule in (
+                    {
+                        "match": {**path, "headers": [has_bearer]},
+                        "requires": {"provider_name": "bearer"},
+                    },
+                    {"match": path, "requires": {"provider_name": "oauth_token"}},
+                )
+            ],
+        },
+    }
+
+
+def _jwt_provider(settings: GatewaySettings) -> Json:
+    return {
         "issuer": tokens.ISSUER,
         "audiences": [tokens.AUDIENCE],
         "require_expiration": True,
         "clock_skew_seconds": 1,
-        "from_headers": [
-            {"name": "authorization", "value_prefix": "Bearer "},
-            {"name": "oauth_token"},
-        ],
         "claim_to_headers": [{"header_name": envoy_headers.SUBJECT, "claim_name": "sub"}],
         "clear_route_cache": True,
         "jwt_cache_config": {"jwt_cache_size": 1000},
@@ -283,15 +447,13 @@ def _jwt_filter(settings: GatewaySettings, prefix: str, *, query_parameter: bool
             "async_fetch": {"failed_refetch_duration": "1s"},
         },
     }
-    if query_parameter:
-        provider["from_params"] = ["oauth_token"]
+
+
+def _cors_filter() -> Json:
+    """Before the JWT filter, since a preflight has no token. Its policy is in the routes."""
     return {
-        "name": "envoy.filters.http.jwt_authn",
-        "typed_config": {
-            "@type": _FILTERS + "http.jwt_authn.v3.JwtAuthentication",
-            "providers": {"seldon": provider},
-            "rules": [{"match": {"prefix": prefix}, "requires": {"provider_name": "seldon"}}],
-        },
+        "name": CORS_FILTER,
+        "typed_config": {"@type": _FILTERS + "http.cors.v3.Cors"},
     }
 
 
@@ -303,102 +465,6 @@ def _router() -> Json:
             "suppress_envoy_headers": False,
         },
     }
-
-
-# Local replies
-
-_IF_OURS = 'response.code_details == "direct_response"'
-_IF_EXPIRED = 'response.code_details.contains("Jwt_is_expired")'
-_IF_MISSING = 'response.code_details.contains("Jwt_is_missing")'
-_IF_REFUSED = 'response.code_details.contains("jwt_authn_access_denied")'
-
-_REST_CASES: list[tuple[str, ApiError]] = [
-    (_IF_EXPIRED, api_errors.TOKEN_EXPIRED),
-    (_IF_MISSING, api_errors.TOKEN_MISSING),
-    (_IF_REFUSED, api_errors.TOKEN_UNKNOWN),
-    ("response.code == 413", api_errors.BODY_TOO_LARGE),
-    ("response.code == 431", api_errors.HEADERS_TOO_LARGE),
-    ("response.code == 504 || response.code == 408", api_errors.DEADLINE_PASSED),
-    ("response.code == 404", api_errors.NOT_FOUND),
-    ("response.code >= 500", api_errors.UPSTREAM_FAILED),
-    ("response.code >= 400", api_errors.BAD_REQUEST),
-]
-
-
-def _rest_replies() -> list[Json]:
-    """Envoy's local replies as the API's error object, wrapped for JSONP callers."""
-    callback = f'"{envoy_headers.CALLBACK}" in request.headers'
-    value = f'request.headers["{envoy_headers.CALLBACK}"]'
-    form = (
-        f'{value}.matches("^{envoy_headers.CALLBACK_FORM}$") && '
-        f"size({value}) <= {envoy_headers.CALLBACK_LENGTH}"
-    )
-    # Only there: elsewhere jsonpCallback is a parameter like any other.
-    scripted = (
-        f"{callback} && {form} && "
-        f'request.headers["{envoy_headers.PATH}"] == "{envoy_headers.JS_PREDICT}"'
-    )
-    mappers = [
-        _mapper(f"{_IF_OURS} && {scripted}", 200, _wrapped("%LOCAL_REPLY_BODY%"), _JAVASCRIPT),
-        _mapper(_IF_OURS, None, "%LOCAL_REPLY_BODY%", _JSON),
-    ]
-    for condition, error in _REST_CASES:
-        legacy = json.dumps(error.document(legacy=True))
-        mappers.append(_mapper(f"({condition}) && {scripted}", 200, _wrapped(legacy), _JAVASCRIPT))
-        mappers.append(_mapper(condition, error.status, json.dumps(error.document()), _JSON))
-    return mappers
-
-
-def _grpc_replies() -> list[Json]:
-    """The same as plain text, which Envoy sends as the message of the gRPC status."""
-    return [
-        _mapper(_IF_EXPIRED, 401, f"{GRPC_AUTH_TEXT}: the token has expired", _TEXT),
-        _mapper(_IF_MISSING, 401, f"{GRPC_AUTH_TEXT}: no token was sent", _TEXT),
-        _mapper(_IF_REFUSED, 401, f"{GRPC_AUTH_TEXT}: the token is not valid", _TEXT),
-        _mapper(
-            f"{_IF_OURS} && response.code == 401",
-            401,
-            f"{GRPC_AUTH_TEXT}: the client is disabled or removed",
-            _TEXT,
-        ),
-        _mapper(f"{_IF_OURS} && response.code == 404", 404, api_errors.NOT_FOUND.message, _TEXT),
-        _mapper(f"{_IF_OURS} && response.code == 503", 503, api_errors.NO_STRATEGY.message, _TEXT),
-        _mapper("response.code == 504", 504, api_errors.DEADLINE_PASSED.message, _TEXT),
-        _mapper("response.code >= 500", None, api_errors.UPSTREAM_FAILED.message, _TEXT),
-    ]
-
-
-_JSON, _JAVASCRIPT, _TEXT = (
-    "application/json",
-    "application/javascript; charset=utf-8",
-    "text/plain",
-)
-
-
-def _wrapped(body: str) -> str:
-    return f"%REQ({envoy_headers.CALLBACK})%({body})"
-
-
-def _mapper(condition: str, status: int | None, body: str, content_type: str) -> Json:
-    mapper: Json = {
-        "filter": {
-            "extension_filter": {
-                "name": "envoy.access_loggers.extension_filters.cel",
-                "typed_config": {
-                    "@type": _TYPE
-                    + "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-                    "expression": condition,
-                },
-            }
-        },
-        "body_format_override": {
-            "text_format_source": {"inline_string": body},
-            "content_type": content_type,
-        },
-    }
-    if status is not None:
-        mapper["status_code"] = status
-    return mapper
 
 
 # Parts of the bootstrap

@@ -12,21 +12,19 @@ SUBJECT = "x-seldon-subject"
 # Set by the route for the model server.
 CLIENT = "x-seldon-client"
 VARIATION = "x-seldon-variation"
+# Names of all the client's variations, where there are several: a call's model is one of them.
+MODELS = "x-seldon-models"
 
 # Set on the model server's response: gateway and upstream time, for load tests.
 TIMING = "x-gateway-timing"
 
-ALL = (PATH, CONSUMER_KEY, CALLBACK, SUBJECT, CLIENT, VARIATION)
+ALL = (PATH, CONSUMER_KEY, CALLBACK, SUBJECT, CLIENT, VARIATION, MODELS)
 # Not sent to model servers. The others are kept: local replies need them.
-CREDENTIALS = (CONSUMER_KEY, SUBJECT, "oauth_token")
+OAUTH_TOKEN = "oauth_token"  # noqa: S105 - a name
+CREDENTIALS = (CONSUMER_KEY, SUBJECT, OAUTH_TOKEN)
 AUTHORIZATION = "authorization"
 
 # Characters and greatest length of a JSONP callback. Separate, since a counted repetition exceeds
 # Envoy's size limit of a regular expression.
 CALLBACK_FORM = r"[A-Za-z0-9_.$]+"
 CALLBACK_LENGTH = 128
-
-JS_PREDICT = "/js/predict"
-PREDICT = "/predict"
-CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"
-GRPC_SERVICE_PREFIX = "/io.seldon.api.rpc.Seldon/"

@@ -6,7 +6,7 @@ maps the path, then the consumer key or the token's subject, to a route.
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -14,8 +14,9 @@ from typing import Any
 
 import orjson
 
-from seldon_gateway import api_errors, envoy_headers
+from seldon_gateway import api_errors, api_paths, envoy_headers, limits
 from seldon_gateway.api_errors import ApiError
+from seldon_gateway.envoy_replies import CHALLENGE
 from seldon_gateway.registry import ServedClient
 from seldon_gateway.strategies import Endpoint, Protocol, Variation
 
@@ -24,6 +25,11 @@ Json = dict[str, Any]
 REST_ROUTES, GRPC_ROUTES = "rest", "grpc"
 PROTOCOLS: tuple[Protocol, ...] = ("rest", "grpc")
 CONTROL_PLANE = "control_plane"
+# Not "grpc_": dashboards and rules take that for model servers.
+GRPC_HEALTH = "health_check"
+# Names of filters in the bootstrap that a route or virtual host configures.
+HEALTH_FILTERS = ("envoy.filters.http.lua", "envoy.filters.http.grpc_http1_reverse_bridge")
+CORS_FILTER = "envoy.filters.http.cors"
 
 # Envoy's weights are integers: the smallest ratio is one millionth.
 TOTAL_WEIGHT = 1_000_000
@@ -36,6 +42,7 @@ _LIMITS = {
     "max_retries": 256,
 }
 # Shorter than the idle timeout of the model servers, so that Envoy closes first.
+_CONTROL_PLANE_TIMEOUT = f"{limits.CONTROL_PLANE_TIMEOUT_S}s"
 _IDLE_TIMEOUT = "30s"
 _CONNECT_TIMEOUT = "0.5s"
 # Few streams per connection, so that load opens several connections, which spread over the
@@ -50,7 +57,6 @@ _TIMING = (
 
 _TYPE = "type.googleapis.com/"
 _OVERWRITE = 2  # OVERWRITE_IF_EXISTS_OR_ADD: by number, since it stands twice with every key
-_CHALLENGE = 'Bearer realm="seldon"'
 
 
 class Table(StrEnum):
@@ -107,12 +113,15 @@ def client_routes(client: ServedClient, timeout_s: float) -> ClientRoutes:
     )
 
 
-def route_configuration(name: str, clients: Iterable[ClientRoutes]) -> bytes:
+def route_configuration(
+    name: str, clients: Iterable[ClientRoutes], cors_origins: tuple[str, ...] = ()
+) -> bytes:
     """The routes of one listener, as JSON.
 
     Args:
         name: REST_ROUTES or GRPC_ROUTES.
         clients: Entries of every active client; their order is that of the output.
+        cors_origins: Origins whose scripts may send requests, exact or "*".
     """
     clients = list(clients)
     entries = {
@@ -121,7 +130,7 @@ def route_configuration(name: str, clients: Iterable[ClientRoutes]) -> bytes:
     }
     filled = frozenset(table for table, text in entries.items() if text)
     parts: list[bytes] = []
-    for part in _around_entries(name, filled):
+    for part in _around_entries(name, filled, cors_origins):
         parts.append(entries[part] if isinstance(part, Table) else part)
     return b"".join(parts)
 
@@ -159,9 +168,11 @@ _ENTRIES = "{%s}"
 
 
 @lru_cache
-def _around_entries(name: str, filled: frozenset[Table]) -> tuple[bytes | Table, ...]:
+def _around_entries(
+    name: str, filled: frozenset[Table], cors_origins: tuple[str, ...]
+) -> tuple[bytes | Table, ...]:
     """A route configuration as JSON, with gaps for the entries of the maps that have any."""
-    text = orjson.dumps(_document(name, filled)).decode()
+    text = orjson.dumps(_document(name, filled, cors_origins)).decode()
     parts: list[bytes | Table] = []
     for table in sorted(filled, key=lambda table: text.index(_gap(table))):
         before, text = text.split(_gap(table))
@@ -173,23 +184,26 @@ def _gap(table: Table) -> str:
     return orjson.dumps({_ENTRIES % table: None}).decode()[1:-1]
 
 
-def _document(name: str, filled: frozenset[Table]) -> Json:
+def _document(name: str, filled: frozenset[Table], cors_origins: tuple[str, ...]) -> Json:
     maps = {table: {_ENTRIES % table: None} if table in filled else {} for table in TABLES[name]}
-    matcher = _rest_matcher(maps) if name == REST_ROUTES else _grpc_matcher(maps)
+    host: Json = {
+        "name": name,
+        "domains": ["*"],
+        # Once here instead of with every key: Envoy parses many clients much faster.
+        "retry_policy": _RETRIES,
+        "request_headers_to_remove": list(envoy_headers.CREDENTIALS),
+        "response_headers_to_add": [_header(envoy_headers.TIMING, _TIMING)],
+    }
+    if name == GRPC_ROUTES:
+        host["matcher"] = _grpc_matcher(maps)
+    else:
+        host["matcher"] = _rest_matcher(maps, cors=bool(cors_origins))
+        if cors_origins:
+            host["typed_per_filter_config"] = {CORS_FILTER: _cors_policy(cors_origins)}
     return {
         "@type": _TYPE + "envoy.config.route.v3.RouteConfiguration",
         "name": name,
-        "virtual_hosts": [
-            {
-                "name": name,
-                "domains": ["*"],
-                "matcher": matcher,
-                # Once here instead of with every key: Envoy parses many clients much faster.
-                "retry_policy": _RETRIES,
-                "request_headers_to_remove": list(envoy_headers.CREDENTIALS),
-                "response_headers_to_add": [_header(envoy_headers.TIMING, _TIMING)],
-            }
-        ],
+        "virtual_hosts": [host],
         # So that a route can remove a header that its virtual host adds.
         "most_specific_header_mutations_wins": True,
         # On first start a route may arrive before its cluster: respond 503, do not reject it.
@@ -197,11 +211,30 @@ def _document(name: str, filled: frozenset[Table]) -> Json:
     }
 
 
-def _rest_matcher(maps: Mapping[Table, Json]) -> Json:
+def _cors_policy(origins: tuple[str, ...]) -> Json:
+    return {
+        "@type": _TYPE + "envoy.extensions.filters.http.cors.v3.CorsPolicy",
+        "allow_origin_string_match": [
+            {"safe_regex": {"regex": ".*"}} if origin == "*" else {"exact": origin}
+            for origin in origins
+        ],
+        "allow_methods": "GET, POST",
+        "allow_headers": "authorization, content-type, inference-header-content-length",
+        # The length of the JSON before binary tensors.
+        "expose_headers": "inference-header-content-length",
+        "max_age": "600",
+    }
+
+
+def _rest_matcher(maps: Mapping[Table, Json], *, cors: bool) -> Json:
     control_plane = _action(
         {
             "match": {"prefix": "/"},
-            "route": {"cluster": CONTROL_PLANE, "timeout": "5s", "retry_policy": {}},
+            "route": {
+                "cluster": CONTROL_PLANE,
+                "timeout": _CONTROL_PLANE_TIMEOUT,
+                "retry_policy": {},
+            },
             "response_headers_to_remove": [envoy_headers.TIMING],
         }
     )
@@ -209,28 +242,54 @@ def _rest_matcher(maps: Mapping[Table, Json]) -> Json:
         200, '{"status": "ready"}', [_header("content-type", "application/json")]
     )
     paths = {
-        envoy_headers.JS_PREDICT: _by_header(
+        api_paths.JS_PREDICT: _by_header(
             envoy_headers.CONSUMER_KEY, maps[Table.JS_KEYS], _js_refusal()
         ),
-        envoy_headers.PREDICT: _by_header(
-            envoy_headers.SUBJECT,
-            maps[Table.ALL_KEYS],
-            _refusal(api_errors.NOT_AUTHORIZED, challenge=True),
-        ),
-        "/token": control_plane,
-        "/version": control_plane,
-        "/.well-known/jwks.json": control_plane,
-        "/health/live": ready,
-        "/health/ready": ready,
+        **dict.fromkeys(api_paths.CONTROL_PLANE, control_plane),
+        **dict.fromkeys(api_paths.HEALTH, ready),
     }
-    return _by_header(envoy_headers.PATH, paths, _refusal(api_errors.NOT_FOUND))["matcher"]  # type: ignore[no-any-return]
+    refusal = _refusal(api_errors.NOT_AUTHORIZED, challenge=True)
+    with_token = _by_header(
+        envoy_headers.SUBJECT,
+        maps[Table.ALL_KEYS],
+        _awaiting_token(refusal) if cors else refusal,
+    )
+    # One node for all these paths, so that each client's entry is there once.
+    others = _if(
+        envoy_headers.PATH, api_paths.PREDICTIONS, with_token, _refusal(api_errors.NOT_FOUND)
+    )
+    return _by_header(envoy_headers.PATH, paths, others)["matcher"]  # type: ignore[no-any-return]
+
+
+def _awaiting_token(refusal: Json) -> Json:
+    """The route of a browser's request before its token is verified, or of a preflight.
+
+    The CORS filter requires a cluster, and responds to a preflight without it. A request whose
+    token has no subject would get 503, since there is no such cluster; we sign no such token.
+    """
+    awaiting = _action({"match": {"prefix": "/"}, "route": {"cluster": "awaiting_token"}})
+    present = [api_paths.regex(".+")]
+    return _if(envoy_headers.SUBJECT, present, refusal, _if("origin", present, awaiting, refusal))
 
 
 def _grpc_matcher(maps: Mapping[Table, Json]) -> Json:
     refusal = _refusal(api_errors.NOT_AUTHORIZED)
-    classify = _by_header(envoy_headers.SUBJECT, maps[Table.GRPC], refusal)
-    paths = {envoy_headers.CLASSIFY: classify}
-    return _by_header(":path", paths, _refusal(api_errors.NOT_FOUND))["matcher"]  # type: ignore[no-any-return]
+    with_token = _by_header(envoy_headers.SUBJECT, maps[Table.GRPC], refusal)
+    others = _if(":path", api_paths.CALLS, with_token, _refusal(api_errors.NOT_FOUND))
+    paths = {api_paths.HEALTH_CHECK: _health_check()}
+    return _by_header(":path", paths, others)["matcher"]  # type: ignore[no-any-return]
+
+
+def _health_check() -> Json:
+    enabled = {"@type": _TYPE + "envoy.config.route.v3.FilterConfig", "config": {}}
+    return _action(
+        {
+            "match": {"prefix": "/"},
+            "route": {"cluster": GRPC_HEALTH, "retry_policy": {}},
+            "typed_per_filter_config": dict.fromkeys(HEALTH_FILTERS, enabled),
+            "response_headers_to_remove": [envoy_headers.TIMING],
+        }
+    )
 
 
 def _by_header(header: str, actions: Json, otherwise: Json) -> Json:
@@ -250,40 +309,36 @@ def _by_header(header: str, actions: Json, otherwise: Json) -> Json:
 
 def _js_refusal() -> Json:
     """The error for an unknown or missing consumer key, wrapped for JSONP callers."""
-    return _if_header(
+    script = [api_paths.regex(envoy_headers.CALLBACK_FORM)]
+    key = [api_paths.regex(".+")]
+    return _if(
         envoy_headers.CALLBACK,
-        envoy_headers.CALLBACK_FORM,
-        _if_header(
+        script,
+        _if(
             envoy_headers.CONSUMER_KEY,
-            ".+",
+            key,
             _refusal(api_errors.NOT_AUTHORIZED, legacy=True),
             _refusal(api_errors.KEY_MISSING, legacy=True),
         ),
-        _if_header(
+        _if(
             envoy_headers.CONSUMER_KEY,
-            ".+",
+            key,
             _refusal(api_errors.NOT_AUTHORIZED, challenge=True),
             _refusal(api_errors.KEY_MISSING, challenge=True),
         ),
     )
 
 
-def _if_header(header: str, form: str, then: Json, otherwise: Json) -> Json:
+def _if(header: str, forms: Sequence[Json], then: Json, otherwise: Json) -> Json:
+    """Whether a header's value matches one of the string matchers."""
+    predicates = [
+        {"single_predicate": {"input": _header_input(header), "value_match": form}}
+        for form in forms
+    ]
+    predicate = predicates[0] if len(predicates) == 1 else {"or_matcher": {"predicate": predicates}}
     return {
         "matcher": {
-            "matcher_list": {
-                "matchers": [
-                    {
-                        "predicate": {
-                            "single_predicate": {
-                                "input": _header_input(header),
-                                "value_match": {"safe_regex": {"google_re2": {}, "regex": form}},
-                            }
-                        },
-                        "on_match": then,
-                    }
-                ]
-            },
+            "matcher_list": {"matchers": [{"predicate": predicate, "on_match": then}]},
             "on_no_match": otherwise,
         }
     }
@@ -326,6 +381,7 @@ def _action_of(
 
 def _client_action(variations: tuple[Variation, ...], protocol: Protocol, timeout_s: float) -> Json:
     timeout = f"{timeout_s:g}s"
+    models = ",".join(variation.label for variation in variations)
     headers = [_header(envoy_headers.CLIENT, _NAME)]
     route: Json = {"timeout": timeout}
     if timeout_s >= STREAM_IDLE_S:
@@ -337,11 +393,15 @@ def _client_action(variations: tuple[Variation, ...], protocol: Protocol, timeou
         headers.append(_header(envoy_headers.VARIATION, variations[0].label))
     else:
         route["weighted_clusters"] = {"clusters": _weighted(variations, protocol)}
+        headers.append(_header(envoy_headers.MODELS, models))
     if protocol == "grpc":
         # The caller's deadline applies if it is shorter.
         route["max_stream_duration"] = {"grpc_timeout_header_max": timeout}
     return _action(
         {
+            # By this name the REST listener recognises the models in a path; in a call of gRPC
+            # the model is in the message.
+            **({"name": models} if protocol == "rest" else {}),
             "match": {"prefix": "/"},
             "route": route,
             "request_headers_to_add": headers,
@@ -388,7 +448,7 @@ def _weighted(variations: tuple[Variation, ...], protocol: Protocol) -> list[Jso
 def _refusal(error: ApiError, *, challenge: bool = False, legacy: bool = False) -> Json:
     headers = [_header("content-type", "application/json")]
     if challenge:
-        headers.append(_header("www-authenticate", _CHALLENGE))
+        headers.append(_header("www-authenticate", CHALLENGE))
     return _direct_response(error.status, json.dumps(error.document(legacy=legacy)), headers)
 
 

@@ -9,7 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seldon_gateway.envoy_bootstrap import MAX_HEADERS_KIB, bootstrap
+from seldon_gateway import limits
+from seldon_gateway.envoy_bootstrap import bootstrap
 from seldon_gateway.errors import EnvoyMissing
 from seldon_gateway.settings import GatewaySettings, in_url
 
@@ -46,8 +47,10 @@ def control_plane_command(settings: GatewaySettings) -> Process:
             # As in Envoy, so that gunicorn never rejects a request with an HTML page.
             "--limit-request-line",
             "0",
+            "--limit-request-fields",
+            str(2 * limits.MAX_HEADERS),  # Envoy adds some
             "--limit-request-field_size",
-            str(MAX_HEADERS_KIB * 1024),
+            str(limits.MAX_HEADERS_KIB * 1024),
             "--log-level",
             "warning",
             "seldon_gateway.control_plane:create_app_from_env()",
@@ -57,6 +60,7 @@ def control_plane_command(settings: GatewaySettings) -> Process:
             "SELDON_DATABASE_URL": settings.database_url,
             "SELDON_TOKEN_TTL": str(settings.token_ttl_s),
             "SELDON_TIMEOUT": f"{settings.timeout_s:g}",
+            "SELDON_CORS_ORIGINS": ",".join(settings.cors_origins),
         },
     )
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from seldon_gateway.errors import SettingInvalid
 
 DEFAULT_HOME = ".seldon"
+# As browsers write it: no path, no upper case.
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 _HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
@@ -30,6 +32,8 @@ class GatewaySettings:
         database_url: SELDON_DATABASE_URL: SQLAlchemy's form; SQLite in `home` by default.
         token_ttl_s: SELDON_TOKEN_TTL: lifetime of an access token in seconds.
         timeout_s: SELDON_TIMEOUT: timeout of a prediction in seconds.
+        cors_origins: SELDON_CORS_ORIGINS: origins whose scripts may send requests, separated by
+            commas, such as https://app.example.com; * for every origin; none by default.
         poll_s: SELDON_POLL: seconds between Envoy's polls of the control plane; Envoy adds a random
             delay of up to the same again.
         jwks_cache_s: SELDON_JWKS_CACHE: seconds after which Envoy fetches the public keys again.
@@ -51,6 +55,7 @@ class GatewaySettings:
     database_url: str
     token_ttl_s: int
     timeout_s: float
+    cors_origins: tuple[str, ...]
     poll_s: float
     jwks_cache_s: float
     envoy_threads: int
@@ -82,6 +87,7 @@ class GatewaySettings:
             database_url=environ.get("SELDON_DATABASE_URL") or f"sqlite:///{home}/seldon.db",
             token_ttl_s=int(_number(environ, "SELDON_TOKEN_TTL", 6000, 1, 86_400)),
             timeout_s=_number(environ, "SELDON_TIMEOUT", 5, 0.01, 600),
+            cors_origins=_origins(environ, "SELDON_CORS_ORIGINS"),
             poll_s=_number(environ, "SELDON_POLL", 0.25, 0.05, 60),
             jwks_cache_s=_number(environ, "SELDON_JWKS_CACHE", 300, 1, 86_400),
             envoy_threads=int(_number(environ, "SELDON_ENVOY_THREADS", 1, 1, 256)),
@@ -102,6 +108,16 @@ def _host(environ: Mapping[str, str], name: str, default: str) -> str:
             f"{name} is {text!r}, expected a host name or an address without a port"
         )
     return text
+
+
+def _origins(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    origins = tuple(text.strip() for text in (environ.get(name) or "").split(",") if text.strip())
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise SettingInvalid(
+                f"{name} has {origin!r}, expected * or an origin such as https://app.example.com"
+            )
+    return origins
 
 
 def _number(

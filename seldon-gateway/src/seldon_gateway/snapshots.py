@@ -59,10 +59,13 @@ class Snapshots:
 
     kinds = frozenset(_TYPES)
 
-    def __init__(self, registry: Registry, timeout_s: float) -> None:
+    def __init__(
+        self, registry: Registry, timeout_s: float, cors_origins: tuple[str, ...] = ()
+    ) -> None:
         """Serve `registry`; `timeout_s` is the timeout of predictions."""
         self._registry = registry
         self._timeout_s = timeout_s
+        self._cors_origins = cors_origins
         self._lock = threading.Lock()
         self._revision: int | None = None
         self._clients: dict[str, ClientRoutes] = {}
@@ -127,7 +130,7 @@ class Snapshots:
             clusters = _union({client.clusters[name] for client in clients})
             if before is not None and before.clusters == clusters:
                 clusters = before.clusters  # the same object, by which results are cached
-            content = envoy_routes.route_configuration(name, clients)
+            content = envoy_routes.route_configuration(name, clients, self._cors_origins)
             self._routes[name] = _resources(name, content, clusters)
         self._clusters = _union({routes.clusters for routes in self._routes.values()})
         self._forget_clusters()

@@ -19,6 +19,7 @@ Protocol = Literal["rest", "grpc"]
 DEFAULT_LABEL = "default"
 RATIO_TOLERANCE = 1e-6
 MAX_VARIATIONS = 100
+MAX_LABEL = 63
 
 _REST_ALGORITHM = "externalPredictionServer"
 _GRPC_ALGORITHM = "rpcPredictionServer"
@@ -27,7 +28,7 @@ _NAME = "io.seldon.algorithm.external.name"
 _HOST = "io.seldon.rpc.microservice.host"
 _PORT = "io.seldon.rpc.microservice.port"
 
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_LABEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_LABEL - 1}}}")
 # Paths of an endpoint's URL; any other would be ignored.
 _PATHS = ("", "/", "/predict", "/js/predict")
 _HOST_FORM = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})|\[[0-9a-fA-F:]+\]")

@@ -1,53 +1,55 @@
-"""Model loading, inference and dynamic batching.
+"""The core of the model servers: a model, its batcher, and the life of a request.
 
-`parse_instances` (instances.py) parses a request, the `MicroBatcher` (batching.py) queues it, and a
-`Predictor` (litert_predictor.py or tensorflow_predictor.py) scores it. `load_predictor`
-(loading.py) creates the predictor from a model folder (model_folder.py).
+`load_predictor` (loading.py) loads a model folder (model_folder.py) into an engine (engines/), the
+`MicroBatcher` (batching.py) queues requests for it, and an `Exchange` (exchange.py) takes one
+request of any protocol (protocols/) from its arrival to its reply.
 """
 
-from serving_core.batching import MicroBatcher, Scored, yield_core
+from serving_core.batching import Computed, MicroBatcher, yield_core
 from serving_core.errors import (
     DeadlinePassed,
     ErrorKind,
-    InvalidInstances,
+    InvalidInput,
     ModelFolderInvalid,
+    ModelNotFound,
     PredictorFailed,
     PredictorNotReady,
     QueueFull,
+    ServerFailed,
     ServingError,
 )
-from serving_core.instances import (
-    MAX_INSTANCES,
-    check_instance,
-    check_instances,
-    parse_instance,
-    parse_instances,
-)
+from serving_core.exchange import DataPlane, Exchange, InferenceRequest, Served
 from serving_core.loading import is_fast, load_predictor
 from serving_core.model_folder import ModelFolder, read_model_folder
-from serving_core.predictor import ModelInfo, Predictor
+from serving_core.predictor import Classifier, ModelInfo, Predictor
+from serving_core.tensors import Signature, Tensors, TensorSpec
 
 __all__ = [
-    "MAX_INSTANCES",
+    "Classifier",
+    "Computed",
+    "DataPlane",
     "DeadlinePassed",
     "ErrorKind",
-    "InvalidInstances",
+    "Exchange",
+    "InferenceRequest",
+    "InvalidInput",
     "MicroBatcher",
     "ModelFolder",
     "ModelFolderInvalid",
     "ModelInfo",
+    "ModelNotFound",
     "Predictor",
     "PredictorFailed",
     "PredictorNotReady",
     "QueueFull",
-    "Scored",
+    "Served",
+    "ServerFailed",
     "ServingError",
-    "check_instance",
-    "check_instances",
+    "Signature",
+    "TensorSpec",
+    "Tensors",
     "is_fast",
     "load_predictor",
-    "parse_instance",
-    "parse_instances",
     "read_model_folder",
     "yield_core",
 ]

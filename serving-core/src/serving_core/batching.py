@@ -14,20 +14,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving_core.errors import (
     DeadlinePassed,
-    InvalidInstances,
+    InvalidInput,
     PredictorFailed,
     PredictorNotReady,
     QueueFull,
     ServingError,
 )
 from serving_core.predictor import MAX_BATCH, ModelInfo, Predictor
+from serving_core.tensors import Tensors
 
 # Before it takes a batch, the batcher's thread yields the core and the GIL. When idle that costs
 # half a microsecond; under load, threads with a parsed request get it into the batch. Without it
@@ -40,59 +41,77 @@ log = logging.getLogger(__name__)
 NO_FINITE_SCORE = "data has values too large for the model, which has no finite score for them"
 
 
-class Scored:
-    """The scores of one request, and its timings."""
+class Computed:
+    """The outputs of one request, and its timings."""
 
-    __slots__ = ("batch_size", "compute_s", "queue_s", "scores")
+    __slots__ = ("batch_size", "compute_s", "outputs", "queue_s")
 
-    def __init__(
-        self, scores: NDArray[np.float32], queue_s: float, compute_s: float, batch_size: int
-    ) -> None:
-        """`scores` has shape (classes,), or (instances, classes) for several instances.
+    def __init__(self, outputs: Tensors, queue_s: float, compute_s: float, batch_size: int) -> None:
+        """`outputs` has the request's rows, `batch_size` is that of the engine's call.
 
         Both times are in seconds.
         """
-        self.scores = scores
+        self.outputs = outputs
         self.queue_s = queue_s
         self.compute_s = compute_s
         self.batch_size = batch_size
 
 
-OnDone = Callable[[Scored | ServingError], None]
+OnDone = Callable[[Computed | ServingError], None]
 
 
 class _Pending:
-    """A queued request; `on_done` receives its outcome.
+    """A queued request, or a part of one; `on_done` receives its outcome."""
 
-    `single` is whether it has one instance.
-    """
-
-    __slots__ = ("deadline", "enqueued_at", "instance", "on_done", "single")
+    __slots__ = ("deadline", "enqueued_at", "inputs", "on_done", "rows")
 
     def __init__(
-        self, instance: NDArray[np.float32], on_done: OnDone, timeout_s: float | None
+        self,
+        inputs: Tensors,
+        rows: int,
+        on_done: OnDone,
+        enqueued_at: float,
+        deadline: float | None,
     ) -> None:
-        self.instance = instance
+        self.inputs = inputs
+        self.rows = rows
         self.on_done = on_done
-        self.single = instance.ndim == 1
-        self.enqueued_at = time.perf_counter()
-        self.deadline = None if timeout_s is None else self.enqueued_at + timeout_s
+        self.enqueued_at = enqueued_at
+        self.deadline = deadline
 
 
-class _Future:
-    """The outcome of a blocking call."""
+class _Parts:
+    """A request of more rows than one batch holds: it ends with its last part."""
 
-    __slots__ = ("done", "outcome")
+    def __init__(self, count: int, on_done: OnDone) -> None:
+        self._outcomes: list[Computed | ServingError | None] = [None] * count
+        self._missing = count
+        self._on_done = on_done
 
-    def __init__(self) -> None:
-        self.outcome: Scored | ServingError | None = None
-        # A bare lock: an Event costs another lock, a condition and a list per request.
-        self.done = threading.Lock()
-        self.done.acquire()
-
-    def set(self, outcome: Scored | ServingError) -> None:
-        self.outcome = outcome
-        self.done.release()
+    def done(self, index: int, outcome: Computed | ServingError) -> None:
+        """Called in the engine thread for each part."""
+        self._outcomes[index] = outcome
+        self._missing -= 1
+        if self._missing:
+            return
+        parts: list[Computed] = []
+        for part in self._outcomes:
+            if not isinstance(part, Computed):
+                self._on_done(part or PredictorFailed("a part of the request has no outcome"))
+                return
+            parts.append(part)
+        outputs = {
+            name: np.concatenate([part.outputs[name] for part in parts])
+            for name in parts[0].outputs
+        }
+        self._on_done(
+            Computed(
+                outputs,
+                parts[0].queue_s,
+                sum(part.compute_s for part in parts),
+                max(part.batch_size for part in parts),
+            )
+        )
 
 
 class MicroBatcher:
@@ -122,6 +141,10 @@ class MicroBatcher:
         self._thread: threading.Thread | None = None
         # For the batcher's own thread: True wakes it, False ends it.
         self._wakeups: SimpleQueue[bool] = SimpleQueue()
+        signature = predictor.info.signature
+        self._joins = signature.batched
+        self._compares_shapes = signature.has_variable_items
+        self._classifier = predictor.info.classifier
 
     @property
     def info(self) -> ModelInfo:
@@ -162,64 +185,62 @@ class MicroBatcher:
             self._engine_thread = threading.current_thread()
         self._open = True
 
-    def submit(self, instance: NDArray[np.float32], timeout_s: float | None = None) -> Scored:
-        """Score the instances of one request; blocks until it is done.
+    def enqueue(
+        self, inputs: Tensors, rows: int, on_done: OnDone, timeout_s: float | None = None
+    ) -> None:
+        """Enqueue a request without blocking.
 
-        The engine thread must not call it: it would wait for itself. Several instances form a
-        batch of their own.
+        A request of more rows than `max_batch` is computed in parts, with other requests between.
 
         Args:
-            instance: Shape (features,) or (instances, features), from parse_instances or
-                check_instances.
+            inputs: Every input of the model, in its datatype and shape.
+            rows: The size of the batch dimension; 1 if the model is not batched.
+            on_done: Called once in the engine thread, with the outputs or the error; must not
+                raise. The errors are InvalidInput (a classifier's scores are not finite: the
+                values are too large), DeadlinePassed and PredictorFailed.
             timeout_s: Deadline in seconds; a request that is still queued then is not computed.
 
         Raises:
-            QueueFull: `max_queue` requests are queued.
-            DeadlinePassed: `timeout_s` has passed.
-            PredictorNotReady: Not started, or closed.
-            InvalidInstances: The model's scores are not finite: the values are too large.
-            PredictorFailed: The engine raised.
+            QueueFull: `max_queue` requests are queued; `on_done` is not called.
+            DeadlinePassed: `timeout_s` has passed; likewise.
+            PredictorNotReady: Not started, or closed; likewise.
         """
-        future = _Future()
-        self.enqueue(instance, future.set, timeout_s)
-        if not future.done.acquire(timeout=-1 if timeout_s is None else timeout_s):
-            raise DeadlinePassed(f"no answer within the deadline of {timeout_s:.3f} s")
-        outcome = future.outcome
-        if isinstance(outcome, Scored):
-            return outcome
-        raise outcome or PredictorFailed("the model gave no answer")
-
-    def enqueue(
-        self, instance: NDArray[np.float32], on_done: OnDone, timeout_s: float | None = None
-    ) -> None:
-        """Enqueue the instances of one request without blocking.
-
-        Args:
-            instance: As in `submit`.
-            on_done: Called once in the engine thread, with the scores or the error that `submit`
-                would raise; must not raise.
-            timeout_s: As in `submit`; an expired request receives DeadlinePassed when the engine
-                reaches it.
-
-        Raises:
-            QueueFull: As in `submit`; `on_done` is not called.
-            DeadlinePassed: Likewise.
-            PredictorNotReady: Likewise.
-        """
-        pending = _Pending(instance, on_done, timeout_s)
-        if pending.deadline is not None and pending.deadline <= pending.enqueued_at:
+        now = time.perf_counter()
+        deadline = None if timeout_s is None else now + timeout_s
+        if timeout_s is not None and timeout_s <= 0:
             raise DeadlinePassed("the deadline had passed when the request arrived")
+        pending: tuple[_Pending, ...]
+        if rows <= self._max_batch or not self._joins:
+            pending = (_Pending(inputs, rows, on_done, now, deadline),)
+        else:
+            pending = self._in_parts(inputs, rows, on_done, now, deadline)
         with self._lock:
             if not self._open:
                 raise PredictorNotReady("the model is not ready")
-            if len(self._queue) >= self._max_queue:
+            if len(self._queue) + len(pending) > self._max_queue:
                 raise QueueFull(
                     f"the queue is full: {self._max_queue} requests, the limit; try again"
                 )
             first = not self._queue
-            self._queue.append(pending)
+            self._queue.extend(pending)
         if first and threading.current_thread() is not self._engine_thread:
             self._wake()
+
+    def _in_parts(
+        self, inputs: Tensors, rows: int, on_done: OnDone, now: float, deadline: float | None
+    ) -> tuple[_Pending, ...]:
+        starts = range(0, rows, self._max_batch)
+        parts = _Parts(len(starts), on_done)
+        return tuple(
+            _Pending(
+                {name: array[start : start + self._max_batch] for name, array in inputs.items()},
+                min(self._max_batch, rows - start),
+                partial(parts.done, index),
+                now,
+                deadline,
+            )
+            for index, start in enumerate(starts)
+        )
 
     def run_batch(self) -> bool:
         """Run the engine on the next batch; called by the engine thread.
@@ -229,7 +250,7 @@ class MicroBatcher:
         """
         batch = self._take_batch()
         if batch:
-            self._score(batch)
+            self._compute(batch)
         self._computing = False
         if not self._open:  # `close` may be waiting
             with self._idle:
@@ -265,15 +286,19 @@ class MicroBatcher:
 
     def _take_batch(self) -> list[_Pending] | None:
         """The next batch without expired requests; None if the queue is empty."""
+        queue = self._queue
         with self._lock:
-            waiting = len(self._queue)
-            self._computing = waiting > 0
-            if not waiting:
+            self._computing = bool(queue)
+            if not queue:
                 return None
-            size = min(waiting, self._max_batch)
-            taken = [self._queue.popleft()]
-            while len(taken) < size and taken[0].single and self._queue[0].single:
-                taken.append(self._queue.popleft())
+            first = queue.popleft()
+            taken = [first]
+            rows = first.rows
+            while queue and self._joins and rows + queue[0].rows <= self._max_batch:
+                if self._compares_shapes and not _same_item_shapes(first, queue[0]):
+                    break
+                rows += queue[0].rows
+                taken.append(queue.popleft())
         now = time.perf_counter()
         live = []
         for pending in taken:
@@ -283,37 +308,53 @@ class MicroBatcher:
                 live.append(pending)
         return live
 
-    def _score(self, batch: list[_Pending]) -> None:
+    def _compute(self, batch: list[_Pending]) -> None:
         started = time.perf_counter()
+        first = batch[0]
+        rows = first.rows
         try:
-            if not batch[0].single:
-                instances = batch[0].instance
-            elif len(batch) == 1:
-                instances = batch[0].instance[np.newaxis]
+            if len(batch) == 1:
+                inputs = first.inputs
             else:
-                rows = np.concatenate([pending.instance for pending in batch])
-                instances = rows.reshape(len(batch), -1)  # a third of what np.stack takes
-            scores = self._predictor.predict(instances)
-            if len(scores) != len(instances):
-                raise PredictorFailed(
-                    f"the model gave {len(scores)} scores, expected {len(instances)}"
-                )
+                rows = sum([pending.rows for pending in batch])
+                inputs = {
+                    name: np.concatenate([pending.inputs[name] for pending in batch])
+                    for name in first.inputs
+                }
+            outputs = self._predictor.predict(inputs)
+            if self._joins:
+                for name, array in outputs.items():
+                    if len(array) != rows:
+                        raise PredictorFailed(
+                            f"the model gave {len(array)} rows of {name}, expected {rows}"
+                        )
         except ServingError as error:
             for pending in batch:  # one object each: each caller's thread adds its traceback
                 pending.on_done(type(error)(str(error)))
             return
         except Exception:  # the engine thread must survive any error of the engine
-            log.exception("the predictor failed on a batch of %d", len(batch))
+            log.exception("the predictor failed on a batch of %d", rows)
             for pending in batch:
-                pending.on_done(PredictorFailed("the model failed on this instance"))
+                pending.on_done(PredictorFailed("the model failed on this input"))
             return
         compute_s = time.perf_counter() - started
-        answers = scores if batch[0].single else scores[np.newaxis]
-        # Finite values near float32's limit overflow inside the model.
-        all_finite = np.isfinite(scores).all()
-        for answer, pending in zip(answers, batch, strict=True):
-            if all_finite or np.isfinite(answer).all():
-                queue_s = started - pending.enqueued_at
-                pending.on_done(Scored(answer, queue_s, compute_s, len(instances)))
+        # Finite values near float32's limit overflow inside a classifier.
+        scores = None if self._classifier is None else outputs[self._classifier.output]
+        all_finite = scores is None or bool(np.isfinite(scores).all())
+        start = 0
+        for pending in batch:
+            own = outputs
+            if len(batch) > 1:
+                end = start + pending.rows
+                own = {name: array[start:end] for name, array in outputs.items()}
+                start = end
+            if all_finite or np.isfinite(own[self._classifier.output]).all():  # type: ignore[union-attr]
+                pending.on_done(Computed(own, started - pending.enqueued_at, compute_s, rows))
             else:
-                pending.on_done(InvalidInstances(NO_FINITE_SCORE))
+                pending.on_done(InvalidInput(NO_FINITE_SCORE))
+
+
+def _same_item_shapes(one: _Pending, other: _Pending) -> bool:
+    return all(
+        array.shape[1:] == other.inputs[name].shape[1:] for name, array in one.inputs.items()
+    )

@@ -1,11 +1,13 @@
 """Exceptions of predictions.
 
     ServingError
-    ├── InvalidInstances     INVALID_ARGUMENT    the caller's data is invalid; do not retry
+    ├── InvalidInput         INVALID_ARGUMENT    the caller's data is invalid; do not retry
+    ├── ModelNotFound        NOT_FOUND           the request names another model
     ├── PredictorNotReady    NOT_READY           the model is loading or draining; retry soon
     ├── QueueFull            OVERLOADED          the queue is full; retry with backoff
     ├── DeadlinePassed       DEADLINE_EXCEEDED   the deadline passed before the model computed
     ├── PredictorFailed      INTERNAL            the engine failed; the log has the traceback
+    ├── ServerFailed         INTERNAL            the server failed; the log has the traceback
     └── ModelFolderInvalid   INTERNAL            the model cannot be loaded; an operator must act
 
 They are independent of HTTP and gRPC: each server maps kinds to status codes.
@@ -18,6 +20,7 @@ class ErrorKind(StrEnum):
     """What the caller can do about an error."""
 
     INVALID_ARGUMENT = "invalid_argument"
+    NOT_FOUND = "not_found"
     NOT_READY = "not_ready"
     OVERLOADED = "overloaded"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -30,10 +33,16 @@ class ServingError(Exception):
     kind: ErrorKind = ErrorKind.INTERNAL
 
 
-class InvalidInstances(ServingError):
-    """The instances are invalid; the message names the field and the limit."""
+class InvalidInput(ServingError):
+    """The request is invalid; the message names the field and the limit."""
 
     kind = ErrorKind.INVALID_ARGUMENT
+
+
+class ModelNotFound(ServingError):
+    """The request names a model or a version that this server does not serve."""
+
+    kind = ErrorKind.NOT_FOUND
 
 
 class PredictorNotReady(ServingError):
@@ -56,6 +65,12 @@ class DeadlinePassed(ServingError):
 
 class PredictorFailed(ServingError):
     """The engine raised; the log has the traceback."""
+
+    kind = ErrorKind.INTERNAL
+
+
+class ServerFailed(ServingError):
+    """An unexpected error; the log has the traceback."""
 
     kind = ErrorKind.INTERNAL
 

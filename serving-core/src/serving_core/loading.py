@@ -9,6 +9,7 @@ from serving_core.digits import held_out
 from serving_core.errors import ModelFolderInvalid
 from serving_core.model_folder import TENSORFLOW, read_model_folder
 from serving_core.predictor import MAX_BATCH, Predictor
+from serving_core.tensors import ANY, Signature, Tensors, fits
 
 # An engine with shorter calls may block a server's event loop: the scheduler delays it as long.
 FAST_CALL_S = 0.02
@@ -32,11 +33,11 @@ def load_predictor(folder: Path, engine: str | None = None, name: str | None = N
     predictor: Predictor
     # Imported here, so that a process without an engine does not load its library.
     if model.info.engine == TENSORFLOW:
-        from serving_core.tensorflow_predictor import TensorFlowPredictor
+        from serving_core.engines.tensorflow import TensorFlowPredictor
 
         predictor = TensorFlowPredictor(model)
     else:
-        from serving_core.litert_predictor import LiteRTPredictor
+        from serving_core.engines.litert import LiteRTPredictor
 
         predictor = LiteRTPredictor(model)
     _warm_up(predictor, folder)
@@ -48,24 +49,56 @@ def is_fast(predictor: Predictor) -> bool:
 
     Measures the shortest of three calls with the maximum batch size.
     """
-    instances = np.zeros((MAX_BATCH, predictor.info.features), np.float32)
+    inputs = example(predictor.info.signature, MAX_BATCH)
     durations = []
     for _ in range(3):
         began = time.perf_counter()
-        predictor.predict(instances)
+        predictor.predict(inputs)
         durations.append(time.perf_counter() - began)
     return min(durations) < FAST_CALL_S
 
 
+def example(signature: Signature, rows: int) -> Tensors:
+    """Inputs of zeros, or empty strings; variable dimensions other than the batch have size 1."""
+    return {
+        spec.name: np.full(
+            [
+                (rows if signature.batched and axis == 0 else 1) if size == ANY else size
+                for axis, size in enumerate(spec.shape)
+            ],
+            b"" if spec.datatype == "BYTES" else 0,
+            spec.dtype,
+        )
+        for spec in signature.inputs
+    }
+
+
 def _warm_up(predictor: Predictor, folder: Path) -> None:
-    """Score digits with every batch size: the first call with each size is slow."""
-    images = held_out().images
-    if images.shape[1] != predictor.info.features:
-        images = np.zeros((MAX_BATCH, predictor.info.features), np.float32)
-    for size in range(1, MAX_BATCH + 1):
-        scores = predictor.predict(images[:size])
-        if scores.shape != (size, len(predictor.info.classes)) or not np.isfinite(scores).all():
+    """Compute a batch of every size: the first call with each size is slow.
+
+    Raises:
+        ModelFolderInvalid: The outputs differ from model.json, or a classifier's are not finite.
+    """
+    signature, view = predictor.info.signature, predictor.info.classifier
+    for rows in range(1, MAX_BATCH + 1 if signature.batched else 2):
+        inputs = example(signature, rows)
+        if view is not None and view.features == held_out().images.shape[1]:
+            inputs = view.inputs(held_out().images[:rows])
+        outputs = predictor.predict(inputs)
+        for spec in signature.outputs:
+            array = outputs.get(spec.name)
+            if array is None or not fits(array.shape, spec.shape):
+                has = "missing" if array is None else f"of shape {array.shape}"
+                raise ModelFolderInvalid(
+                    f"the model in {folder} fails its warm-up: output {spec.name} is {has}, "
+                    f"expected {list(spec.shape)}"
+                )
+            if signature.batched and len(array) != rows:
+                raise ModelFolderInvalid(
+                    f"the model in {folder} fails its warm-up: output {spec.name} has "
+                    f"{len(array)} rows, expected {rows}"
+                )
+        if view is not None and not np.isfinite(view.scores(outputs)).all():
             raise ModelFolderInvalid(
-                f"the model in {folder} fails its warm-up: its scores have shape {scores.shape} "
-                f"or are not finite"
+                f"the model in {folder} fails its warm-up: its scores are not finite"
             )

@@ -9,6 +9,7 @@ import orjson
 
 from serving_core.errors import ModelFolderInvalid
 from serving_core.predictor import ModelInfo
+from serving_core.tensors import ANY, DATATYPES, Signature, TensorSpec
 
 LITERT = "litert"
 TENSORFLOW = "tensorflow"
@@ -35,6 +36,12 @@ class ModelFolder:
     def saved_model(self) -> Path:
         """The TensorFlow SavedModel folder of the same weights."""
         return self.path / _SAVED_MODEL
+
+    @property
+    def signature_name(self) -> str | None:
+        """The SavedModel's signature; None for serving_default."""
+        name = self.description.get("signature")
+        return name if isinstance(name, str) else None
 
 
 def read_model_folder(
@@ -69,26 +76,74 @@ def read_model_folder(
         if file.startswith(prefix):
             _verify(folder, file, checksum)
 
-    classes = _field(folder, description, "classes", list)
-    shape = _field(folder, _field(folder, description, "input", dict), "shape", list)
-    if not classes or not all(isinstance(label, str) for label in classes):
+    # A folder of the first format is a classifier's; `inputs` came with the second.
+    classes = description.get("classes", [] if "inputs" in description else None)
+    if not isinstance(classes, list):
+        raise ModelFolderInvalid(f"{folder}/model.json: classes is missing or no list")
+    if not all(isinstance(label, str) for label in classes):
         raise ModelFolderInvalid(f"{folder}/model.json: classes is not a list of names")
-    if len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
-        raise ModelFolderInvalid(f"{folder}/model.json: input.shape is {shape}, expected [width]")
     info = ModelInfo(
         name=name or _field(folder, description, "name", str),
         version=_field(folder, description, "version", str),
-        classes=tuple(classes),
-        features=shape[0],
         engine=chosen,
+        signature=_read_signature(folder, description, len(classes)),
+        classes=tuple(classes),
     )
     return ModelFolder(path=folder, info=info, description=description)
 
 
-def _field(folder: Path, document: object, field: str, kind: type) -> Any:
+def _read_signature(folder: Path, description: dict[str, Any], classes: int) -> Signature:
+    """The signature in model.json.
+
+    A folder of the first format has `input` alone, the row of a classifier.
+    """
+    if "inputs" in description:
+        return Signature(
+            inputs=_read_specs(folder, description, "inputs"),
+            outputs=_read_specs(folder, description, "outputs"),
+            batched=_field(folder, description, "batched", bool),
+        )
+    if not classes:
+        raise ModelFolderInvalid(f"{folder}/model.json: classes is not a list of names")
+    shape = _field(folder, _field(folder, description, "input", dict), "shape", list)
+    if len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
+        raise ModelFolderInvalid(f"{folder}/model.json: input.shape is {shape}, expected [width]")
+    return Signature(
+        inputs=(TensorSpec("instances", "FP32", (ANY, shape[0])),),
+        outputs=(TensorSpec("probabilities", "FP32", (ANY, classes)),),
+    )
+
+
+def _read_specs(folder: Path, description: dict[str, Any], field: str) -> tuple[TensorSpec, ...]:
+    specs = []
+    for number, tensor in enumerate(_field(folder, description, field, list)):
+        place = f"{field}[{number}]"
+        name = _field(folder, tensor, "name", str, f"{place}.")
+        datatype = _field(folder, tensor, "datatype", str, f"{place}.")
+        shape = _field(folder, tensor, "shape", list, f"{place}.")
+        if datatype not in DATATYPES:
+            raise ModelFolderInvalid(
+                f"{folder}/model.json: {place}.datatype is {datatype!r}, "
+                f"expected one of {', '.join(DATATYPES)}"
+            )
+        if not all(type(size) is int and (size > 0 or size == ANY) for size in shape):
+            raise ModelFolderInvalid(
+                f"{folder}/model.json: {place}.shape is {shape}, expected sizes, or -1 for any"
+            )
+        specs.append(TensorSpec(name, datatype, tuple(shape)))
+    if not specs or len({spec.name for spec in specs}) != len(specs):
+        raise ModelFolderInvalid(
+            f"{folder}/model.json: {field} is empty or repeats a name, expected distinct tensors"
+        )
+    return tuple(specs)
+
+
+def _field(folder: Path, document: object, field: str, kind: type, prefix: str = "") -> Any:
     value = document.get(field) if isinstance(document, dict) else None
     if not isinstance(value, kind):
-        raise ModelFolderInvalid(f"{folder}/model.json: {field} is missing or no {kind.__name__}")
+        raise ModelFolderInvalid(
+            f"{folder}/model.json: {prefix}{field} is missing or no {kind.__name__}"
+        )
     return value
 
 

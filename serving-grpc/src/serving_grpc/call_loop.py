@@ -1,9 +1,9 @@
-"""A completion-queue loop that serves one unary method on a single thread.
+"""A completion-queue loop that serves unary methods on a single thread.
 
 grpcio's server runs each call on a thread of a pool and passes five events per call between
 threads, which costs three times as much as the C core itself. Here one thread handles the events of
-one unary method and runs a fast engine in between; any thread may send a response. The loop passes
-the events of all other methods to grpcio's server, whose threads serve them.
+some unary methods and runs a fast engine in between; any thread may send a response. The loop
+passes the events of all other methods to grpcio's server, whose threads serve them.
 
 The loop replaces the server's own polling thread: two threads on one queue wake each other, since
 either may read the socket for the other's event.
@@ -17,8 +17,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import grpc
 from grpc import _server as grpc_server
@@ -28,7 +28,7 @@ from serving_core import MicroBatcher
 
 log = logging.getLogger(__name__)
 
-# Calls requested from the core in advance.
+# Calls of each method requested from the core in advance.
 _PREREQUESTED_CALLS = 32
 # Events of other methods handled between two engine calls while predictions are queued.
 _MAX_OTHER_EVENTS = 4
@@ -40,11 +40,12 @@ Metadata = Sequence[tuple[str, str | bytes]]
 class Call:
     """An RPC; `respond` must be called once."""
 
-    __slots__ = ("_core", "_deadline", "message", "metadata", "on_closed", "responded")
+    __slots__ = ("_core", "_deadline", "handler", "message", "metadata", "on_closed", "responded")
 
-    def __init__(self, core: Any, metadata: Metadata, deadline: float) -> None:
+    def __init__(self, core: Any, handler: "Handler", metadata: Metadata, deadline: float) -> None:
         """`core` is cygrpc's call; `deadline` is in Unix time."""
         self._core = core
+        self.handler = handler
         self._deadline = deadline
         self.metadata = metadata
         self.message: bytes | None = None
@@ -86,22 +87,31 @@ class Call:
         self._core.start_server_batch(batch, self)
 
 
+Handler = Callable[[Call], None]
+
+
+class _Method(NamedTuple):
+    """A method of the loop; the tag of its new RPCs."""
+
+    name: str
+    handler: Handler
+
+
 class CallLoop:
     """The thread that polls a server's completion queue."""
 
     def __init__(
         self,
         server: grpc.Server,
-        method: str,
-        handler: Callable[[Call], None],
+        methods: Mapping[str, Handler],
         engine: MicroBatcher | None = None,
     ) -> None:
         """Create the loop, before the server starts.
 
         Args:
             server: The result of `grpc.server`.
-            method: Full name, "/package.Service/Method".
-            handler: Called for each RPC in this thread; must neither raise nor block.
+            methods: By full name, "/package.Service/Method", what is called for each RPC in this
+                thread; must neither raise nor block.
             engine: A batcher that this thread starts and runs; no other thread may enqueue. None
                 if the batcher has its own thread.
         """
@@ -109,9 +119,9 @@ class CallLoop:
         self._server_runs = True
         self._core = self._server_state.server
         self._events = self._server_state.completion_queue
-        self._core.register_method(method)
-        self._method = method
-        self._handler = handler
+        self._methods = [_Method(name, handler) for name, handler in methods.items()]
+        for method in self._methods:
+            self._core.register_method(method.name)
         self._engine = engine
         self._started = threading.Event()
         self._requested = 0
@@ -141,8 +151,9 @@ class CallLoop:
         if engine is not None:
             engine.start(lambda: None)
         self._started.set()
-        for _ in range(_PREREQUESTED_CALLS):
-            self._prerequest_call()
+        for method in self._methods:
+            for _ in range(_PREREQUESTED_CALLS):
+                self._prerequest_call(method)
         while self._requested or self.in_flight or self._server_runs:
             if engine is None or not engine.queued:
                 self._handle(self._events.poll())
@@ -167,36 +178,38 @@ class CallLoop:
                 others += not _is_prediction_event(event)
                 self._handle(event)
 
-    def _prerequest_call(self) -> None:
+    def _prerequest_call(self, method: "_Method") -> None:
         try:
-            self._core.request_registered_call(self._events, self._events, self._method, None)
+            self._core.request_registered_call(self._events, self._events, method.name, method)
         except ValueError:  # the server is stopping
             return
         self._requested += 1
 
     def _handle(self, event: Any) -> None:
-        call = event.tag
-        if not _is_prediction_event(event):
-            self._server_runs = grpc_server._process_event_and_continue(self._server_state, event)
-        elif call is None:
+        tag = event.tag
+        kind = type(tag)
+        if kind is Call:
+            if tag.responded:
+                self.in_flight -= 1
+                if tag.on_closed is not None:
+                    tag.on_closed(event.batch_operations[-1].cancelled())
+            else:
+                tag.message = event.batch_operations[0].message()
+                tag.handler(tag)
+        elif kind is _Method:
             self._requested -= 1
             if event.success:
-                self._prerequest_call()
-                self._receive_message(event)
-        elif call.responded:
-            self.in_flight -= 1
-            if call.on_closed is not None:
-                call.on_closed(event.batch_operations[-1].cancelled())
+                self._prerequest_call(tag)
+                self._receive_message(event, tag.handler)
         else:
-            call.message = event.batch_operations[0].message()
-            self._handler(call)
+            self._server_runs = grpc_server._process_event_and_continue(self._server_state, event)
 
-    def _receive_message(self, event: Any) -> None:
+    def _receive_message(self, event: Any, handler: "Handler") -> None:
         self.in_flight += 1
-        call = Call(event.call, event.invocation_metadata, event.call_details.deadline)
+        call = Call(event.call, handler, event.invocation_metadata, event.call_details.deadline)
         event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), call)
 
 
 def _is_prediction_event(event: Any) -> bool:
-    """Whether the event belongs to the loop's method: a new RPC or an operation of one."""
-    return event.tag is None or type(event.tag) is Call
+    """Whether the event belongs to the loop's methods: a new RPC or an operation of one."""
+    return type(event.tag) in (Call, _Method)

@@ -1,20 +1,21 @@
-"""One process's gRPC server: Seldon, health and reflection on one port."""
+"""One process's gRPC server: predictions, health and reflection on one port."""
 
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from monitoring.metrics import ServingMetrics
-from serving_core import MicroBatcher
+from serving_core import DataPlane
 from serving_grpc.call_loop import CallLoop
+from serving_grpc.metadata import MetadataCalls
 from serving_grpc.ports import PortUnavailable
-from serving_grpc.servicer import SERVICE, SeldonServicer
+from serving_grpc.servicer import CODECS, SERVICES, serve
 from serving_grpc.settings import Settings
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -25,7 +26,7 @@ _KEEPALIVE_MS = 60_000
 _MIN_PING_INTERVAL_MS = 5_000
 _IDLE_CHECK_S = 0.05
 _LAST_EVENTS_S = 1.0
-_HEALTH_NAMES = ("", SERVICE)  # the whole server, and the service
+_HEALTH_NAMES = ("", *SERVICES)  # the whole server, and its services
 
 
 class PredictionServer:
@@ -33,19 +34,17 @@ class PredictionServer:
 
     def __init__(
         self,
-        batcher: MicroBatcher,
-        metrics: ServingMetrics,
+        plane: DataPlane,
         settings: Settings,
         runs_engine: bool = False,
     ) -> None:
         """Bind the port, which several processes may share.
 
         Args:
-            batcher: Scores the predictions. The caller closes it, and starts it unless
-                `runs_engine`.
-            metrics: Counts the predictions.
+            plane: The process's batcher and metrics. The caller closes the batcher, and starts it
+                unless `runs_engine`.
             settings: Host, port, threads, limits.
-            runs_engine: Whether the call loop starts `batcher` and runs its engine.
+            runs_engine: Whether the call loop starts the batcher and runs its engine.
 
         Raises:
             PortUnavailable: The port is in use, or the host is not of this machine.
@@ -62,13 +61,16 @@ class PredictionServer:
         )
         self._predictions = CallLoop(
             self._server,
-            f"/{SERVICE}/Classify",
-            SeldonServicer(batcher, metrics).classify,
-            batcher if runs_engine else None,
+            {method: partial(serve, plane, codec) for method, codec in CODECS.items()},
+            plane.batcher if runs_engine else None,
+        )
+        self._announced = False
+        MetadataCalls(plane.batcher.info, lambda: self._announced and plane.batcher.ready).add_to(
+            self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         address = _address(settings.host, settings.port)
         try:
@@ -78,7 +80,7 @@ class PredictionServer:
 
     @property
     def in_flight(self) -> int:
-        """Number of Classify RPCs in flight."""
+        """Number of prediction RPCs in flight."""
         return self._predictions.in_flight
 
     def start(self) -> None:
@@ -87,6 +89,7 @@ class PredictionServer:
 
     def announce(self) -> None:
         """Set the health status to SERVING, after the model has scored an instance."""
+        self._announced = True
         for name in _HEALTH_NAMES:
             self._health.set(name, _SERVING)
 
@@ -98,6 +101,7 @@ class PredictionServer:
             notice_s: Seconds of further service first, for load balancers to notice. An RPC in
                 transit when the port closes is lost (CANCELLED).
         """
+        self._announced = False
         self._health.enter_graceful_shutdown()
         time.sleep(notice_s)
         stopped = self._server.stop(grace_s)

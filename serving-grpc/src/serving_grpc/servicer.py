@@ -1,31 +1,38 @@
-"""Seldon/Classify on serialised messages, which wire.py decodes and encodes."""
+"""Serves the methods of predictions; serving_core has their protocols."""
 
-import logging
 import time
-from functools import partial
+from collections.abc import Callable
 
 import grpc
 
+import open_inference_pb2
+import seldon_core_pb2
 import seldon_pb2
-from monitoring.metrics import ServingMetrics
-from serving_core import ErrorKind, MicroBatcher, Scored, ServingError
-from serving_grpc import wire
+from serving_core import DataPlane, Exchange, Served
+from serving_core.exchange import Codec, server_timing
+from serving_core.protocols.grpc import GrpcReply
+from serving_core.protocols.open_inference import grpc as open_inference
+from serving_core.protocols.seldon import grpc as seldon
+from serving_core.protocols.seldon_core import grpc as seldon_core
+from serving_core.protocols.tensorflow_serving import grpc as tensorflow_serving
 from serving_grpc.call_loop import Call, Metadata
 
-log = logging.getLogger(__name__)
+SELDON = seldon_pb2.DESCRIPTOR.services_by_name["Seldon"].full_name
+OPEN_INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+SELDON_CORE = seldon_core_pb2.DESCRIPTOR.services_by_name["Seldon"].full_name
+SERVICES = (SELDON, OPEN_INFERENCE, SELDON_CORE, tensorflow_serving.SERVICE)
 
-SERVICE = seldon_pb2.DESCRIPTOR.services_by_name["Seldon"].full_name
-
-STATUS = {
-    ErrorKind.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorKind.NOT_READY: grpc.StatusCode.UNAVAILABLE,
-    ErrorKind.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ErrorKind.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
-    ErrorKind.INTERNAL: grpc.StatusCode.INTERNAL,
+# Methods of predictions, which the call loop serves.
+CODECS: dict[str, Codec[bytes, GrpcReply]] = {
+    f"/{SELDON}/Classify": seldon,
+    f"/{OPEN_INFERENCE}/ModelInfer": open_inference,
+    f"/{SELDON_CORE}/Predict": seldon_core,
+    f"/{tensorflow_serving.SERVICE}/Predict": tensorflow_serving,
 }
 
 CLIENT_KEY = "x-seldon-client"
 VARIATION_KEY = "x-seldon-variation"
+MODELS_KEY = "x-seldon-models"
 TIMING_KEY = "server-timing"
 
 NO_MESSAGE = "the call has no message, expected one"
@@ -34,76 +41,48 @@ NO_MESSAGE = "the call has no message, expected one"
 _MAX_DEADLINE_S = 86_400.0
 
 
-class SeldonServicer:
-    """Serves Classify with one micro-batcher."""
+def serve(plane: DataPlane, codec: Codec[bytes, GrpcReply], call: Call) -> None:
+    """Serve one RPC; the engine thread sends the reply."""
+    client, variation, models = _caller(call.metadata)
+    if call.message is None:
+        _refuse_without_message(plane, call, client, variation)
+        return
 
-    def __init__(self, batcher: MicroBatcher, metrics: ServingMetrics) -> None:
-        """`metrics` counts every RPC, whatever its status."""
-        self._batcher = batcher
-        self._metrics = metrics
-        self._info = batcher.info
+    def send(reply: GrpcReply, timing: str, count: Callable[[], None]) -> None:
+        status = grpc.StatusCode[reply.code]
+        call.respond(status, reply.details, reply.message, ((TIMING_KEY, timing),), count)
 
-    def classify(self, call: Call) -> None:
-        """Serve one ClassificationRequest of seldon.proto; the engine thread sends the reply."""
-        started = time.perf_counter()
-        self._metrics.begin()
-        puid = ""
-
-        def end(outcome: Scored | Exception) -> None:
-            self._end(call, started, puid, outcome)
-
-        if call.message is None:
-            self._end_without_message(call, started)
-            return
-        try:
-            instance, puid = wire.read_request(call.message, self._info.features)
-            self._batcher.enqueue(instance, end, _timeout_s(call))
-        except Exception as error:  # the client never receives a traceback
-            end(error)
-
-    def _end_without_message(self, call: Call, started: float) -> None:
-        """Refuse an RPC without a message; most are cancelled, and counted as such."""
-        client, variation = _caller(call.metadata)
-        total_s = time.perf_counter() - started
-
-        def count(cancelled: bool) -> None:
-            status = grpc.StatusCode.CANCELLED if cancelled else grpc.StatusCode.INVALID_ARGUMENT
-            self._metrics.observe(client, variation, status.name, total_s)
-
-        call.on_closed = count
-        timing = ((TIMING_KEY, wire.server_timing(total_s, None)),)
-        call.respond(grpc.StatusCode.INVALID_ARGUMENT, NO_MESSAGE, None, timing)
-
-    def _end(self, call: Call, started: float, puid: str, outcome: Scored | Exception) -> None:
-        client, variation = _caller(call.metadata)
-        status, details, reply = grpc.StatusCode.OK, "", None
-        scored = None
-        try:
-            if not isinstance(outcome, Scored):
-                raise outcome
-            scored = outcome
-            reply = wire.write_reply(scored.scores, self._info, puid, variation)
-        except ServingError as error:
-            status, details = STATUS[error.kind], str(error)
-        except Exception:
-            log.exception("Classify failed")
-            status, details = grpc.StatusCode.INTERNAL, "the server failed on this request"
-        total_s = time.perf_counter() - started
-        times = (scored.queue_s, scored.compute_s, scored.batch_size) if scored else ()
-        count = partial(self._metrics.observe, client, variation, status.name, total_s, *times)
-        timing = ((TIMING_KEY, wire.server_timing(total_s, scored)),)
-        call.respond(status, details, reply, timing, count)
+    served = Served.by(plane.batcher.info, variation, models)
+    Exchange(plane, codec, client, served, send).start(call.message, _timeout_s(call))
 
 
-def _caller(metadata: Metadata) -> tuple[str, str]:
-    """Client and variation from the gateway's metadata."""
-    client, variation = "direct", "default"
+def _refuse_without_message(plane: DataPlane, call: Call, client: str, variation: str) -> None:
+    """Refuse an RPC without a message; most are cancelled, and counted as such."""
+    started = time.perf_counter()
+    plane.metrics.begin()
+
+    def count(cancelled: bool) -> None:
+        code = "CANCELLED" if cancelled else "INVALID_ARGUMENT"
+        plane.metrics.observe(
+            client or "direct", variation or "default", code, time.perf_counter() - started
+        )
+
+    call.on_closed = count
+    timing = ((TIMING_KEY, server_timing(time.perf_counter() - started)),)
+    call.respond(grpc.StatusCode.INVALID_ARGUMENT, NO_MESSAGE, None, timing)
+
+
+def _caller(metadata: Metadata) -> tuple[str, str, str]:
+    """Client, variation and models from the gateway's metadata; empty without a gateway."""
+    client = variation = models = ""
     for key, value in metadata:
         if key == VARIATION_KEY:
-            variation = str(value) or variation
+            variation = str(value)
         elif key == CLIENT_KEY:
-            client = str(value) or client
-    return client, variation
+            client = str(value)
+        elif key == MODELS_KEY:
+            models = str(value)
+    return client, variation, models
 
 
 def _timeout_s(call: Call) -> float | None:

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from monitoring.metrics import ServingMetrics
 from monitoring.shared_metrics import forget, share
-from serving_core import MicroBatcher, ModelFolderInvalid, is_fast, load_predictor
+from serving_core import DataPlane, MicroBatcher, ModelFolderInvalid, is_fast, load_predictor
 from serving_grpc import logs
 from serving_grpc.pool import FAILED, READY
 from serving_grpc.ports import PortUnavailable
@@ -46,7 +46,7 @@ def main() -> None:
         share(metrics_dir := Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
         metrics = ServingMetrics(CollectorRegistry(), "grpc", info.name, info.version)
         fast = is_fast(predictor)
-        server = PredictionServer(batcher, metrics, settings, runs_engine=fast)
+        server = PredictionServer(DataPlane(batcher, metrics), settings, runs_engine=fast)
     except (ModelFolderInvalid, PortUnavailable) as error:
         report(FAILED + " ".join(str(error).split()))
         sys.exit(1)

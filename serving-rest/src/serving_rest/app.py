@@ -1,15 +1,11 @@
-"""What the server answers: `Predictions` the two prediction routes, a WSGI app all others.
+"""What the server answers: `Predictions` the routes of predictions, a WSGI app all others.
 
-wire.py has the documents, serving_core the model.
+serving_core has the protocols.
 """
 
 import logging
-import threading
-import time
 from collections.abc import Callable
-from functools import partial
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
 
 import orjson
 from flask import Flask, Response, abort, request
@@ -17,43 +13,32 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from monitoring.metrics import ServingMetrics
-from serving_core import DeadlinePassed, MicroBatcher, Scored, ServingError, parse_instances
-from serving_rest import wire
+from serving_core import DataPlane, Exchange, Served
+from serving_core.exchange import Codec
+from serving_core.protocols.http import JSON, HttpRequest, HttpResponse
+from serving_core.protocols.open_inference import rest as open_inference
+from serving_core.protocols.seldon import rest as seldon
+from serving_core.protocols.seldon.rest import MESSAGES, ErrorCode
+from serving_core.protocols.seldon_core import rest as seldon_core
+from serving_core.protocols.tensorflow_serving import rest as tensorflow_serving
 from serving_rest.http_writer import Answer
 from serving_rest.settings import Settings
-from serving_rest.wire import CODE_OF_KIND, ErrorCode, RequestRefused
+from serving_rest.views import create_views
 
 log = logging.getLogger(__name__)
 
-JSON = "application/json"
-JAVASCRIPT = "application/javascript; charset=utf-8"
-FORM = "application/x-www-form-urlencoded"
-JS_PREDICT, PREDICT = "/js/predict", "/predict"
-PREDICT_METHODS = ("GET", "HEAD", "POST")
+_FIXED_HEADERS = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
 
-MAX_LABEL = 64
+HttpCodec = Codec[HttpRequest, HttpResponse]
+# Sends a response and calls the second argument, which counts the request, just before the write.
+Send = Callable[[Answer, Callable[[], None]], None]
 
-# As the original API words them.
-MESSAGES = {
-    ErrorCode.METHOD_NOT_ALLOWED: "Used Http Method is not supported for the required action",
-    ErrorCode.GENERIC: "A generic error occurred",
-    ErrorCode.NOT_FOUND: "Requested resource not found",
+_SELDON_METHODS = (*seldon.METHODS, "HEAD")
+_ROUTES: dict[tuple[str, str], HttpCodec] = {
+    **{(method, seldon.PREDICT): seldon for method in _SELDON_METHODS},
+    **{(method, seldon.JS_PREDICT): seldon for method in _SELDON_METHODS},
+    ("POST", seldon_core.PATH): seldon_core,
 }
-NO_DOCUMENT = (
-    f"json is missing, expected the parameter json or a body of JSON with Content-Type {JSON}"
-)
-
-
-_JSONP = {JS_PREDICT: True, PREDICT: False}
-_PREDICTIONS = frozenset((method, path) for method in PREDICT_METHODS for path in _JSONP)
-_STATUS_TEXTS = {status: str(status.value) for status in HTTPStatus}
-_FIXED_HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
-
-
-def is_prediction(method: str, path: str) -> bool:
-    """Whether `Predictions` answers a request; the WSGI app answers all others."""
-    return (method, path) in _PREDICTIONS
 
 
 def create_app(
@@ -75,10 +60,21 @@ def create_app(
 
     # For OPTIONS and for status 405 with `Allow`. Predictions themselves do not arrive here, only
     # other spellings of their paths, such as //predict.
-    @app.route(JS_PREDICT, methods=PREDICT_METHODS)
-    @app.route(PREDICT, methods=PREDICT_METHODS)
-    def predict() -> Response:
+    def predict(**_: str) -> Response:
         abort(HTTPStatus.NOT_FOUND)
+
+    for rule in (seldon.JS_PREDICT, seldon.PREDICT):
+        app.add_url_rule(rule, view_func=predict, methods=_SELDON_METHODS)
+    for rule in (
+        "/v2/models/<name>/infer",
+        "/v2/models/<name>/versions/<version>/infer",
+        "/v1/models/<name>:predict",
+        "/v1/models/<name>/versions/<version>:predict",
+        seldon_core.PATH,
+    ):
+        app.add_url_rule(rule, view_func=predict, methods=("POST",))
+    for views in create_views(batcher.info, lambda: batcher.ready and not draining()):
+        app.register_blueprint(views)
 
     @app.get("/health/live")
     def live() -> Response:
@@ -102,9 +98,15 @@ def create_app(
     def handle_http_error(error: HTTPException) -> Response:
         """Handle Flask's routing errors: unknown path, method not allowed."""
         status = error.code or 500
+        if request.path.startswith(("/v1/", "/v2")):
+            document = {"error": f"{request.method} {request.path[:128]}: {error.name}"}
+            response = Response(orjson.dumps(document), status, content_type=JSON)
+            if isinstance(error, MethodNotAllowed):
+                response.allow.update(error.valid_methods or ())
+            return response
         code = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}.get(status)
         if code is None:
-            body = wire.error_document(ErrorCode.GENERIC.error_id, error.name, status)
+            body = seldon.error_document(ErrorCode.GENERIC.error_id, error.name, status)
             return Response(body, status, content_type=JSON)
         response = _error_response(code, MESSAGES[code])
         if isinstance(error, MethodNotAllowed):
@@ -119,71 +121,55 @@ def create_app(
     return app
 
 
-class Request(NamedTuple):
-    """A prediction request without its body; texts are bytes decoded as latin-1."""
-
-    path: str
-    method: str
-    query: str
-    client: str = ""
-    variation: str = ""
-    content_type: str = ""
-    encoding: str = ""
-    deadline_ms: str = ""
-
-
-# Sends a response and calls the second argument, which counts the request, just before the write:
-# a process killed in between has counted a request without a response, never the reverse.
-Send = Callable[[Answer, Callable[[], None]], None]
-
-
-class Exchange(Protocol):
-    """A request that `Predictions` has begun; `Send` is called once, whatever happens first."""
-
-    def submit(self, body: bytes | RequestRefused) -> None:
-        """Submit the complete body, or the reason why it cannot be read."""
-
-    def expire(self) -> None:
-        """Answer that the deadline has passed, unless the request has finished."""
+def codec_of(method: str, path: str) -> HttpCodec | None:
+    """The protocol of a prediction; None for every other request."""
+    if (method, path) in _ROUTES:
+        return _ROUTES[method, path]
+    if method == "POST" and path.startswith("/v"):
+        for codec in (open_inference, tensorflow_serving):
+            if path.startswith(codec.PREFIX) and path.endswith(codec.SUFFIX):
+                return codec
+    return None
 
 
 class Predictions:
-    """The two prediction routes; they differ in JSONP only."""
+    """The routes of predictions, of all protocols."""
 
-    def __init__(self, batcher: MicroBatcher, metrics: ServingMetrics, settings: Settings) -> None:
+    def __init__(self, plane: DataPlane, settings: Settings) -> None:
         """Create it in the serving process.
 
         Args:
-            batcher: Scores the instances.
-            metrics: Counts every prediction request.
+            plane: The process's batcher and metrics.
             settings: The limits.
         """
-        self.batcher = batcher
-        self._metrics = metrics
+        self.batcher = plane.batcher
+        self._plane = plane
         self._timeout_s = settings.timeout_s
 
-    def submit(self, request: Request, body: bytes | RequestRefused, send: Send) -> Exchange:
-        """Submit a request; the response is a prediction or an error.
+    def begin(
+        self, codec: HttpCodec, request: HttpRequest, send: Send
+    ) -> Exchange[HttpRequest, HttpResponse]:
+        """Begin a request, whose body may be incomplete; its deadline counts from now.
 
         Args:
-            request: A request for which `is_prediction` is true.
-            body: The complete body, or the reason why it cannot be read.
-            send: Called once, here or in the thread that runs the engine.
+            codec: The request's protocol, from `codec_of`.
+            request: Its head.
+            send: Called once, by a method of the exchange or in the thread that runs the engine.
         """
-        exchange = self.begin(request, send)
-        exchange.submit(body)
-        return exchange
 
-    def begin(self, request: Request, send: Send) -> Exchange:
-        """Begin a request whose body has not arrived yet; its deadline counts from now.
+        def reply(response: HttpResponse, timing: str, count: Callable[[], None]) -> None:
+            headers = [
+                ("Content-Type", response.content_type),
+                ("Server-Timing", timing),
+                *_FIXED_HEADERS,
+                *response.headers,
+            ]
+            send(Answer(response.body, response.status, headers), count)
 
-        Args:
-            request: As in `submit`.
-            send: As in `submit`.
-        """
-        return _Exchange(self, self._metrics, request, send)
+        served = Served.by(self.batcher.info, request.variation, request.models)
+        return Exchange(self._plane, codec, request.client, served, reply)
 
-    def deadline_s(self, request: Request) -> float:
+    def deadline_s(self, request: HttpRequest) -> float:
         """The gateway's deadline for the request, in seconds from its arrival."""
         text = request.deadline_ms
         if text.isascii() and text.isdigit() and len(text) < 10:
@@ -191,132 +177,8 @@ class Predictions:
         return self._timeout_s
 
 
-class _Exchange:
-    """One request and its state; an error response uses what was parsed so far."""
-
-    __slots__ = (
-        "_callback",
-        "_finished",
-        "_metrics",
-        "_predictions",
-        "_puid",
-        "_request",
-        "_send",
-        "_started",
-        "_variation",
-    )
-
-    def __init__(
-        self, predictions: Predictions, metrics: ServingMetrics, request: Request, send: Send
-    ) -> None:
-        self._started = time.perf_counter()
-        self._predictions = predictions
-        self._metrics = metrics
-        self._request = request
-        self._send = send
-        self._variation = request.variation[:MAX_LABEL] or "default"
-        self._callback = ""
-        self._puid = ""
-        self._finished = threading.Lock()  # acquired by the first to finish
-        metrics.begin()
-
-    def submit(self, body: bytes | RequestRefused) -> None:
-        """Parse the request and enqueue its instances."""
-        try:
-            self._submit(body)
-        except Exception as error:  # the caller never receives a traceback
-            self._finish(error)
-
-    def _submit(self, body: bytes | RequestRefused) -> None:
-        request, predictions = self._request, self._predictions
-        jsonp = _JSONP[request.path]
-        parameters = wire.parse_parameters(request.query.encode("latin-1"))
-        if jsonp:  # first of all: later errors are wrapped in the callback too
-            self._callback = wire.check_callback(parameters.get("jsonpCallback", ""))
-        text: str | bytes | None = parameters.get("json")
-        field = "json"
-        if request.method == "POST":
-            if request.encoding.lower() not in ("", "identity"):
-                message = f"Content-Encoding is {request.encoding[:32]!r}, expected none"
-                raise RequestRefused(ErrorCode.CONTENT_TYPE, message)
-            if isinstance(body, RequestRefused):
-                raise body
-            if body and _is_form(request.content_type):
-                parameters = wire.parse_parameters(body) | parameters
-                text = parameters.get("json")
-                if jsonp:
-                    self._callback = wire.check_callback(parameters.get("jsonpCallback", ""))
-            elif body and text is None:
-                text, field = body, "the body"
-        if text is None:
-            raise RequestRefused(ErrorCode.WRONG_DATA, NO_DOCUMENT)
-        document = wire.parse_document(text, field)
-        self._puid = wire.choose_puid(parameters.get("puid", ""), document.puid)
-        instance = parse_instances(
-            document.data, predictions.batcher.info.features, document.may_hold_booleans
-        )
-        timeout_s = predictions.deadline_s(request) - (time.perf_counter() - self._started)
-        predictions.batcher.enqueue(instance, self._finish, timeout_s)
-
-    def expire(self) -> None:
-        """Answer that the deadline has passed, unless the request has finished."""
-        waited_s = time.perf_counter() - self._started
-        self._finish(DeadlinePassed(f"no answer within the deadline, {waited_s:.3f} s"))
-
-    def _finish(self, outcome: Scored | Exception) -> None:
-        if not self._finished.acquire(blocking=False):
-            return
-        code = scored = None
-        try:
-            if not isinstance(outcome, Scored):
-                raise outcome
-            scored = outcome
-            info = self._predictions.batcher.info
-            body = wire.reply(scored.scores, info.classes, info.name, self._puid, self._variation)
-        except (RequestRefused, ServingError) as error:
-            code = error.code if isinstance(error, RequestRefused) else CODE_OF_KIND[error.kind]
-            body = _error_body(code, str(error))
-        except Exception:
-            log.exception("a prediction failed")
-            code = ErrorCode.GENERIC
-            body = _error_body(code, MESSAGES[code])
-
-        status = HTTPStatus.OK if code is None else code.status
-        total_s = time.perf_counter() - self._started
-        queue_s, compute_s, batch_size = (
-            (scored.queue_s, scored.compute_s, scored.batch_size) if scored else (None, None, None)
-        )
-        headers = [
-            ("Server-Timing", wire.server_timing(total_s, queue_s, compute_s)),
-            *_FIXED_HEADERS,
-        ]
-        if code is ErrorCode.OVERLOADED:
-            headers.append(("Retry-After", "1"))
-        content_type, shown = JSON, status
-        if self._callback:
-            # A script tag ignores other statuses; the document has the error's.
-            body, content_type, shown = wire.wrap(self._callback, body), JAVASCRIPT, HTTPStatus.OK
-        answer = Answer(body, shown, [("Content-Type", content_type), *headers])
-        client = self._request.client[:MAX_LABEL] or "direct"
-        texts = client, self._variation, _STATUS_TEXTS[status]
-        count = partial(self._metrics.observe, *texts, total_s, queue_s, compute_s, batch_size)
-        self._send(answer, count)
-
-
-def _is_form(content_type: str) -> bool:
-    """Whether the body is a form; otherwise it is JSON, or refused."""
-    content_type = content_type.partition(";")[0].strip().lower()
-    if content_type == FORM:
-        return True
-    # Without a Content-Type the body is most likely JSON.
-    if content_type in ("", JSON) or content_type.endswith("+json"):
-        return False
-    message = f"Content-Type is {content_type[:64]!r}, expected {JSON} or {FORM}"
-    raise RequestRefused(ErrorCode.CONTENT_TYPE, message)
-
-
 def _error_body(code: ErrorCode, message: str) -> bytes:
-    return wire.error_document(code.error_id, message, code.status)
+    return seldon.error_document(code.error_id, message, code.status)
 
 
 def _error_response(code: ErrorCode, message: str) -> Response:

@@ -25,13 +25,19 @@ from http import HTTPStatus
 from typing import NamedTuple
 from wsgiref.types import WSGIApplication
 
-from serving_core import MicroBatcher
-from serving_rest import wire, wsgi
-from serving_rest.app import JSON, MESSAGES, Exchange, Predictions, is_prediction
+from serving_core import DeadlinePassed, Exchange, MicroBatcher
+from serving_core.protocols.http import JSON, HttpRequest, HttpResponse
+from serving_core.protocols.seldon.rest import (
+    MESSAGES,
+    ErrorCode,
+    RequestRefused,
+    error_document,
+)
+from serving_rest import wsgi
+from serving_rest.app import Predictions, codec_of
 from serving_rest.connection_counts import Share
-from serving_rest.http_reader import HttpRequest, Limits, RequestMalformed, RequestReader
+from serving_rest.http_reader import Limits, ReceivedRequest, RequestMalformed, RequestReader
 from serving_rest.http_writer import CONTINUE, Answer, ResponseWriter
-from serving_rest.wire import ErrorCode, RequestRefused
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +106,7 @@ class Connection:
         self.events = 0
         self.reader = RequestReader(limits)
         self.in_flight = False
-        self.exchange: Exchange | None = None
+        self.exchange: Exchange[HttpRequest, HttpResponse] | None = None
         self.version = "1.1"
         self.without_body = False
         self.close_after_response = False
@@ -323,8 +329,9 @@ class EventLoop:
         pending = conn.reader.pending
         if pending is not None and conn.exchange is None:
             head = pending.request
-            if is_prediction(head.method, head.path):
-                conn.exchange = self._predictions.begin(head, partial(self._respond, conn))
+            codec = codec_of(head.method, head.path)
+            if codec is not None:
+                conn.exchange = self._predictions.begin(codec, head, partial(self._respond, conn))
                 conn.expires_at = now + self._predictions.deadline_s(head)
                 self._prepare_response(conn, pending)
         if pending is not None and pending.expects_continue:
@@ -336,39 +343,43 @@ class EventLoop:
 
     # Requests
 
-    def _prepare_response(self, conn: Connection, request: HttpRequest) -> None:
+    def _prepare_response(self, conn: Connection, request: ReceivedRequest) -> None:
         conn.version = request.version
         conn.without_body = request.request.method == "HEAD"
         conn.close_after_response = request.close
 
-    def _handle(self, conn: Connection, request: HttpRequest) -> None:
+    def _handle(self, conn: Connection, request: ReceivedRequest) -> None:
         """Submit a complete request."""
         conn.in_flight = True
         conn.due = math.inf
         self._prepare_response(conn, request)
-        head, body = request.request, request.body
-        if is_prediction(head.method, head.path):
+        head, refusal = request.request, request.refusal
+        codec = codec_of(head.method, head.path)
+        if codec is not None:
             exchange = conn.exchange
             if exchange is None:
-                exchange = self._predictions.submit(head, body, partial(self._respond, conn))
-                if self._engine is None and conn.in_flight:
+                exchange = self._predictions.begin(codec, head, partial(self._respond, conn))
+            deadline_s = self._predictions.deadline_s(head)
+            if self._engine is None:
+                if conn.exchange is None:
                     conn.exchange = exchange
-                    conn.expires_at = time.monotonic() + self._predictions.deadline_s(head)
-            else:
-                exchange.submit(body)
-            if self._engine is None and conn.in_flight:
+                    conn.expires_at = time.monotonic() + deadline_s
                 self._set_due(conn, conn.expires_at)
-        elif isinstance(body, RequestRefused):
-            self._send(conn, _error(body.code, str(body)), _count_nothing)
+            if refusal is None:
+                exchange.start(head, deadline_s)
+            else:
+                exchange.refuse(head, refusal)
+        elif refusal is not None:
+            self._send(conn, _error(refusal.code, str(refusal)), _count_nothing)
         else:
-            self._pool.submit(self._call_app, conn, request, body)
+            self._pool.submit(self._call_app, conn, request)
 
-    def _call_app(self, conn: Connection, request: HttpRequest, body: bytes) -> None:
+    def _call_app(self, conn: Connection, request: ReceivedRequest) -> None:
         """Serve a request with the WSGI app; runs in a thread of the pool."""
         try:
             peer = conn.peer if isinstance(conn.peer, tuple) else ("", "")
             environ = {"REMOTE_ADDR": str(peer[0]), "REMOTE_PORT": str(peer[1])}
-            answer = wsgi.call(self._app, request, body, self._server | environ)
+            answer = wsgi.call(self._app, request, self._server | environ)
         except Exception:
             log.exception("%s %s failed", request.request.method, request.request.path)
             answer = _error(ErrorCode.GENERIC, MESSAGES[ErrorCode.GENERIC])
@@ -492,7 +503,8 @@ class EventLoop:
         conn.events = -1
         conn.due = math.inf
         if conn.exchange is not None and conn.reader.pending is not None:  # ends what has begun
-            conn.exchange.submit(RequestRefused(ErrorCode.BROKEN_JSON, BODY_CUT))
+            refusal = RequestRefused(ErrorCode.BROKEN_JSON, BODY_CUT)
+            conn.exchange.refuse(conn.reader.pending.request, refusal)
         del self._connections[conn.fd]
         conn.sock.close()
 
@@ -530,9 +542,12 @@ class EventLoop:
         elif conn.lingering or conn.unsent:
             self._close(conn)
         elif conn.exchange is not None and conn.expires_at <= due:
-            # The rest of its body is not awaited.
-            conn.close_after_response = conn.close_after_response or not conn.in_flight
-            conn.exchange.expire()
+            if conn.reader.pending is None:
+                conn.exchange.expire()
+            else:  # the rest of its body is not awaited
+                conn.close_after_response = True
+                late = DeadlinePassed("the deadline passed before the body was complete")
+                conn.exchange.refuse(conn.reader.pending.request, late)
         elif conn.reader.pending is not None:
             message = "the body came too slowly"
             self._handle(conn, conn.reader.fail(ErrorCode.BODY_TIMEOUT, message))
@@ -551,5 +566,5 @@ def _count_nothing() -> None:
 
 def _error(code: ErrorCode, message: str, status: HTTPStatus | None = None) -> Answer:
     status = status or code.status
-    body = wire.error_document(code.error_id, message, status)
+    body = error_document(code.error_id, message, status)
     return Answer(body, status, [("Content-Type", JSON)])

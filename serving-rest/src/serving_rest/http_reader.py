@@ -8,13 +8,13 @@ llhttp (httptools) checks the header section, and refuses what proxies could rea
 import re
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from serving_rest.app import Request
-from serving_rest.wire import ErrorCode, RequestRefused
+from serving_core.protocols.http import HttpRequest
+from serving_core.protocols.seldon.rest import ErrorCode, RequestRefused
 
 # Beyond this limit the rest of a body that is too large is not read: the connection closes.
 MAX_DISCARDED_BYTES = 16 << 20
@@ -29,13 +29,15 @@ _ABSOLUTE_FORM = re.compile(rb"https?://[^/?]+", re.IGNORECASE)
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _EXTENSION = rb"[ \t]*;[ \t]*" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t !#-[\]-~]*"))?'
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:" + _EXTENSION + rb")*")
-# Headers of interest: fields of Request, then those of the connection and the body.
+# Headers of interest: fields of HttpRequest, then those of the connection and the body.
 _HEADERS = {
     b"x-seldon-client": "client",
     b"x-seldon-variation": "variation",
+    b"x-seldon-models": "models",
     b"x-envoy-expected-rq-timeout-ms": "deadline_ms",
     b"content-type": "content_type",
     b"content-encoding": "encoding",
+    b"inference-header-content-length": "header_length",
     b"content-length": "length",
     b"connection": "connection",
     b"expect": "expect",
@@ -74,28 +76,28 @@ class RequestMalformed(Exception):
         self.code = code
 
 
-class HttpRequest:
-    """A request.
+class ReceivedRequest:
+    """A request with what the connection needs of it.
 
     Attributes:
-        request: What a prediction needs of the head.
+        request: The request; with its body when it is complete.
+        refusal: Why the body cannot be read.
         version: "1.1" or "1.0".
         lines: The header lines, for a WSGI environment.
-        body: The complete body, or why it cannot be read.
         close: Whether the connection closes after the response.
         expects_continue: Whether the caller waits for the status 100 before it sends the body.
     """
 
-    __slots__ = ("body", "close", "expects_continue", "lines", "request", "version")
+    __slots__ = ("close", "expects_continue", "lines", "refusal", "request", "version")
 
-    def __init__(self, request: Request, version: str, lines: list[bytes]) -> None:
+    def __init__(self, request: HttpRequest, version: str, lines: list[bytes]) -> None:
         """A request without a body."""
         self.request = request
         self.version = version
         self.lines = lines
         self.close = False
         self.expects_continue = False
-        self.body: bytes | RequestRefused = b""
+        self.refusal: RequestRefused | None = None
 
 
 class _Body(Enum):
@@ -135,7 +137,7 @@ class RequestReader:
     def __init__(self, limits: Limits) -> None:
         """Start at the first byte of a request."""
         self._limits = limits
-        self.pending: HttpRequest | None = None
+        self.pending: ReceivedRequest | None = None
         self._buffer: bytes | bytearray = b""
         self._may_begin_empty = True
         self._start_head()
@@ -150,7 +152,7 @@ class RequestReader:
         """Whether bytes of the next request have arrived."""
         return self.pending is not None or len(self._buffer) > 0
 
-    def read(self, data: bytes) -> HttpRequest | None:
+    def read(self, data: bytes) -> ReceivedRequest | None:
         """Read on.
 
         Args:
@@ -197,19 +199,18 @@ class RequestReader:
         begin = head_end + 4
         if length is not None and begin + length <= len(buffer) and length <= self._limits.body:
             end = begin + length
-            found.body = buffer[begin:end]
             self._buffer = buffer[end:]
             return found
         self._start_body(found, length)
         self._buffer = buffer[begin:]
         return self._read_body()
 
-    def fail(self, code: ErrorCode, message: str) -> HttpRequest:
+    def fail(self, code: ErrorCode, message: str) -> ReceivedRequest:
         """Return the pending request with the reason why its body cannot be read."""
         request = self.pending
         assert request is not None  # noqa: S101  # callers check it
         too_large = self._body is None
-        request.body = self._too_large() if too_large else RequestRefused(code, message)
+        request.refusal = self._too_large() if too_large else RequestRefused(code, message)
         request.close = True
         self.pending = None
         self._buffer = b""
@@ -237,7 +238,7 @@ class RequestReader:
             raise _headers_too_large(limits)
         _feed(self._validator, bytes(buffer[seen:]))
 
-    def _start_body(self, request: HttpRequest, length: int | None) -> None:
+    def _start_body(self, request: ReceivedRequest, length: int | None) -> None:
         self.pending = request
         self._left = length or 0
         self._next = _Body.CHUNK_SIZE if length is None else _Body.BYTES
@@ -246,7 +247,7 @@ class RequestReader:
         self._body = bytearray() if self._left <= self._limits.body else None
         self._discarded = 0
 
-    def _read_body(self) -> HttpRequest | None:
+    def _read_body(self) -> ReceivedRequest | None:
         request = self.pending
         assert request is not None  # noqa: S101
         try:
@@ -262,7 +263,10 @@ class RequestReader:
             return None
         self.pending = None
         self._buffer = bytes(self._buffer)
-        request.body = self._too_large() if self._body is None else bytes(self._body)
+        if self._body is None:
+            request.refusal = self._too_large()
+        else:
+            request.request = request.request._replace(body=bytes(self._body))
         return request
 
     def _take(self, begin: int) -> int:
@@ -335,17 +339,17 @@ class RequestReader:
 
 def parse_head(
     data: bytes, line_end: int, head_end: int, limits: Limits
-) -> tuple[HttpRequest, int | None]:
+) -> tuple[ReceivedRequest, int | None]:
     """Parse a complete head.
 
     Args:
-        data: Received bytes, from the start of a request.
+        data: Received bytes, from the start of a request; the body may follow.
         line_end: Where the first CR is, which ends the request line.
         head_end: Where the empty line after the headers begins, with the CRLF before it.
         limits: The limits.
 
     Returns:
-        The request, and the length of its body; None if the body is chunked.
+        The request, with what has arrived of its body, and the body's length; None if chunked.
 
     Raises:
         RequestMalformed: The head is malformed or exceeds a limit.
@@ -363,7 +367,7 @@ def parse_head(
         raise _headers_too_large(limits)
     # llhttp scans the target byte by byte, 20 us for 10 KB: it gets a short one instead.
     _feed(HttpRequestParser(None), b"GET / HTTP/1.1" + section)
-    fields: dict[str, str] = {}
+    fields: dict[str, Any] = {}
     own: dict[str, str] = {}  # of the connection and the body
     for line in lines:  # llhttp guarantees one header in each
         name, _, value = line.partition(b":")
@@ -377,9 +381,10 @@ def parse_head(
                 raise _malformed(f"the header {name.decode()} appears twice")
             text = f"{into[field]},{text}"
         into[field] = text
-    request = HttpRequest(Request(path, method, query, **fields), version, lines)
+    length = int(own.get("length", "0"))
+    body = data[head_end + 4 : head_end + 4 + length]
+    request = ReceivedRequest(HttpRequest(path, method, query, body=body, **fields), version, lines)
     request.close = version == "1.0"
-    length = own.get("length", "0")
     coding = own.get("coding")
     if "connection" in own:
         options = [option.strip() for option in own["connection"].lower().split(",")]
@@ -393,7 +398,7 @@ def parse_head(
             )
         request.expects_continue = version == "1.1"
     if coding is None:
-        return request, int(length)
+        return request, length
     if version == "1.0":
         raise _malformed("Transfer-Encoding in HTTP/1.0")
     if coding.lower() != "chunked":

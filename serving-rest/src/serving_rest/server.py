@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from monitoring.metrics import ServingMetrics
 from monitoring.process_tree import ProcessTree
 from monitoring.shared_metrics import SharedMetrics, absorb, share
-from serving_core import MicroBatcher, ModelFolderInvalid, is_fast, load_predictor
+from serving_core import DataPlane, MicroBatcher, ModelFolderInvalid, is_fast, load_predictor
 from serving_rest.app import Predictions, create_app
 from serving_rest.connection_counts import ConnectionCounts
 from serving_rest.event_loop import LoopSettings
@@ -115,7 +115,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         every_worker = CollectorRegistry()
         SharedMetrics(self.metrics_dir, every_worker)
         ProcessTree(os.getppid(), "rest", every_worker)
-        self.predictions = Predictions(batcher, metrics, settings)
+        self.predictions = Predictions(DataPlane(batcher, metrics), settings)
         app = create_app(self.predictions, every_worker, lambda: self.draining)
         # Exempt what is loaded from later collections, which would run during requests.
         gc.collect()

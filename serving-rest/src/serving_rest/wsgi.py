@@ -7,7 +7,7 @@ from http import HTTPStatus
 from types import TracebackType
 from wsgiref.types import WSGIApplication, WSGIEnvironment
 
-from serving_rest.http_reader import HttpRequest
+from serving_rest.http_reader import ReceivedRequest
 from serving_rest.http_writer import Answer
 
 Address = tuple[str, int]
@@ -16,15 +16,12 @@ _ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None
 _OF_THE_CONNECTION = frozenset(("connection", "content-length", "date", "server"))
 
 
-def call(
-    app: WSGIApplication, request: HttpRequest, body: bytes, environ: dict[str, str]
-) -> Answer:
+def call(app: WSGIApplication, request: ReceivedRequest, environ: dict[str, str]) -> Answer:
     """Call the app and collect its response.
 
     Args:
         app: The WSGI app.
-        request: The request.
-        body: Its body.
+        request: A complete request.
         environ: SERVER_NAME, SERVER_PORT, REMOTE_ADDR and REMOTE_PORT.
     """
     started: list[tuple[str, list[tuple[str, str]]]] = []
@@ -36,7 +33,7 @@ def call(
         started.append((status, headers))
         return written.append
 
-    parts: Iterable[bytes] = app(_environ(request, body) | environ, start_response)
+    parts: Iterable[bytes] = app(_environ(request) | environ, start_response)
     try:
         written.extend(parts)
     finally:
@@ -47,7 +44,7 @@ def call(
     return Answer(b"".join(written), HTTPStatus(int(status[:3])), kept)
 
 
-def _environ(request: HttpRequest, body: bytes) -> WSGIEnvironment:
+def _environ(request: ReceivedRequest) -> WSGIEnvironment:
     head = request.request
     environ: WSGIEnvironment = {
         # The writer omits the body of a response to HEAD.
@@ -56,10 +53,10 @@ def _environ(request: HttpRequest, body: bytes) -> WSGIEnvironment:
         "PATH_INFO": head.path,
         "QUERY_STRING": head.query,
         "SERVER_PROTOCOL": f"HTTP/{request.version}",
-        "CONTENT_LENGTH": str(len(body)),
+        "CONTENT_LENGTH": str(len(head.body)),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(body),
+        "wsgi.input": io.BytesIO(head.body),
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,

@@ -12,7 +12,7 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-REPLACED = ("serving_core.litert_predictor", "serving_core.tensorflow_predictor")
+REPLACED = ("serving_core.engines.litert", "serving_core.engines.tensorflow")
 
 
 class _NullEngine(MetaPathFinder):

@@ -23,8 +23,8 @@ def routing(files: StateFolder, action: str) -> None:
     """
     with operator(files, os.environ) as it:
         if action == "versions":
-            timeout_s = StackSettings.of_stack(files, os.environ).gateway.timeout_s
-            click.echo(json.dumps(envoy_view.newest_versions(it.registry, timeout_s)))
+            settings = StackSettings.of_stack(files, os.environ).gateway
+            click.echo(json.dumps(envoy_view.newest_versions(it.registry, settings)))
             return
         now = assignments.read(it.registry)
         if action == "move":

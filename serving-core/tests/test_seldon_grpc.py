@@ -1,4 +1,3 @@
-import dataclasses
 import re
 import struct
 
@@ -6,12 +5,32 @@ import numpy as np
 import pytest
 
 import seldon_pb2
-from serving_core import InvalidInstances, ModelInfo, Scored
-from serving_grpc import wire
+from serving_core import Computed, InvalidInput, Served, Signature, TensorSpec
+from serving_core.exchange import InferenceRequest
+from serving_core.predictor import ModelInfo, classifier_of
+from serving_core.protocols.seldon import grpc
+from serving_core.testing import classifier_info
 
-INFO = ModelInfo("deep_mnist", "1", tuple("0123456789"), 784, "fake")
+SERVED = Served(classifier_info(name="deep_mnist"), "blue")
 TYPE_URL = b"type.googleapis.com/io.seldon.api.rpc.DefaultCustomPredictRequest"
 VALUES = np.linspace(0.0, 1.0, 784, dtype=np.float32)
+
+
+def read_request(message: bytes) -> tuple[np.ndarray, str]:
+    """The instances, one without its batch of one, and the puid."""
+    request = grpc.decode(message, SERVED)
+    rows = request.inputs["instances"]
+    assert request.rows == len(rows)
+    return (rows[0] if len(rows) == 1 else rows), request.id
+
+
+def write_reply(scores: np.ndarray, served: Served, puid: str) -> bytes:
+    request = InferenceRequest({}, len(scores), puid, classifier_of(served.model))
+    computed = Computed({"probabilities": scores}, 0.0, 0.0, len(scores))
+    reply = grpc.encode(b"", request, computed, served)
+    assert (reply.code, reply.details) == ("OK", "")
+    assert reply.message is not None
+    return reply.message
 
 
 def varint(number: int) -> bytes:
@@ -56,7 +75,7 @@ EQUIVALENT = {
 
 @pytest.mark.parametrize("payload", EQUIVALENT.values(), ids=EQUIVALENT)
 def test_every_encoding_of_the_values_gives_the_same_instance(payload):
-    instance, puid = wire.read_request(message(payload), 784)
+    instance, puid = read_request(message(payload))
     assert instance.dtype == np.float32
     assert instance.flags.aligned
     np.testing.assert_array_equal(instance, VALUES)
@@ -65,26 +84,26 @@ def test_every_encoding_of_the_values_gives_the_same_instance(payload):
 
 def test_fields_may_come_in_any_order():
     data = delimited(2, packed(VALUES)) + delimited(1, TYPE_URL)
-    instance, puid = wire.read_request(delimited(2, data) + delimited(1, delimited(1, b"q")), 784)
+    instance, puid = read_request(delimited(2, data) + delimited(1, delimited(1, b"q")))
     np.testing.assert_array_equal(instance, VALUES)
     assert puid == "q"
 
 
 def test_only_the_name_behind_the_last_slash_of_a_type_url_counts():
     url = TYPE_URL.replace(b"type.googleapis.com", b"example.org/types")
-    wire.read_request(message(packed(VALUES), url), 784)
+    read_request(message(packed(VALUES), url))
 
 
 @pytest.mark.parametrize("meta", [b"", delimited(1, b""), delimited(1, delimited(1, b""))])
 def test_without_a_puid_each_request_gets_a_fresh_one(meta):
     request = meta + delimited(2, delimited(1, TYPE_URL) + delimited(2, packed(VALUES)))
-    puids = {wire.read_request(request, 784)[1] for _ in range(100)}
+    puids = {read_request(request)[1] for _ in range(100)}
     assert len(puids) == 100
     assert all(re.fullmatch("[0-9a-f]{40}", puid) for puid in puids)
 
 
 def test_a_puid_of_256_characters_is_kept():
-    assert wire.read_request(message(packed(VALUES), puid=b"x" * 256), 784)[1] == "x" * 256
+    assert read_request(message(packed(VALUES), puid=b"x" * 256))[1] == "x" * 256
 
 
 SPOILT = VALUES.copy()
@@ -123,13 +142,13 @@ REFUSED = {
 
 @pytest.mark.parametrize(("request_bytes", "text"), REFUSED.values(), ids=REFUSED)
 def test_a_bad_request_is_refused_with_field_and_limit(request_bytes, text):
-    with pytest.raises(InvalidInstances, match=text):
-        wire.read_request(request_bytes, 784)
+    with pytest.raises(InvalidInput, match=text):
+        read_request(request_bytes)
 
 
 def test_a_reply_has_one_prediction_a_class_in_class_order():
     scores = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.0, 0.0, 0.0, 0.0, 1e-30], dtype=np.float32)
-    encoded = wire.write_reply(scores, INFO, "p", "blue")
+    encoded = write_reply(scores[np.newaxis], SERVED, "p")
     reply = seldon_pb2.ClassificationReply.FromString(encoded)
     assert reply.meta == seldon_pb2.ClassificationReplyMeta(
         puid="p", modelName="deep_mnist", variation="blue"
@@ -144,18 +163,14 @@ def test_a_reply_has_one_prediction_a_class_in_class_order():
 @pytest.mark.parametrize("classes", [("",), ("a", "", "é" * 300), tuple("0123456789")])
 @pytest.mark.parametrize("instances", [1, 3])
 def test_any_classes_and_numbers_are_encoded_as_protobuf_reads_them(classes, instances):
-    info = dataclasses.replace(INFO, classes=classes)
+    signature = Signature(
+        (TensorSpec("instances", "FP32", (-1, 784)),),
+        (TensorSpec("probabilities", "FP32", (-1, len(classes))),),
+    )
+    served = Served(ModelInfo("m", "1", "fake", signature, classes), "")
     scores = np.linspace(-1, 1e38, instances * len(classes), dtype=np.float32)
     scores = scores.reshape(instances, len(classes))
-    reply = seldon_pb2.ClassificationReply.FromString(wire.write_reply(scores, info, "", ""))
+    reply = seldon_pb2.ClassificationReply.FromString(write_reply(scores, served, ""))
     assert [result.predictedClass for result in reply.predictions] == [*classes] * instances
     for field in ("prediction", "confidence"):
         assert [getattr(result, field) for result in reply.predictions] == scores.ravel().tolist()
-
-
-def test_server_timing_is_in_milliseconds_with_three_decimals():
-    scored = Scored(np.zeros(10, np.float32), queue_s=12e-6, compute_s=0.613e-3, batch_size=1)
-    assert wire.server_timing(0.000901, scored) == (
-        "queue;dur=0.012, compute;dur=0.613, total;dur=0.901"
-    )
-    assert wire.server_timing(0.000901, None) == "total;dur=0.901"

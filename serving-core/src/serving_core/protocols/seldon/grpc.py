@@ -1,4 +1,4 @@
-"""Decode requests and encode replies of seldon.proto."""
+"""Classify of seldon.proto."""
 
 import secrets
 import struct
@@ -16,7 +16,12 @@ from seldon_pb2 import (
     ClassificationRequest,
     DefaultCustomPredictRequest,
 )
-from serving_core import InvalidInstances, ModelInfo, Scored, check_instances
+from serving_core.batching import Computed
+from serving_core.errors import InvalidInput
+from serving_core.exchange import InferenceRequest, Served
+from serving_core.predictor import ClassifierView, classifier_of
+from serving_core.protocols.grpc import GrpcReply, refuse
+from serving_core.protocols.seldon.instances import check_instances
 
 MAX_PUID = 256
 
@@ -25,39 +30,37 @@ _PAYLOAD_TYPE = DefaultCustomPredictRequest.DESCRIPTOR.full_name
 _VALUES_TAG = bytes([DefaultCustomPredictRequest.VALUES_FIELD_NUMBER << 3 | 2])
 _MAX_SHOWN = 100
 
+__all__ = ["decode", "encode", "refuse"]
+
 # Its bytes are not valid UTF-8, so no label contains them.
 _PLACEHOLDER = sys.float_info.max
 _PLACEHOLDER_BYTES = struct.pack("<d", _PLACEHOLDER)
 
 
-def read_request(message: bytes, features: int) -> tuple[NDArray[np.float32], str]:
-    """Decode one ClassificationRequest.
-
-    Args:
-        message: Its protobuf encoding.
-        features: Width of the model's input.
-
-    Returns:
-        The instances, shape (features,) or (instances, features), float32, finite; and the puid:
-        the client's, or a new one of 40 hexadecimal characters.
+def decode(message: bytes, served: Served) -> InferenceRequest:
+    """Decode a ClassificationRequest; its id is the puid, or a new one of 40 hex digits.
 
     Raises:
-        InvalidInstances: Invalid protobuf, wrong payload type, not a whole number of instances or
+        InvalidInput: Invalid protobuf, wrong payload type, not a whole number of instances or
             too many, a value that is not finite, a puid that is too long.
     """
+    view = classifier_of(served.model)
     try:
         request = ClassificationRequest.FromString(message)
     except DecodeError:
-        raise InvalidInstances(f"the request is no {_REQUEST_TYPE}: broken protobuf") from None
+        raise InvalidInput(f"the request is no {_REQUEST_TYPE}: broken protobuf") from None
     puid = request.meta.puid or secrets.token_hex(20)
     if len(puid) > MAX_PUID:
-        raise InvalidInstances(f"meta.puid has {len(puid)} characters, the limit is {MAX_PUID}")
+        raise InvalidInput(f"meta.puid has {len(puid)} characters, the limit is {MAX_PUID}")
     data = request.data
     type_url = data.type_url
     if type_url.rpartition("/")[2] != _PAYLOAD_TYPE:
         actual = repr(type_url[:_MAX_SHOWN]) if type_url else "missing"
-        raise InvalidInstances(f"data is {actual}, expected a packed {_PAYLOAD_TYPE}")
-    return check_instances(_read_values(data.value, features), features, "data.values"), puid
+        raise InvalidInput(f"data is {actual}, expected a packed {_PAYLOAD_TYPE}")
+    values = _read_values(data.value, view.features)
+    instances = check_instances(values, view.features, "data.values")
+    inputs = view.inputs(instances)
+    return InferenceRequest(inputs, len(inputs[view.input]), puid, view)
 
 
 def _read_values(payload: bytes, features: int) -> NDArray[np.float32]:
@@ -69,7 +72,7 @@ def _read_values(payload: bytes, features: int) -> NDArray[np.float32]:
     try:
         values = DefaultCustomPredictRequest.FromString(payload).values
     except DecodeError:
-        raise InvalidInstances(f"data.value is no {_PAYLOAD_TYPE}: broken protobuf") from None
+        raise InvalidInput(f"data.value is no {_PAYLOAD_TYPE}: broken protobuf") from None
     return np.array(values, dtype=np.float32)
 
 
@@ -85,21 +88,18 @@ def _packed_head(features: int) -> bytes:
     return _VALUES_TAG + bytes(varint)
 
 
-def write_reply(scores: NDArray[np.float32], info: ModelInfo, puid: str, variation: str) -> bytes:
-    """Encode one ClassificationReply.
-
-    Args:
-        scores: Shape (classes,), or (instances, classes) for several instances; each is widened to
-            a double, as prediction and confidence.
-        info: Name and classes of the model.
-        puid: The prediction's id.
-        variation: The variation's label.
-    """
-    meta = ClassificationReplyMeta(puid=puid, modelName=info.name, variation=variation)
-    encode = _predictions_encoder(info.classes)
+def encode(
+    message: bytes, request: InferenceRequest, computed: Computed, served: Served
+) -> GrpcReply:
+    """Encode a ClassificationReply; each score is widened to a double."""
+    view: ClassifierView = request.options
+    meta = ClassificationReplyMeta(
+        puid=request.id, modelName=served.model.name, variation=served.variation
+    )
+    encode_row = _predictions_encoder(view.classes)
     pieces = [ClassificationReply(meta=meta).SerializeToString()]
-    pieces += [encode(row) for row in scores.reshape(-1, len(info.classes)).tolist()]
-    return b"".join(pieces)
+    pieces += [encode_row(row) for row in view.scores(computed.outputs).tolist()]
+    return GrpcReply(b"".join(pieces))
 
 
 @lru_cache(maxsize=8)
@@ -126,18 +126,3 @@ def _predictions_encoder(classes: tuple[str, ...]) -> Callable[[list[float]], by
         return pack(*parts)
 
     return encode
-
-
-def server_timing(total_s: float, scored: Scored | None) -> str:
-    """The Server-Timing text: milliseconds with microsecond digits.
-
-    Args:
-        total_s: Server latency in seconds.
-        scored: None if the request never reached the engine; only the total is known then.
-    """
-    if scored is None:
-        return f"total;dur={total_s * 1e3:.3f}"
-    return (
-        f"queue;dur={scored.queue_s * 1e3:.3f}, compute;dur={scored.compute_s * 1e3:.3f}, "
-        f"total;dur={total_s * 1e3:.3f}"
-    )

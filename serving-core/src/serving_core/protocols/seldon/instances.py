@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from serving_core.errors import InvalidInstances
+from serving_core.errors import InvalidInput
 
 # An image of 28 x 28 has two levels, a batch of one image three.
 MAX_NESTING = 4
@@ -40,7 +40,7 @@ def parse_instance(
         Shape (features,), float32, finite.
 
     Raises:
-        InvalidInstances: Wrong type, wrong count, or a value that is not a finite float32.
+        InvalidInput: Wrong type, wrong count, or a value that is not a finite float32.
     """
     if type(data) is list:
         numbers = _flatten(data)
@@ -51,7 +51,7 @@ def parse_instance(
         return _from_numbers(
             columns, features, lambda index: f"data.{keys[index]}", may_hold_booleans
         )
-    raise InvalidInstances(
+    raise InvalidInput(
         f"data is {_type_name(data)}, expected a list of {features} numbers "
         f"or an object with the keys {_key_range(features)}"
     )
@@ -60,7 +60,7 @@ def parse_instance(
 def parse_instances(
     data: object, features: int, may_hold_booleans: bool = True
 ) -> NDArray[np.float32]:
-    """Parse one or several instances for MicroBatcher.submit.
+    """Parse one or several instances for ClassifierView.inputs.
 
     28 lists of 28 numbers are one image of 784; several lists of 784, or of 28 lists of 28, are
     several instances.
@@ -74,18 +74,18 @@ def parse_instances(
         Shape (features,) of one instance, (instances, features) of several; float32, finite.
 
     Raises:
-        InvalidInstances: As parse_instance; or more instances than MAX_INSTANCES.
+        InvalidInput: As parse_instance; or more instances than MAX_INSTANCES.
     """
     if type(data) is not list or len(data) < 2 or not _is_instance(data[0], features):
         return parse_instance(data, features, may_hold_booleans)
     if len(data) > MAX_INSTANCES:
-        raise InvalidInstances(f"data has {len(data)} instances, the limit is {MAX_INSTANCES}")
+        raise InvalidInput(f"data has {len(data)} instances, the limit is {MAX_INSTANCES}")
     rows = []
     for index, one in enumerate(data):
         try:
             rows.append(parse_instance(one, features, may_hold_booleans))
-        except InvalidInstances as error:
-            raise InvalidInstances(f"of data[{index}]: {error}") from None
+        except InvalidInput as error:
+            raise InvalidInput(f"of data[{index}]: {error}") from None
     return np.stack(rows)
 
 
@@ -112,14 +112,14 @@ def check_instances(
         Shape (features,) of one instance, (instances, features) of several.
 
     Raises:
-        InvalidInstances: Not a whole number of instances, more than MAX_INSTANCES, or a value
+        InvalidInput: Not a whole number of instances, more than MAX_INSTANCES, or a value
             that is not finite.
     """
     instances, over = divmod(values.size, features)
     if instances < 2 or over:
         return check_instance(values, features, field)
     if instances > MAX_INSTANCES:
-        raise InvalidInstances(f"{field} has {instances} instances, the limit is {MAX_INSTANCES}")
+        raise InvalidInput(f"{field} has {instances} instances, the limit is {MAX_INSTANCES}")
     _check_finite(values, field)
     return values.reshape(instances, features)
 
@@ -138,10 +138,10 @@ def check_instance(
         `values` itself.
 
     Raises:
-        InvalidInstances: Wrong count, or a value that is not finite.
+        InvalidInput: Wrong count, or a value that is not finite.
     """
     if values.size != features:
-        raise InvalidInstances(f"{field} has {values.size} values, expected {features}")
+        raise InvalidInput(f"{field} has {values.size} values, expected {features}")
     _check_finite(values, field)
     return values
 
@@ -149,14 +149,14 @@ def check_instance(
 def _check_finite(values: NDArray[np.float32], field: str) -> None:
     if not np.isfinite(values).all():
         index = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise InvalidInstances(f"{field}[{index}] is {values[index]}, expected a finite float32")
+        raise InvalidInput(f"{field}[{index}] is {values[index]}, expected a finite float32")
 
 
 def _from_numbers(
     numbers: list[object], features: int, name: Callable[[int], str], may_hold_booleans: bool
 ) -> NDArray[np.float32]:
     if len(numbers) != features:
-        raise InvalidInstances(f"data has {len(numbers)} values, expected {features}")
+        raise InvalidInput(f"data has {len(numbers)} values, expected {features}")
     if not may_hold_booleans:
         try:
             row = np.frombuffer(_floats(features).pack(*numbers), np.float32)
@@ -177,7 +177,7 @@ def _floats(features: int) -> struct.Struct:
 def _from_anything(numbers: list[object], name: Callable[[int], str]) -> NDArray[np.float32]:
     if not _NUMBERS.issuperset(map(type, numbers)):
         index = next(i for i, value in enumerate(numbers) if type(value) not in _NUMBERS)
-        raise InvalidInstances(f"{name(index)} is {_type_name(numbers[index])}, expected a number")
+        raise InvalidInput(f"{name(index)} is {_type_name(numbers[index])}, expected a number")
     try:
         with np.errstate(over="ignore"):
             row = np.array(numbers, dtype=np.float32)
@@ -186,7 +186,7 @@ def _from_anything(numbers: list[object], name: Callable[[int], str]) -> NDArray
     finite = np.isfinite(row)
     if not finite.all():
         index = int(np.flatnonzero(~finite)[0])
-        raise InvalidInstances(f"{name(index)} is not finite in float32 (limit 3.4e38)")
+        raise InvalidInput(f"{name(index)} is not finite in float32 (limit 3.4e38)")
     return row
 
 
@@ -203,10 +203,10 @@ def _flatten(data: list[object]) -> list[object]:
             return data
         widths = {len(row) if type(row) is list else -1 for row in data}
         if len(widths) != 1:
-            raise InvalidInstances("data is ragged: its nested lists differ in length")
+            raise InvalidInput("data is ragged: its nested lists differ in length")
         data = list(chain.from_iterable(data))  # type: ignore[arg-type]  # all lists, checked above
     if data and type(data[0]) is list:
-        raise InvalidInstances(f"data is nested deeper than {MAX_NESTING} lists")
+        raise InvalidInput(f"data is nested deeper than {MAX_NESTING} lists")
     return data
 
 
@@ -218,13 +218,9 @@ def _columns(data: dict[str, object], keys: tuple[str, ...]) -> list[object]:
             pass
     missing = next((key for key in keys if key not in data), None)
     if missing is not None:
-        raise InvalidInstances(
-            f"data.{missing} is missing, expected the keys {_key_range(len(keys))}"
-        )
+        raise InvalidInput(f"data.{missing} is missing, expected the keys {_key_range(len(keys))}")
     unknown = str(next(key for key in data if key not in set(keys)))[:32]
-    raise InvalidInstances(
-        f"data has the unknown key {unknown!r}, expected {_key_range(len(keys))}"
-    )
+    raise InvalidInput(f"data has the unknown key {unknown!r}, expected {_key_range(len(keys))}")
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Decode requests and encode responses of the API: JSON, forms and JSONP.
+"""/predict and /js/predict: JSON, forms and JSONP.
 
 Every error on the wire is an `ErrorCode`; `CODE_OF_KIND` maps the kinds of ServingError.
 """
@@ -6,17 +6,25 @@ Every error on the wire is an `ErrorCode`; `CODE_OF_KIND` maps the kinds of Serv
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
-from serving_core import ErrorKind
+from serving_core.batching import Computed
+from serving_core.errors import ErrorKind, ServerFailed, ServingError
+from serving_core.exchange import InferenceRequest, Served
+from serving_core.predictor import ClassifierView, classifier_of
+from serving_core.protocols.http import JSON, HttpRequest, HttpResponse
+from serving_core.protocols.seldon.instances import parse_instances
+
+JS_PREDICT, PREDICT = "/js/predict", "/predict"
+METHODS = ("GET", "POST")
+JAVASCRIPT = "application/javascript; charset=utf-8"
+FORM = "application/x-www-form-urlencoded"
 
 MAX_PUID = 256
 # The web demo's object form as single parameters has 784.
@@ -63,6 +71,7 @@ class ErrorCode(Enum):
 
 CODE_OF_KIND = {
     ErrorKind.INVALID_ARGUMENT: ErrorCode.WRONG_DATA,
+    ErrorKind.NOT_FOUND: ErrorCode.NOT_FOUND,
     ErrorKind.NOT_READY: ErrorCode.NOT_READY,
     ErrorKind.OVERLOADED: ErrorCode.OVERLOADED,
     ErrorKind.DEADLINE_EXCEEDED: ErrorCode.DEADLINE_PASSED,
@@ -70,8 +79,21 @@ CODE_OF_KIND = {
 }
 
 
-class RequestRefused(Exception):
-    """The request is invalid; `str(error)` is safe to return to the caller."""
+# As the original API words them.
+MESSAGES = {
+    ErrorCode.METHOD_NOT_ALLOWED: "Used Http Method is not supported for the required action",
+    ErrorCode.GENERIC: "A generic error occurred",
+    ErrorCode.NOT_FOUND: "Requested resource not found",
+}
+NO_DOCUMENT = (
+    f"json is missing, expected the parameter json or a body of JSON with Content-Type {JSON}"
+)
+
+
+class RequestRefused(ServingError):
+    """The request is invalid in a way that this API distinguishes."""
+
+    kind = ErrorKind.INVALID_ARGUMENT
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         """`message` names the field and the limit."""
@@ -230,28 +252,57 @@ def wrap(callback: str, document: bytes) -> bytes:
     return b"%b(%b)" % (callback.encode(), document)
 
 
-def reply(
-    scores: NDArray[np.float32],
-    classes: Sequence[str],
-    model_name: str,
-    puid: str,
-    variation: str,
-) -> bytes:
-    """Encode the response to a prediction.
+def decode(message: HttpRequest, served: Served) -> InferenceRequest:
+    """Decode a request of either path; its id is the puid.
 
-    Each score reads back as the float32 widened to a double, as over gRPC.
-
-    Args:
-        scores: Shape (classes,), or (instances, classes) for several instances.
-        classes: Names in the order of the scores.
-        model_name: For meta.modelName.
-        puid: For meta.puid.
-        variation: For meta.variation.
+    Raises:
+        RequestRefused: Invalid parameters, body or document.
+        InvalidInput: Invalid instances.
     """
-    labels = tuple(classes) * (scores.size // len(classes))
-    return orjson.dumps(
+    parameters = parse_parameters(message.query.encode("latin-1"))
+    callback = ""
+    jsonp = message.path == JS_PREDICT
+    if jsonp:
+        callback = check_callback(parameters.get("jsonpCallback", ""))
+    text: str | bytes | None = parameters.get("json")
+    field = "json"
+    if message.method == "POST":
+        if message.encoding.lower() not in ("", "identity"):
+            raise RequestRefused(
+                ErrorCode.CONTENT_TYPE,
+                f"Content-Encoding is {message.encoding[:32]!r}, expected none",
+            )
+        if message.body and _is_form(message.content_type):
+            parameters = parse_parameters(message.body) | parameters
+            text = parameters.get("json")
+            if jsonp:
+                callback = check_callback(parameters.get("jsonpCallback", ""))
+        elif message.body and text is None:
+            text, field = message.body, "the body"
+    if text is None:
+        raise RequestRefused(ErrorCode.WRONG_DATA, NO_DOCUMENT)
+    view = classifier_of(served.model)
+    document = parse_document(text, field)
+    puid = choose_puid(parameters.get("puid", ""), document.puid)
+    inputs = view.inputs(parse_instances(document.data, view.features, document.may_hold_booleans))
+    return InferenceRequest(inputs, len(inputs[view.input]), puid, (view, callback))
+
+
+def encode(
+    message: HttpRequest, request: InferenceRequest, computed: Computed, served: Served
+) -> HttpResponse:
+    """Encode the response; each score reads back as the float32 widened to a double."""
+    view: ClassifierView
+    view, callback = request.options
+    scores = view.scores(computed.outputs)
+    labels = view.classes * len(scores)
+    body = orjson.dumps(
         {
-            "meta": {"puid": puid, "modelName": model_name, "variation": variation},
+            "meta": {
+                "puid": request.id,
+                "modelName": served.model.name,
+                "variation": served.variation,
+            },
             "predictions": [
                 {"prediction": value, "predictedClass": name, "confidence": value}
                 for name, value in zip(labels, scores.ravel().tolist(), strict=True)
@@ -259,16 +310,46 @@ def reply(
             "custom": None,
         }
     )
+    if callback:
+        return HttpResponse(wrap(callback, body), HTTPStatus.OK, JAVASCRIPT)
+    return HttpResponse(body, HTTPStatus.OK)
 
 
-def server_timing(total_s: float, queue_s: float | None, compute_s: float | None) -> str:
-    """The Server-Timing header: milliseconds with three decimals."""
-    if queue_s is None or compute_s is None:
-        return f"total;dur={total_s * 1e3:.3f}"
-    return (
-        f"queue;dur={queue_s * 1e3:.3f}, compute;dur={compute_s * 1e3:.3f}, "
-        f"total;dur={total_s * 1e3:.3f}"
-    )
+def refuse(message: HttpRequest, error: ServingError) -> HttpResponse:
+    """Encode an error, in the request's callback if it has a valid one."""
+    code = error.code if isinstance(error, RequestRefused) else CODE_OF_KIND[error.kind]
+    text = MESSAGES[code] if isinstance(error, ServerFailed) else str(error)
+    body = error_document(code.error_id, text, code.status)
+    headers = (("Retry-After", "1"),) if code is ErrorCode.OVERLOADED else ()
+    if message.path == JS_PREDICT and (callback := _find_callback(message)):
+        # A script tag ignores other statuses; the document has the error's.
+        wrapped = wrap(callback, body)
+        return HttpResponse(wrapped, HTTPStatus.OK, JAVASCRIPT, headers, outcome=code.status)
+    return HttpResponse(body, code.status, JSON, headers)
+
+
+def _find_callback(message: HttpRequest) -> str:
+    """The callback of a request that may be invalid elsewhere; the query comes before a form."""
+    callback = ""
+    with suppress(ServingError):
+        parameters = parse_parameters(message.query.encode("latin-1"))
+        callback = check_callback(parameters.get("jsonpCallback", ""))
+        if not callback and message.method == "POST" and _is_form(message.content_type):
+            parameters = parse_parameters(message.body)
+            callback = check_callback(parameters.get("jsonpCallback", ""))
+    return callback
+
+
+def _is_form(content_type: str) -> bool:
+    """Whether the body is a form; otherwise it is JSON, or refused."""
+    content_type = content_type.partition(";")[0].strip().lower()
+    if content_type == FORM:
+        return True
+    # Without a Content-Type the body is most likely JSON.
+    if content_type in ("", JSON) or content_type.endswith("+json"):
+        return False
+    message = f"Content-Type is {content_type[:64]!r}, expected {JSON} or {FORM}"
+    raise RequestRefused(ErrorCode.CONTENT_TYPE, message)
 
 
 def _type_name(value: object) -> str:

@@ -4,16 +4,20 @@ from urllib.parse import parse_qsl, quote, quote_plus
 import numpy as np
 import pytest
 
-from serving_core import ErrorKind, parse_instances
-from serving_core.errors import InvalidInstances
-from serving_rest import wire
-from serving_rest.wire import ErrorCode, RequestRefused
+from serving_core import Computed, ErrorKind, InvalidInput, Served
+from serving_core.exchange import InferenceRequest, server_timing
+from serving_core.predictor import classifier_of
+from serving_core.protocols.http import HttpRequest
+from serving_core.protocols.seldon import rest
+from serving_core.protocols.seldon.instances import parse_instances
+from serving_core.protocols.seldon.rest import ErrorCode, RequestRefused
+from serving_core.testing import classifier_info
 
 CLASSES = tuple("0123456789")
 
 
 def test_every_kind_of_serving_error_has_a_code() -> None:
-    assert set(wire.CODE_OF_KIND) == set(ErrorKind)
+    assert set(rest.CODE_OF_KIND) == set(ErrorKind)
 
 
 def test_error_ids_are_the_contracts() -> None:
@@ -35,7 +39,7 @@ def test_error_ids_are_the_contracts() -> None:
 
 
 def test_the_first_of_repeated_parameters_counts() -> None:
-    assert wire.parse_parameters(b"json=1&json=2&puid=&a=%C3%A9") == {
+    assert rest.parse_parameters(b"json=1&json=2&puid=&a=%C3%A9") == {
         "json": "1",
         "puid": "",
         "a": "é",
@@ -55,7 +59,7 @@ def test_the_first_of_repeated_parameters_counts() -> None:
 def test_parameters_survive_every_way_of_encoding(value: str) -> None:
     every = "".join(f"%{byte:02x}" for byte in value.encode())
     for raw in (quote(value), quote(value, safe=""), quote_plus(value), every, every.upper()):
-        assert wire.parse_parameters(f"json={raw}&puid=p".encode()) == {"json": value, "puid": "p"}
+        assert rest.parse_parameters(f"json={raw}&puid=p".encode()) == {"json": value, "puid": "p"}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,7 @@ def test_parameters_survive_every_way_of_encoding(value: str) -> None:
 )
 def test_parameters_are_read_as_the_standard_library_reads_them(raw: bytes) -> None:
     expected = dict(parse_qsl(raw.decode(), keep_blank_values=True))
-    assert wire.parse_parameters(raw) == expected
+    assert rest.parse_parameters(raw) == expected
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_parameters_are_read_as_the_standard_library_reads_them(raw: bytes) -> N
 )
 def test_parameters_that_cannot_be_read_are_refused(raw: bytes, message: str) -> None:
     with pytest.raises(RequestRefused, match=message):
-        wire.parse_parameters(raw)
+        rest.parse_parameters(raw)
 
 
 @pytest.mark.parametrize(
@@ -88,13 +92,13 @@ def test_parameters_that_cannot_be_read_are_refused(raw: bytes, message: str) ->
     ],
 )
 def test_a_document_is_read_wherever_its_colons_are(text: str) -> None:
-    assert wire.parse_document(text, "json")[:2] == ([1, 2], "a:b::c")
-    assert wire.parse_document(text.encode(), "the body")[:2] == ([1, 2], "a:b::c")
+    assert rest.parse_document(text, "json")[:2] == ([1, 2], "a:b::c")
+    assert rest.parse_document(text.encode(), "the body")[:2] == ([1, 2], "a:b::c")
 
 
 @pytest.mark.parametrize("text", ['{"data":1}', '{"data":1,"meta":null}', '{"data":1,"meta":{}}'])
 def test_meta_may_be_absent_null_or_empty(text: str) -> None:
-    assert wire.parse_document(text, "json")[:2] == (1, None)
+    assert rest.parse_document(text, "json")[:2] == (1, None)
 
 
 @pytest.mark.parametrize(
@@ -135,25 +139,25 @@ def test_a_wrong_document_is_refused_with_its_place(
     text: str | bytes, code: ErrorCode, message: str
 ) -> None:
     with pytest.raises(RequestRefused, match=message) as refusal:
-        wire.parse_document(text, "json")
+        rest.parse_document(text, "json")
     assert refusal.value.code is code
 
 
 def test_a_document_with_keys_deep_in_lists_is_refused() -> None:
     """Python before 3.12 cannot parse it; after that the check of data refuses it."""
     text = '{"data":' + "[" * 1000 + '{"a":1}' + "]" * 1000 + "}"
-    with pytest.raises((RequestRefused, InvalidInstances), match="nested deeper than"):
-        parse_instances(wire.parse_document(text, "json").data, 784)
+    with pytest.raises((RequestRefused, InvalidInput), match="nested deeper than"):
+        parse_instances(rest.parse_document(text, "json").data, 784)
 
 
 def test_the_parameters_puid_wins_over_the_documents() -> None:
-    assert wire.choose_puid("mine", "other") == "mine"
-    assert wire.choose_puid("", "other") == "other"
-    assert wire.choose_puid("a" * 256, None) == "a" * 256
+    assert rest.choose_puid("mine", "other") == "mine"
+    assert rest.choose_puid("", "other") == "other"
+    assert rest.choose_puid("a" * 256, None) == "a" * 256
 
 
 def test_fresh_puids_are_40_hex_digits_and_differ() -> None:
-    fresh = {wire.choose_puid("", None) for _ in range(1000)}
+    fresh = {rest.choose_puid("", None) for _ in range(1000)}
     assert len(fresh) == 1000
     assert all(len(puid) == 40 and int(puid, 16) >= 0 for puid in fresh)
 
@@ -161,23 +165,23 @@ def test_fresh_puids_are_40_hex_digits_and_differ() -> None:
 @pytest.mark.parametrize(("parameter", "field"), [("p" * 257, "puid"), ("", "meta.puid")])
 def test_a_long_puid_is_refused_by_name_and_limit(parameter: str, field: str) -> None:
     with pytest.raises(RequestRefused, match=f"^{field} has 257 characters, limit 256"):
-        wire.choose_puid(parameter, "d" * 257)
+        rest.choose_puid(parameter, "d" * 257)
 
 
 @pytest.mark.parametrize("name", ["", "j", "jQuery123_456", "a.b.c$", "x" * 128])
 def test_callbacks_that_name_a_function_pass(name: str) -> None:
-    assert wire.check_callback(name) == name
+    assert rest.check_callback(name) == name
 
 
 @pytest.mark.parametrize("name", ["a(", "a;b", "<script>", "a b", "é", "a\n", "x" * 129, "a[0]"])
 def test_callbacks_with_anything_else_are_refused(name: str) -> None:
     with pytest.raises(RequestRefused, match="jsonpCallback") as refusal:
-        wire.check_callback(name)
+        rest.check_callback(name)
     assert refusal.value.code is ErrorCode.CALLBACK
 
 
 def test_jsonp_has_no_line_ends_that_javascript_would_see() -> None:
-    wrapped = wire.wrap("j", json.dumps({"puid": "a\u2028b\u2029c"}, ensure_ascii=False).encode())
+    wrapped = rest.wrap("j", json.dumps({"puid": "a\u2028b\u2029c"}, ensure_ascii=False).encode())
     assert wrapped == rb'j({"puid": "a\u2028b\u2029c"})'
 
 
@@ -185,7 +189,11 @@ def test_reply_has_the_contracts_shape_and_exact_numbers() -> None:
     scores = np.random.default_rng(7).dirichlet(np.ones(10)).astype(np.float32)
     scores[3] = 0.0
     scores[4] = np.float32(1.2e-38)
-    document = json.loads(wire.reply(scores, CLASSES, "deep_mnist", "p", "v1"))
+    served = Served(classifier_info(name="deep_mnist"), "v1")
+    request = InferenceRequest({}, 1, "p", (classifier_of(served.model), ""))
+    computed = Computed({"probabilities": scores[np.newaxis]}, 0.0, 0.0, 1)
+    response = rest.encode(HttpRequest("/predict", "POST", ""), request, computed, served)
+    document = json.loads(response.body)
     assert list(document) == ["meta", "predictions", "custom"]
     assert document["meta"] == {"puid": "p", "modelName": "deep_mnist", "variation": "v1"}
     assert document["custom"] is None
@@ -197,7 +205,7 @@ def test_reply_has_the_contracts_shape_and_exact_numbers() -> None:
 
 def test_server_timing_is_in_milliseconds() -> None:
     assert (
-        wire.server_timing(0.000901, 0.000012, 0.000613)
+        server_timing(0.000901, 0.000012, 0.000613)
         == "queue;dur=0.012, compute;dur=0.613, total;dur=0.901"
     )
-    assert wire.server_timing(0.0011, None, None) == "total;dur=1.100"
+    assert server_timing(0.0011) == "total;dur=1.100"

@@ -1,0 +1,70 @@
+"""Paths of the APIs that the gateway routes, and which of them need an access token. Pure."""
+
+from typing import Any
+
+Json = dict[str, Any]
+
+JS_PREDICT = "/js/predict"
+PREDICT = "/predict"
+CONTROL_PLANE = ("/token", "/version", "/.well-known/jwks.json")
+HEALTH = ("/health/live", "/health/ready")
+
+_SELDON_CORE = "/api/v1.0/predictions"
+_OPENAPI = "/openapi.json"
+_TENSORFLOW_SERVING = "/v1/models/"
+
+
+def regex(form: str) -> Json:
+    """A string matcher of a route's matcher, which requires the engine."""
+    return {"safe_regex": {"google_re2": {}, "regex": form}}
+
+
+# REST with an access token. Envoy tries these string matchers in this order.
+PREDICTIONS: tuple[Json, ...] = (
+    {"exact": PREDICT},
+    regex(
+        "/v2(/health/(live|ready)"
+        r"|/models/[^/:]+(/versions/[A-Za-z0-9_.-]+)?(/ready|/infer)?)?"
+    ),
+    regex(r"/v1/models/[^/:]+(/versions/[A-Za-z0-9_.-]+)?(:predict|/metadata)?"),
+    {"exact": _SELDON_CORE},
+    {"exact": _OPENAPI},
+)
+# The model in a path, as a Lua pattern.
+MODEL_PATTERN = "^/v[12]/models/([^/:]+)"
+# What the JWT filter verifies: at least the paths above.
+TOKEN_PATHS: tuple[Json, ...] = (
+    {"prefix": PREDICT},
+    {"path_separated_prefix": "/v2"},
+    {"prefix": _TENSORFLOW_SERVING},
+    {"path": _SELDON_CORE},
+    {"path": _OPENAPI},
+)
+# Matchers of the paths whose errors have the shape of a standard protocol.
+OPEN_INFERENCE_PATHS: Json = {"safe_regex": {"regex": "/v2(/.*)?"}}
+TENSORFLOW_SERVING_PATHS: Json = {"prefix": _TENSORFLOW_SERVING}
+SELDON_CORE_PATHS: Json = {"exact": _SELDON_CORE}
+
+CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+_SERVICES = (
+    "io.seldon.api.rpc.Seldon",
+    "inference.GRPCInferenceService",
+    "tensorflow.serving.PredictionService",
+    "seldon.protos.Seldon",
+)
+_REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+# "" is the server as a whole.
+HEALTH_SERVICES = ("", *_SERVICES, *_REFLECTION)
+
+# gRPC with an access token, as above.
+CALLS: tuple[Json, ...] = (
+    {"exact": CLASSIFY},
+    {"prefix": "/inference.GRPCInferenceService/"},
+    {"prefix": "/tensorflow.serving.PredictionService/"},
+    {"exact": "/seldon.protos.Seldon/Predict"},
+    *({"exact": f"/{service}/ServerReflectionInfo"} for service in _REFLECTION),
+)
+TOKEN_CALLS: tuple[Json, ...] = tuple(
+    {"prefix": f"/{service}/"} for service in (*_SERVICES, *_REFLECTION)
+)

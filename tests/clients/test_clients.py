@@ -1,0 +1,48 @@
+"""Clients that others wrote, through the gateway; .venv-clients has them (make test-stack)."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.deployment import MICROSERVICE
+from local_stack import ROOT, Stack
+from serving_core import Classifier, load_predictor
+from serving_core.digits import held_out
+
+PYTHON = ROOT / ".venv-clients" / "bin" / "python"
+IMAGES = held_out().images[:64]
+
+
+@pytest.mark.stack
+def test_tritons_clients_get_health_metadata_and_the_models_scores(
+    stack: Stack, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "images.npy", IMAGES)
+    script = Path(__file__).with_name("triton.py")
+    addresses = f"127.0.0.1:{stack.rest_port}", stack.grpc_target
+    done = subprocess.run(
+        [PYTHON, script, *addresses, MICROSERVICE, tmp_path / "images.npy", stack.token()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    scores = Classifier(load_predictor(ROOT / "models" / "deep_mnist" / "1")).predict(IMAGES)
+    for protocol, forms in (("http", ("json", "binary")), ("grpc", ("raw", "typed"))):
+        assert found.pop(f"{protocol} health") == [True, True, True]
+        assert found.pop(f"{protocol} server") == "prediction-services"
+        assert found.pop(f"{protocol} metadata") == [
+            ["instances", "FP32", [-1, 784]],
+            ["probabilities", "FP32", [-1, 10]],
+        ]
+        for form in forms:
+            for count in (1, 64):
+                answer = np.array(found.pop(f"{protocol} {form} {count}"))
+                assert answer.shape == (count, 10)
+                assert np.abs(answer - scores[:count]).max() <= 1e-5
+    assert not found
