@@ -34,7 +34,7 @@ BENCH_OPTIONS = $(foreach v,ROUNDS SECONDS CASES CALLERS PEERS MODEL ENGINE,$(if
 
 SCALE_OPTIONS = $(foreach v,CLIENTS ENVOYS SERVERS ROUNDS SECONDS,$(if $(filter command,$(origin $(v))),--$(shell echo $(v) | tr A-Z a-z) '$($(v))'))
 
-.PHONY: help setup setup-dev setup-tensorflow benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench peers scale undeploy train quantize protos dashboards figures images manifests check check-wheels sbom test test-stack test-truth test-tensorflow test-images test-python313 test-cluster test-all clean
+.PHONY: help setup setup-dev setup-tensorflow benchmark deploy status logs loadtest label-loadtest-node cordon-loadtest-node uncordon-loadtest-node capacity matrix monitor calibrate bench peers scale undeploy train quantize protos dashboards figures settings images manifests check check-wheels sbom test test-stack test-truth test-tensorflow test-images test-python313 test-cluster test-all clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -143,6 +143,9 @@ dashboards: .venv/.ready-dashboards  ## Generate dashboards, rules and configura
 
 figures: setup  ## Fill in the documentation's figures from docs/figures.yaml
 	@$(BIN)/python docs/figures.py
+
+settings: setup  ## Write the documentation's tables of settings from each settings.py
+	@$(BIN)/python docs/settings_tables.py
 
 IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) \
     $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(BUILD_IMAGE),--build-image $(BUILD_IMAGE)) \

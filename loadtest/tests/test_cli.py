@@ -72,8 +72,11 @@ def test_no_model(test_type: str, kind: str, start_stub: Any, launch: Any) -> No
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--locust-clients", "0"), "--locust-clients is 0, expected 1 to 2,000"),
-        (("--wait", "x"), '--wait is "x"'),
+        (
+            ("--locust-clients", "0"),
+            "--locust-clients is '0', expected an integer from 1 to 128000",
+        ),
+        (("--wait", "x"), "--wait is 'x', expected MIN-MAX"),
         (("--wait-ms", "1", "2"), "--wait and --wait-ms are both set"),  # the fixture gives --wait
         (("--model-folder", "nowhere"), "--model-folder nowhere has no readable model.json"),
     ],

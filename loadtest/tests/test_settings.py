@@ -77,26 +77,29 @@ def test_a_locust_process_reads_the_same_settings(tmp_path: Path) -> None:
     ("wrong", "sentence"),
     [
         ({"client": ""}, "--seldon-client is empty"),
-        ({"test_type": "x"}, '--test-type is "x", expected js-predict or grpc-predict'),
-        ({"users": 0}, "--locust-clients is 0, expected 1 to 2,000"),
-        ({"processes": 65}, "--locust-slaves is 65, expected 1 to 64"),
+        ({"test_type": "x"}, "--test-type is 'x', expected js-predict or grpc-predict"),
+        ({"users": 0}, "--locust-clients is '0', expected an integer from 1 to 128000"),
+        ({"processes": 65}, "--locust-slaves is '65', expected an integer from 1 to 64"),
         (
             {"users": 1, "processes": 2},
-            "--locust-slaves is 2, expected at most --locust-clients, 1",
+            "--locust-clients is 1, expected 2 to 4000 with --locust-slaves 2",
         ),
-        ({"hatch_rate": 0.0}, "--locust-hatch-rate is 0, expected 0.01 to 1,000"),
-        ({"duration_s": float("nan")}, "--duration is nan"),
-        ({"warmup_s": -1.0}, "--warmup is -1, expected 0 to 3,600"),
-        ({"wait_ms": (2, 1)}, "--wait is 2-1, expected MIN-MAX with MIN <= MAX"),
-        ({"seed": -1}, "--seed is -1, expected 0 to"),
-        ({"host": "http://[::1"}, r'--host is "http://\[::1", expected http://HOST:PORT'),
-        ({"web_port": 0}, "--web-port is 0, expected 1 to 65,535"),
-        ({"metrics_bind": "here"}, '--metrics-bind is "here", expected HOST:PORT'),
+        (
+            {"hatch_rate": 0.0},
+            "--locust-hatch-rate is '0', expected users per second from 0.01 to 1000",
+        ),
+        ({"duration_s": float("nan")}, "--duration is 'nan', expected seconds from 0.1 to 604800"),
+        ({"warmup_s": -1.0}, "--warmup is '-1', expected seconds from 0 to 3600"),
+        ({"wait_ms": (2, 1)}, "--wait is 2-1, expected MIN-MAX with 0 <= MIN <= MAX"),
+        ({"seed": -1}, "--seed is '-1', expected an integer from 0 to 9223372036854775807"),
+        ({"host": "http://[::1"}, r"--host is 'http://\[::1', expected http://HOST:PORT"),
+        ({"web_port": 0}, "--web-port is '0', expected an integer from 1 to 65535"),
+        ({"metrics_bind": "here"}, "--metrics-bind is 'here', expected HOST:PORT"),
         ({"images": 8}, "--images is 8, expected 1 with jsonp-get; add --rest-form json-post"),
-        ({"payload": "cats"}, '--payload is "cats", expected digits or random'),
-        ({"connections": "many"}, '--connections is "many", expected kept or per-call'),
+        ({"payload": "cats"}, "--payload is 'cats', expected digits or random"),
+        ({"connections": "many"}, "--connections is 'many', expected kept or per-call"),
         ({"data_size": 10}, "default-data-size is 10, expected 784 for digits; add --payload ran"),
-        ({"host": "https://x"}, '--host is "https://x", expected http://HOST:PORT'),
+        ({"host": "https://x"}, "--host is 'https://x', expected http://HOST:PORT"),
         ({"host": "http://x/y"}, "expected http://HOST:PORT without a path"),
         ({"host": "http://x:port"}, "--host"),
         ({"grpc_endpoint": "http://x:1"}, "--seldon-grpc-endpoint .* expected HOST:PORT"),
@@ -110,8 +113,23 @@ def test_what_is_outside_a_limit_is_named(wrong: dict[str, Any], sentence: str) 
 
 @pytest.mark.parametrize(
     ("variable", "text"),
-    [("LOADTEST_USERS", "many"), ("LOADTEST_DURATION", "1m"), ("LOADTEST_WAIT", "1-x")],
+    [
+        ("LOADTEST_USERS", "many"),
+        ("LOADTEST_DURATION", "1m"),
+        ("LOADTEST_WAIT", "1-x"),
+        ("LOADTEST_WAIT", "1_0"),
+    ],
 )
 def test_a_variable_that_is_no_number_is_named(variable: str, text: str) -> None:
-    with pytest.raises(SettingInvalid, match=f'is "{text}", expected'):
+    with pytest.raises(SettingInvalid, match=f"{variable} is '{text}', expected"):
         LoadTestSettings.from_env({variable: text}, **NEEDED)
+
+
+def test_a_wrong_variable_does_not_matter_beside_its_flag() -> None:
+    assert LoadTestSettings.from_env({"LOADTEST_USERS": "many"}, **NEEDED, users=9).users == 9
+
+
+def test_more_users_need_more_processes() -> None:
+    assert LoadTestSettings.from_env({}, **NEEDED, users=4000, processes=2).users == 4000
+    with pytest.raises(SettingInvalid, match="--locust-clients is 2001, expected 1 to 2000 with"):
+        LoadTestSettings.from_env({}, **NEEDED, users=2001)

@@ -77,29 +77,31 @@ def test_an_empty_variable_counts_as_absent() -> None:
 )
 @pytest.mark.parametrize("value", ["0", "65536", "-1", "http", "80.0", "\u0668\u0660"])
 def test_a_wrong_port_is_refused_by_name(name: str, value: str) -> None:
-    with pytest.raises(SettingInvalid, match=f"{name} is .*, expected a port from 1 to 65535"):
+    with pytest.raises(SettingInvalid, match=f"{name} is .*, expected an integer from 1 to 65535"):
         GatewaySettings.from_env({name: value})
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "expected"),
     [
-        ("SELDON_TOKEN_TTL", "0"),
-        ("SELDON_TOKEN_TTL", "86401"),
-        ("SELDON_TIMEOUT", "soon"),
-        ("SELDON_TIMEOUT", "nan"),
-        ("SELDON_POLL", "0"),
-        ("SELDON_JWKS_CACHE", "inf"),
-        ("SELDON_ENVOY_THREADS", "0"),
-        ("SELDON_ENVOY_HEAP", "64"),
+        ("SELDON_TOKEN_TTL", "60.5", "an integer from 1 to 86400, in seconds"),
+        ("SELDON_TOKEN_TTL", "86401", "an integer from 1 to 86400, in seconds"),
+        ("SELDON_TIMEOUT", "soon", "seconds from 0.01 to 600"),
+        ("SELDON_POLL", "0", "seconds from 0.05 to 60"),
+        ("SELDON_JWKS_CACHE", "inf", "seconds from 1 to 86400"),
+        ("SELDON_ENVOY_THREADS", "0", "an integer from 1 to 256"),
+        ("SELDON_ENVOY_HEAP", "64", "an integer from 128 to 1048576, in MiB"),
     ],
 )
-def test_a_wrong_number_is_refused_by_name_with_its_limits(name: str, value: str) -> None:
-    with pytest.raises(SettingInvalid, match=f"{name} is '{value}', expected a number from"):
+def test_a_wrong_number_is_refused_by_name_with_its_limits(
+    name: str, value: str, expected: str
+) -> None:
+    with pytest.raises(SettingInvalid) as caught:
         GatewaySettings.from_env({name: value})
+    assert str(caught.value) == f"{name} is {value!r}, expected {expected}"
 
 
-@pytest.mark.parametrize("name", ["SELDON_CONTROL_BIND", "SELDON_CONTROL_HOST"])
+@pytest.mark.parametrize("name", ["SELDON_BIND", "SELDON_CONTROL_BIND", "SELDON_CONTROL_HOST"])
 @pytest.mark.parametrize("value", ["http://host", "[::1]", "a b", "h" * 254])
 def test_a_wrong_host_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(SettingInvalid, match=f"{name} is .*, expected a host name or an address"):
@@ -118,5 +120,5 @@ def test_a_wrong_host_is_refused_by_name(name: str, value: str) -> None:
     ],
 )
 def test_a_wrong_origin_is_refused_by_name(value: str) -> None:
-    with pytest.raises(SettingInvalid, match=r"SELDON_CORS_ORIGINS has .*, expected \* or an orig"):
+    with pytest.raises(SettingInvalid, match=r"SELDON_CORS_ORIGINS is .*, expected \* or orig"):
         GatewaySettings.from_env({"SELDON_CORS_ORIGINS": f"http://localhost:3000,{value}"})

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from seldon_gateway.envoy_bootstrap import bootstrap
+from seldon_gateway.errors import SettingInvalid
 from seldon_gateway.settings import GatewaySettings
 
 SCRIPT = Path(__file__).parents[1] / "start-envoy.sh"
@@ -51,21 +52,25 @@ def test_a_variable_has_the_effect_that_it_has_on_one_machine(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "expected"),
+    ("name", "value"),
     [
-        *(("SELDON_POLL", value, "seconds from 0.05 to 60") for value in (
+        *(("SELDON_POLL", value) for value in (
             "0", "0.049", "60.001", "61", "-1", "often", "1s", "1.", ".5", "1.2.3", "010",
             "0.25\"", "9999999999",
         )),
-        ("SELDON_JWKS_CACHE", "0.5", "seconds from 1 to 86400"),
-        ("SELDON_JWKS_CACHE", "86401", "seconds from 1 to 86400"),
-        ("SELDON_ENVOY_HEAP", "64", "MiB from 128 to 1048576"),
+        ("SELDON_JWKS_CACHE", "0.5"),
+        ("SELDON_JWKS_CACHE", "86401"),
+        ("SELDON_ENVOY_HEAP", "64"),
+        ("SELDON_ENVOY_HEAP", "0256"),
+        ("SELDON_ENVOY_HEAP", "1_024"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused_in_a_sentence(
-    tmp_path: Path, name: str, value: str, expected: str
+def test_what_makes_no_sense_is_refused_in_the_sentence_of_the_settings(
+    tmp_path: Path, name: str, value: str
 ) -> None:
+    with pytest.raises(SettingInvalid) as refused:
+        GatewaySettings.from_env({name: value})
     done = start(tmp_path, **{name: value})
     assert done.returncode == 1
-    assert done.stderr == f"envoy: {name} is '{value}', expected {expected}\n"
+    assert done.stderr == f"envoy: {refused.value}\n"
     assert not done.stdout

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -202,6 +203,17 @@ def test_sigterm_ends_every_process_and_leaves_nothing(launch):
     assert not metrics_dir.exists()
 
 
+def test_a_stopping_server_accepts_calls_for_the_drain_delay(launch):
+    stack = launch(GRPC_WORKERS="1", GRPC_DRAIN_DELAY_S="2")
+    port = stack.port
+    began = time.monotonic()
+    stack.process.terminate()
+    while time.monotonic() - began < 1.5:
+        assert is_served(port)
+    assert stack.process.wait(10) == 0
+    assert time.monotonic() - began > 2
+
+
 def test_under_sigterm_a_caller_is_refused_at_most_once_and_never_with_our_error(launch):
     stack = launch(GRPC_WORKERS="1")
     port = stack.port
@@ -269,7 +281,7 @@ def failure(stack: Stack) -> str:
 
 
 def test_a_wrong_setting_is_one_sentence(launch):
-    assert "GRPC_WORKERS is 'none', expected a whole number" in failure(
+    assert "GRPC_WORKERS is 'none', expected an integer" in failure(
         launch(wait=False, GRPC_WORKERS="none")
     )
 

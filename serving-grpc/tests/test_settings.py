@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from serving_grpc.settings import SettingInvalid, Settings, usable_cores
+from serving_core.settings import usable_cores
+from serving_grpc.settings import SettingInvalid, Settings
 
 FOLDER = {"MODEL_FOLDER": "models/deep_mnist/1"}
 
@@ -19,6 +20,7 @@ def test_defaults_work_on_one_machine():
         threads=32,
         queue_limit=256,
         max_message_bytes=1_048_576,
+        drain_delay_s=0.5,
         grace_s=10.0,
     )
 
@@ -34,34 +36,45 @@ def test_every_variable_is_read():
         "GRPC_WORKERS": "3",
         "GRPC_THREADS": "4",
         "GRPC_QUEUE_LIMIT": "5",
-        "GRPC_MAX_MESSAGE_BYTES": "6",
+        "GRPC_MAX_MESSAGE_BYTES": "2048",
+        "GRPC_DRAIN_DELAY_S": "0.25",
         "GRPC_GRACE_S": "0.5",
     }
     assert Settings.from_env(environ) == Settings(
-        Path("m"), "other", "tensorflow", "::1", 1, 2, 3, 4, 5, 6, 0.5
+        model_folder=Path("m"),
+        model_name="other",
+        model_engine="tensorflow",
+        host="::1",
+        port=1,
+        metrics_port=2,
+        workers=3,
+        threads=4,
+        queue_limit=5,
+        max_message_bytes=2048,
+        drain_delay_s=0.25,
+        grace_s=0.5,
     )
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"),
+    ("variable", "value", "expected"),
     [
-        ("MODEL_FOLDER", ""),
-        ("GRPC_PORT", "http"),
-        ("GRPC_PORT", "65536"),
-        ("GRPC_PORT", "-1"),
-        ("GRPC_METRICS_PORT", "8601.0"),
-        ("GRPC_WORKERS", "0"),
-        ("GRPC_THREADS", "0"),
-        ("GRPC_QUEUE_LIMIT", "many"),
-        ("GRPC_MAX_MESSAGE_BYTES", "1e6"),
-        ("GRPC_GRACE_S", "-1"),
-        ("GRPC_GRACE_S", "nan"),
-        ("GRPC_GRACE_S", "inf"),
-        ("GRPC_GRACE_S", "10 s"),
+        ("GRPC_PORT", "65536", "an integer from 0 to 65535"),
+        ("GRPC_METRICS_PORT", "8601.0", "an integer from 0 to 65535"),
+        ("GRPC_WORKERS", "257", "an integer from 1 to 256"),
+        ("GRPC_THREADS", "0", "an integer from 1 to 200000"),
+        ("GRPC_QUEUE_LIMIT", "1_000", "an integer from 1 to 10000"),
+        ("GRPC_MAX_MESSAGE_BYTES", "1023", "an integer from 1024 to 1073741824, in bytes"),
+        ("GRPC_DRAIN_DELAY_S", "61", "seconds from 0 to 60"),
+        ("GRPC_GRACE_S", "10 s", "seconds from 0 to 3600"),
     ],
 )
-def test_a_wrong_value_is_an_error_that_names_variable_and_value(variable, value):
+def test_a_wrong_value_is_an_error_that_names_variable_value_and_limits(variable, value, expected):
     with pytest.raises(SettingInvalid) as caught:
         Settings.from_env(FOLDER | {variable: value})
-    assert variable in str(caught.value)
-    assert value in str(caught.value)
+    assert str(caught.value) == f"{variable} is {value!r}, expected {expected}"
+
+
+def test_a_folder_is_required():
+    with pytest.raises(SettingInvalid, match="MODEL_FOLDER is not set, expected the path of a mo"):
+        Settings.from_env({"MODEL_FOLDER": ""})

@@ -66,24 +66,28 @@ def test_an_empty_variable_is_an_absent_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "expected"),
     [
-        ("MODEL_FOLDER", ""),
-        ("REST_PORT", "abc"),
-        ("REST_PORT", "65536"),
-        ("REST_PORT", "-1"),
-        ("REST_PORT", "8_500"),
-        ("REST_WORKERS", "0"),
-        ("REST_WORKERS", "1.5"),
-        ("REST_QUEUE_LIMIT", "0"),
-        ("REST_MAX_BODY_BYTES", "12"),
-        ("REST_TIMEOUT_S", "nan"),
-        ("REST_TIMEOUT_S", "0"),
-        ("REST_DRAIN_DELAY_S", "soon"),
-        ("REST_GRACE_S", "inf"),
-        ("REST_SILENCE_S", "0"),
+        ("REST_PORT", "65536", "an integer from 0 to 65535"),
+        ("REST_WORKERS", "1.5", "an integer from 1 to 256"),
+        ("REST_THREADS", "11001", "an integer from 1 to 11000"),
+        ("REST_QUEUE_LIMIT", "1_000", "an integer from 1 to 10000"),
+        ("REST_MAX_BODY_BYTES", "12", "an integer from 1024 to 1073741824, in bytes"),
+        ("REST_TIMEOUT_S", "0", "seconds from 0.001 to 3600"),
+        ("REST_READ_TIMEOUT_S", "0.09", "seconds from 0.1 to 3600"),
+        ("REST_DRAIN_DELAY_S", "soon", "seconds from 0 to 60"),
+        ("REST_GRACE_S", "3601", "seconds from 0 to 3600"),
+        ("REST_SILENCE_S", "0", "seconds from 1 to 3600"),
     ],
 )
-def test_a_wrong_value_is_an_error_that_names_the_variable(name: str, value: str) -> None:
-    with pytest.raises(SettingInvalid, match=name):
+def test_a_wrong_value_is_an_error_that_names_variable_value_and_limits(
+    name: str, value: str, expected: str
+) -> None:
+    with pytest.raises(SettingInvalid) as caught:
         Settings.from_env(FOLDER | {name: value})
+    assert str(caught.value) == f"{name} is {value!r}, expected {expected}"
+
+
+def test_a_folder_is_required() -> None:
+    with pytest.raises(SettingInvalid, match="MODEL_FOLDER is not set, expected the path of a mo"):
+        Settings.from_env({"MODEL_FOLDER": ""})

@@ -1,6 +1,7 @@
 """Clients that others wrote, through the gateway; .venv-clients has them (make test-stack)."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from deploy.deployment import MICROSERVICE
-from local_stack import ROOT, Stack
+from local_stack import BIN, ROOT, Stack
 from serving_core import Classifier, load_predictor
 from serving_core.digits import held_out
 
@@ -46,3 +47,28 @@ def test_tritons_clients_get_health_metadata_and_the_models_scores(
                 assert answer.shape == (count, 10)
                 assert np.abs(answer - scores[:count]).max() <= 1e-5
     assert not found
+
+
+@pytest.mark.stack
+def test_the_examples_of_the_documentation_recognise_the_digit(
+    stack: Stack, tmp_path: Path
+) -> None:
+    text = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    (shell,) = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (client,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    address = f"127.0.0.1:{stack.rest_port}"
+    (tmp_path / "client.py").write_text(client.replace("127.0.0.1:8080", address))
+    script = shell.replace("127.0.0.1:8080", address).replace("$PWD/.venv/bin", str(BIN))
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"{script}\necho\n{PYTHON} {tmp_path / 'client.py'}"],  # noqa: S607
+        cwd=ROOT,
+        env=stack.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    by_curl, by_triton = done.stdout.split("\n", 1)
+    assert int(np.argmax(json.loads(by_curl)["outputs"][0]["data"])) == 7
+    assert by_triton.strip() == "7"

@@ -214,7 +214,7 @@ def test_an_envoy_whose_heap_makes_no_sense_says_so(
     done = podman(*run, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"envoy: SELDON_ENVOY_HEAP is '{heap}', expected MiB from 128 to 1048576"
+        f"envoy: SELDON_ENVOY_HEAP is '{heap}', expected an integer from 128 to 1048576, in MiB"
     )
 
 

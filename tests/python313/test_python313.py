@@ -20,8 +20,8 @@ DEBIAN = "localhost/test/base:trixie"  # its python3 is 3.13
 TESTED = " ".join(
     f"{package}/tests"
     for package in (
-        "serving-core", "serving-rest", "serving-grpc", "seldon-gateway", "monitoring", "protos",
-        "loadtest",
+        "env-settings", "serving-core", "serving-rest", "serving-grpc", "seldon-gateway",
+        "monitoring", "protos", "loadtest",
     )
 )  # fmt: skip
 SCRIPT = f"""

@@ -5,33 +5,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import env_settings as env
 from deploy.errors import SettingInvalid
 from deploy.state_folder import StateFolder
 from seldon_gateway.settings import GatewaySettings
-
-DEFAULT_HOME = ".seldon"
-DEFAULT_MICROSERVICE_PORTS = "9100-9899"
-
-_LOWEST_PORT, _HIGHEST_PORT = 1, 65535
 
 # The variables that a running stack keeps from the command that started it.
 _RECORDED = ("SELDON_", "ENVOY_")
 _NOT_RECORDED = {"SELDON_HOME", "SELDON_STACK", "SELDON_PROGRAM"}
 
 
-@dataclass(frozen=True)
-class StackSettings:
-    """One stack.
+def _ports(text: str) -> range:
+    first, last = (env.number(part, int) for part in text.split("-"))
+    if not 1 <= first <= last <= 65_535:
+        raise ValueError
+    return range(first, last + 1)
 
-    Args:
-        gateway: The gateway's own settings: state folder, ports, database.
-        microservice_ports: SELDON_MICROSERVICE_PORTS, where model servers listen.
-        prometheus_port: SELDON_PROMETHEUS_PORT, of a Prometheus on this machine; 0 for none.
-    """
+
+@dataclass(frozen=True, kw_only=True)
+class StackSettings:
+    """One stack; the gateway has its own settings: state folder, ports, database."""
 
     gateway: GatewaySettings
-    microservice_ports: range
-    prometheus_port: int
+    microservice_ports: range = env.parsed(
+        "SELDON_MICROSERVICE_PORTS",
+        range(9100, 9900),
+        _ports,
+        "where model servers listen, on loopback; each takes the first free port",
+        expected="a range of ports such as 9100-9899",
+        words="9100-9899",
+    )
+    prometheus_port: int = env.integer(
+        "SELDON_PROMETHEUS_PORT", 9190, 0, 65_535, "Prometheus, on loopback; 0 for none"
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "StackSettings":
@@ -43,10 +49,7 @@ class StackSettings:
         home = home_from_env(environ)
         return cls(
             gateway=GatewaySettings.from_env({**environ, "SELDON_HOME": str(home)}),
-            microservice_ports=_ports(
-                environ.get("SELDON_MICROSERVICE_PORTS") or DEFAULT_MICROSERVICE_PORTS
-            ),
-            prometheus_port=_port_or_none(environ.get("SELDON_PROMETHEUS_PORT") or "9190"),
+            **env.read(cls, environ, SettingInvalid),
         )
 
     @classmethod
@@ -68,7 +71,7 @@ def home_from_env(environ: Mapping[str, str]) -> Path:
     Raises:
         SettingInvalid: supervisord would misread it.
     """
-    home = Path(environ.get("SELDON_HOME") or DEFAULT_HOME).absolute().resolve()
+    home = Path(environ.get("SELDON_HOME") or GatewaySettings.home).absolute().resolve()
     if re.search(r"[*?\[\n]", str(home)):
         raise SettingInvalid(f"SELDON_HOME is {str(home)!r}, expected a path without *, ? or [")
     return home
@@ -92,23 +95,3 @@ def recorded_variables(environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if name.startswith(_RECORDED) and name not in _NOT_RECORDED and value
     }
-
-
-def _port_or_none(text: str) -> int:
-    if text.isascii() and text.isdigit() and int(text) <= _HIGHEST_PORT:
-        return int(text)
-    raise SettingInvalid(
-        f"SELDON_PROMETHEUS_PORT is {text!r}, expected a port up to {_HIGHEST_PORT}, or 0 for none"
-    )
-
-
-def _ports(text: str) -> range:
-    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text)
-    if match:
-        first, last = int(match[1]), int(match[2])
-        if _LOWEST_PORT <= first <= last <= _HIGHEST_PORT:
-            return range(first, last + 1)
-    raise SettingInvalid(
-        f"SELDON_MICROSERVICE_PORTS is {text!r}, expected a range such as "
-        f"{DEFAULT_MICROSERVICE_PORTS}"
-    )

@@ -3,167 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from env_settings import Setting, default_words, settings_of
 from loadtest.errors import SettingInvalid
-from loadtest.payloads import DECIMALS, PAYLOADS
-from loadtest.settings import CONNECTIONS, LOOPS, wait_range
-from loadtest.wire import REST_FORMS
+from loadtest.settings import LoadTestSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-OPTIONS = (
-    click.option(
-        "--locust-slaves",
-        "processes",
-        type=int,
-        help="Number of load-generator processes. [env: LOADTEST_WORKERS; default: 1]",
-    ),
-    click.option(
-        "--locust-hatch-rate",
-        "hatch_rate",
-        type=float,
-        help="Spawn rate, users per second. [default: 5]",
-    ),
-    click.option(
-        "--locust-clients",
-        "users",
-        type=int,
-        help="Number of simulated users (closed loop). [env: LOADTEST_USERS; default: 50]",
-    ),
-    click.option(
-        "--seldon-grpc-endpoint",
-        "grpc_endpoint",
-        help="HOST:PORT of the gRPC API. [default: the host of --host, port SELDON_GRPC_PORT or "
-        "5000]",
-    ),
-    click.option(
-        "--seldon-oauth-endpoint",
-        "oauth_endpoint",
-        help="Base URL of the token endpoint. [default: --host]",
-    ),
-    click.option(
-        "--seldon-predict-default-data-size",
-        "data_size",
-        type=int,
-        help="Numbers per instance. [default: 784]",
-    ),
-    click.option(
-        "--host",
-        help="Base URL of the REST API. [env: LOADTEST_HOST; default: "
-        "http://SELDON_BIND:SELDON_REST_PORT (127.0.0.1, 8080)]",
-    ),
-    click.option(
-        "--duration",
-        "duration_s",
-        type=float,
-        help="Measured duration, seconds. [env: LOADTEST_DURATION; default: 60]",
-    ),
-    click.option(
-        "--warmup",
-        "warmup_s",
-        type=float,
-        help="Warm-up before the measured duration, seconds. [env: LOADTEST_WARMUP; default: 5]",
-    ),
-    click.option(
-        "--wait",
-        help="Wait time of a user after each response, milliseconds, uniform in MIN-MAX. [env: "
-        "LOADTEST_WAIT; default: 900-1100]",
-    ),
-    click.option("--wait-ms", type=float, nargs=2, help="Same as --wait, as two numbers MIN MAX."),
-    click.option(
-        "--payload",
-        type=click.Choice(PAYLOADS),
-        help="Instances: held-out MNIST digits, or random numbers as in the original. [env: "
-        "LOADTEST_PAYLOAD; default: digits]",
-    ),
-    click.option(
-        "--connections",
-        type=click.Choice(CONNECTIONS),
-        help="kept: one connection per user; per-call: one per request. [env: "
-        "LOADTEST_CONNECTIONS; default: kept]",
-    ),
-    click.option(
-        "--rest-form",
-        type=click.Choice(REST_FORMS),
-        help="REST request variant: the original's JSONP GET, or a JSON POST. [env: "
-        "LOADTEST_REST_FORM; default: jsonp-get]",
-    ),
-    click.option(
-        "--decimals",
-        type=click.Choice(DECIMALS),
-        help="Decimal places of every number, in both protocols. [env: LOADTEST_DECIMALS; default: "
-        "full for digits, 2 for random numbers]",
-    ),
-    click.option(
-        "--images",
-        type=int,
-        help="Images per request, 1 to 16. [env: LOADTEST_IMAGES; default: 1]",
-    ),
-    click.option(
-        "--loop",
-        type=click.Choice(LOOPS),
-        help="closed: users wait for responses; open: requests follow an arrival schedule. [env: "
-        "LOADTEST_LOOP; default: open with --rate, else closed]",
-    ),
-    click.option(
-        "--rate",
-        type=float,
-        help="Arrival rate of the open loop, requests per second. [env: LOADTEST_RATE]",
-    ),
-    click.option(
-        "--arrivals",
-        help="Arrival process: poisson, constant, or trace:FILE with one time in seconds per line. "
-        "[env: LOADTEST_ARRIVALS; default: poisson]",
-    ),
-    click.option(
-        "--max-in-flight",
-        type=int,
-        help="Maximum in-flight requests of the open loop. [env: LOADTEST_MAX_IN_FLIGHT; default: "
-        "2000]",
-    ),
-    click.option(
-        "--seed",
-        type=int,
-        help="Seed of instance order, wait times and ids. [env: LOADTEST_SEED; default: 1]",
-    ),
-    click.option(
-        "--model-folder",
-        type=click.Path(path_type=Path),
-        help="Model folder; its model.json holds the expected accuracy. [env: "
-        "LOADTEST_MODEL_FOLDER; default: models/deep_mnist/1 if it exists]",
-    ),
-    click.option(
-        "--web-port",
-        type=int,
-        help="Port of Locust's web UI during the run. [env: LOADTEST_WEB_PORT; default: none]",
-    ),
-    click.option(
-        "--metrics-bind",
-        metavar="HOST:PORT",
-        help="Address of this run's Prometheus metrics. [env: LOADTEST_METRICS_BIND; default: "
-        "127.0.0.1:9646 with a stack deployed here, else none]",
-    ),
-    click.option(
-        "--server-metrics",
-        help="Comma-separated /metrics URLs of the model servers, or a Prometheus file_sd file. "
-        "[env: LOADTEST_SERVER_METRICS; default: the stack deployed here]",
-    ),
-    click.option(
-        "--output",
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Parent folder of the result folder. [env: LOADTEST_OUTPUT; default: results]",
-    ),
-)
+# Each command declares the client and the protocol, the two without a default, itself.
+_SETTINGS = {
+    one.field: one for one in settings_of(LoadTestSettings) if one.option and not one.required
+}
+_METAVARS = {int: "INTEGER", float: "NUMBER"}
+
+
+def _option(setting: Setting) -> Callable[[Command], Command]:
+    known = f"default: {default_words(setting)}"
+    if setting.name:
+        known = f"env: {setting.name}; {known}"
+    meaning = setting.meaning[0].upper() + setting.meaning[1:]
+    if not setting.choices and setting.expected not in {"text", "a path"}:
+        meaning += f": {setting.expected}"
+    return click.option(
+        setting.option,
+        setting.field,
+        type=click.Choice(setting.choices) if setting.choices else str,
+        metavar=None if setting.choices else _METAVARS.get(setting.kind, "TEXT"),
+        help=f"{meaning}. [{known}]",
+    )
 
 
 def load_options(command: Command) -> Command:
     """Add the options to a command; `given` turns their values into settings."""
-    for option in reversed(OPTIONS):
-        command = option(command)
+    command = click.option(
+        "--wait-ms",
+        "wait_pair",
+        type=float,
+        nargs=2,
+        help="Same as --wait, as two numbers MIN MAX.",
+    )(command)
+    for setting in reversed(_SETTINGS.values()):
+        command = _option(setting)(command)
     return command
 
 
@@ -171,12 +54,14 @@ def given(flags: dict[str, Any]) -> dict[str, Any]:
     """Option values by LoadTestSettings field; None where an option is absent.
 
     Raises:
-        SettingInvalid: The wait is not two numbers, or was set twice.
+        SettingInvalid: A value has another form or is out of bounds, or the wait was set twice.
     """
-    settings = dict(flags)
-    wait = settings.pop("wait")
-    if wait is not None and settings["wait_ms"] is not None:
+    values = {
+        name: _SETTINGS[name].value(text, _SETTINGS[name].option, SettingInvalid)
+        for name, text in flags.items()
+        if name in _SETTINGS and text is not None
+    }
+    pair = flags["wait_pair"]
+    if pair is not None and "wait_ms" in values:
         raise SettingInvalid("--wait and --wait-ms are both set, expected one; remove the other")
-    if wait is not None:
-        settings["wait_ms"] = wait_range(wait)
-    return settings
+    return values if pair is None else values | {"wait_ms": pair}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import env_settings as env
 from loadtest.arrivals import CONSTANT, POISSON, TRACE
 from loadtest.errors import SettingInvalid
 from loadtest.payloads import DECIMALS, DIGIT_SIZE, DIGITS, FULL, PAYLOADS, Payloads, build
@@ -34,65 +34,18 @@ METRICS_BIND = f"127.0.0.1:{LOADTEST_PORT}"
 MAX_PROCESSES = 64
 MAX_IMAGES = 16  # the servers' limit
 MAX_USERS_PER_PROCESS = 2_000  # one native thread per user
+MAX_WAIT_MS = 3_600_000
 REQUEST_TIMEOUT_S = 10.0  # longer than the gateway's upstream timeout
 MODEL_FOLDER = Path("models/deep_mnist/1")
 
 
-def wait_range(text: str) -> tuple[float, float]:
-    """Parse "900-1100", or a single number for both bounds."""
+# Options that `command` leaves out: implied by others, or of this machine.
+_NOT_REPEATED = {"loop", "web_port", "metrics_bind", "output", "model_folder", "server_metrics"}
+
+
+def _wait_range(text: str) -> tuple[float, float]:
     low, _, high = text.partition("-")
-    try:
-        return float(low), float(high or low)
-    except ValueError:
-        raise SettingInvalid(
-            f'--wait is "{text}", expected MIN-MAX in milliseconds, such as 900-1100'
-        ) from None
-
-
-def _whole(name: str) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            return int(text)
-        except ValueError:
-            raise SettingInvalid(f'{name} is "{text}", expected a whole number') from None
-
-    return parse
-
-
-def _number(name: str, of: str = "seconds") -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            return float(text)
-        except ValueError:
-            raise SettingInvalid(f'{name} is "{text}", expected a number of {of}') from None
-
-    return parse
-
-
-# Environment variable -> setting and parser.
-VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
-    "LOADTEST_USERS": ("users", _whole("LOADTEST_USERS")),
-    "LOADTEST_DURATION": ("duration_s", _number("LOADTEST_DURATION")),
-    "LOADTEST_WARMUP": ("warmup_s", _number("LOADTEST_WARMUP")),
-    "LOADTEST_WAIT": ("wait_ms", wait_range),
-    "LOADTEST_PAYLOAD": ("payload", str),
-    "LOADTEST_CONNECTIONS": ("connections", str),
-    "LOADTEST_REST_FORM": ("rest_form", str),
-    "LOADTEST_DECIMALS": ("decimals", str),
-    "LOADTEST_IMAGES": ("images", _whole("LOADTEST_IMAGES")),
-    "LOADTEST_LOOP": ("loop", str),
-    "LOADTEST_RATE": ("rate", _number("LOADTEST_RATE", "arrivals per second")),
-    "LOADTEST_ARRIVALS": ("arrivals", str),
-    "LOADTEST_MAX_IN_FLIGHT": ("max_in_flight", _whole("LOADTEST_MAX_IN_FLIGHT")),
-    "LOADTEST_SEED": ("seed", _whole("LOADTEST_SEED")),
-    "LOADTEST_WORKERS": ("processes", _whole("LOADTEST_WORKERS")),
-    "LOADTEST_WEB_PORT": ("web_port", _whole("LOADTEST_WEB_PORT")),
-    "LOADTEST_METRICS_BIND": ("metrics_bind", str),
-    "LOADTEST_OUTPUT": ("output", Path),
-    "LOADTEST_HOST": ("host", str),
-    "LOADTEST_MODEL_FOLDER": ("model_folder", Path),
-    "LOADTEST_SERVER_METRICS": ("server_metrics", str),
-}
+    return env.number(low), env.number(high or low)
 
 
 @dataclass(frozen=True)
@@ -110,65 +63,179 @@ class Block:
 
 @dataclass(frozen=True)
 class LoadTestSettings:
-    """Settings of one run. A field's metadata holds its command-line option.
+    """Settings of one run.
 
     Attributes:
-        client: The client whose keys are used.
-        hatch_rate: Spawn rate, users per second.
-        host: Base URL of the REST API, without a path.
-        oauth_endpoint: Base URL of the token endpoint, without a path; `host` by default.
-        rest_form: The REST request variant, see wire.REST_FORMS; ignored by gRPC.
-        decimals: Decimal places of every number, or "full"; None for full digits and two decimals
-            of random numbers.
-        images: Images per request.
-        wait_ms: Bounds of a user's uniform wait time after each response.
-        processes: Load-generator processes that share the users or the schedule.
-        loop: "closed": each user waits for its response, then pauses. "open": requests follow a
-            schedule, independent of responses; users, hatch_rate and wait_ms are ignored.
-        rate: Arrival rate of the open loop, requests per second.
-        arrivals: See arrivals.schedule.
-        max_in_flight: Maximum in-flight requests of the open loop, over all processes.
         blocks: The blocks of an interleaved run; empty for a single one.
-        web_port: Port of Locust's web UI during the run.
-        metrics_bind: HOST:PORT of this run's metrics; None serves none.
-        server_metrics: The servers' /metrics, see server_metrics.urls; None scrapes none.
         group: A name that interleaved runs share; set with `blocks`.
-        model_folder: The model's folder; its model.json lists the misclassified digits.
     """
 
-    client: str = field(metadata={"option": "--seldon-client"})
-    test_type: str = field(metadata={"option": "--test-type"})
-    users: int = field(default=50, metadata={"option": "--locust-clients"})
-    hatch_rate: float = field(default=5.0, metadata={"option": "--locust-hatch-rate"})
-    processes: int = field(default=1, metadata={"option": "--locust-slaves"})
-    host: str = field(default="http://127.0.0.1:8080", metadata={"option": "--host"})
-    grpc_endpoint: str = field(
-        default="127.0.0.1:5000", metadata={"option": "--seldon-grpc-endpoint"}
+    client: str = env.text("", env.REQUIRED, "client whose keys are used", option="--seldon-client")
+    test_type: str = env.choice(
+        "", env.REQUIRED, tuple(TEST_TYPES), "protocol to test", option="--test-type"
     )
-    oauth_endpoint: str = field(
-        default="http://127.0.0.1:8080", metadata={"option": "--seldon-oauth-endpoint"}
+    users: int = env.integer(
+        "LOADTEST_USERS",
+        50,
+        1,
+        MAX_PROCESSES * MAX_USERS_PER_PROCESS,
+        f"simulated users (closed loop), at most {MAX_USERS_PER_PROCESS} per process",
+        option="--locust-clients",
     )
-    data_size: int = field(
-        default=DIGIT_SIZE, metadata={"option": "--seldon-predict-default-data-size"}
+    hatch_rate: float = env.decimal(
+        "", 5.0, 0.01, 1_000, "spawn rate", unit="users per second", option="--locust-hatch-rate"
     )
-    duration_s: float = field(default=60.0, metadata={"option": "--duration"})
-    warmup_s: float = field(default=5.0, metadata={"option": "--warmup"})
-    wait_ms: tuple[float, float] = field(default=(900.0, 1100.0), metadata={"option": "--wait"})
-    payload: str = field(default=DIGITS, metadata={"option": "--payload"})
-    connections: str = field(default=KEPT, metadata={"option": "--connections"})
-    rest_form: str = field(default=JSONP_GET, metadata={"option": "--rest-form"})
-    decimals: str | None = field(default=None, metadata={"option": "--decimals"})
-    images: int = field(default=1, metadata={"option": "--images"})
-    loop: str = CLOSED
-    rate: float | None = field(default=None, metadata={"option": "--rate"})
-    arrivals: str = field(default=POISSON, metadata={"option": "--arrivals"})
-    max_in_flight: int = field(default=2_000, metadata={"option": "--max-in-flight"})
-    seed: int = field(default=1, metadata={"option": "--seed"})
-    web_port: int | None = None
-    metrics_bind: str | None = None
-    output: Path = Path("results")
-    model_folder: Path | None = None
-    server_metrics: str | None = None
+    processes: int = env.integer(
+        "LOADTEST_WORKERS",
+        1,
+        1,
+        MAX_PROCESSES,
+        "load-generator processes, which share the users or the schedule",
+        option="--locust-slaves",
+    )
+    host: str = env.text(
+        "LOADTEST_HOST",
+        "http://127.0.0.1:8080",
+        "base URL of the REST API, without a path",
+        words="http://SELDON_BIND:SELDON_REST_PORT (127.0.0.1, 8080)",
+        option="--host",
+    )
+    grpc_endpoint: str = env.text(
+        "",
+        "127.0.0.1:5000",
+        "HOST:PORT of the gRPC API",
+        words="the host of --host, port SELDON_GRPC_PORT or 5000",
+        option="--seldon-grpc-endpoint",
+    )
+    oauth_endpoint: str = env.text(
+        "",
+        "http://127.0.0.1:8080",
+        "base URL of the token endpoint, without a path",
+        words="--host",
+        option="--seldon-oauth-endpoint",
+    )
+    data_size: int = env.integer(
+        "",
+        DIGIT_SIZE,
+        1,
+        100_000,
+        "numbers per instance",
+        option="--seldon-predict-default-data-size",
+    )
+    duration_s: float = env.seconds(
+        "LOADTEST_DURATION", 60.0, 0.1, 7 * 86_400, "measured duration", option="--duration"
+    )
+    warmup_s: float = env.seconds(
+        "LOADTEST_WARMUP", 5.0, 0, 3_600, "warm-up before the measured duration", option="--warmup"
+    )
+    wait_ms: tuple[float, float] = env.parsed(
+        "LOADTEST_WAIT",
+        (900.0, 1100.0),
+        _wait_range,
+        "wait time of a user after each response, uniform between the two",
+        expected="MIN-MAX in milliseconds, such as 900-1100",
+        words="900-1100",
+        option="--wait",
+    )
+    payload: str = env.choice(
+        "LOADTEST_PAYLOAD",
+        DIGITS,
+        PAYLOADS,
+        "instances: held-out MNIST digits, or random numbers as in the original",
+        option="--payload",
+    )
+    connections: str = env.choice(
+        "LOADTEST_CONNECTIONS",
+        KEPT,
+        CONNECTIONS,
+        "kept: one connection per user; per-call: one per request",
+        option="--connections",
+    )
+    rest_form: str = env.choice(
+        "LOADTEST_REST_FORM",
+        JSONP_GET,
+        REST_FORMS,
+        "REST request variant: the original's JSONP GET, or a JSON POST",
+        option="--rest-form",
+    )
+    decimals: str | None = env.choice(
+        "LOADTEST_DECIMALS",
+        None,
+        DECIMALS,
+        "decimal places of every number, in both protocols",
+        words="full for digits, 2 for random numbers",
+        option="--decimals",
+    )
+    images: int = env.integer(
+        "LOADTEST_IMAGES", 1, 1, MAX_IMAGES, "images per request", option="--images"
+    )
+    loop: str = env.choice(
+        "LOADTEST_LOOP",
+        CLOSED,
+        LOOPS,
+        "closed: each user waits for its response, then pauses; open: requests follow an arrival "
+        "schedule, whatever the number of users",
+        words="open with --rate, else closed",
+        option="--loop",
+    )
+    rate: float | None = env.decimal(
+        "LOADTEST_RATE",
+        None,
+        0.01,
+        1_000_000,
+        "arrival rate of the open loop",
+        unit="requests per second",
+        option="--rate",
+    )
+    arrivals: str = env.text(
+        "LOADTEST_ARRIVALS",
+        POISSON,
+        "arrival process: poisson, constant, or trace:FILE with one time in seconds per line",
+        option="--arrivals",
+    )
+    max_in_flight: int = env.integer(
+        "LOADTEST_MAX_IN_FLIGHT",
+        2_000,
+        1,
+        100_000,
+        "maximum in-flight requests of the open loop, over all processes",
+        option="--max-in-flight",
+    )
+    seed: int = env.integer(
+        "LOADTEST_SEED",
+        1,
+        0,
+        2**63 - 1,
+        "seed of instance order, wait times and ids",
+        option="--seed",
+    )
+    web_port: int | None = env.integer(
+        "LOADTEST_WEB_PORT", None, 1, 65_535, "port of Locust's web UI", option="--web-port"
+    )
+    metrics_bind: str | None = env.text(
+        "LOADTEST_METRICS_BIND",
+        None,
+        "HOST:PORT of this run's Prometheus metrics",
+        words=f"{METRICS_BIND} with a stack deployed here, else none",
+        option="--metrics-bind",
+    )
+    output: Path = env.path(
+        "LOADTEST_OUTPUT", Path("results"), "parent folder of the result folder", option="--output"
+    )
+    model_folder: Path | None = env.path(
+        "LOADTEST_MODEL_FOLDER",
+        None,
+        "the model's folder; its model.json holds the expected accuracy",
+        words=f"{MODEL_FOLDER} if it exists",
+        option="--model-folder",
+    )
+    server_metrics: str | None = env.text(
+        "LOADTEST_SERVER_METRICS",
+        None,
+        "comma-separated /metrics URLs of the model servers, or a Prometheus file_sd file",
+        words="the stack deployed here",
+        option="--server-metrics",
+    )
     blocks: tuple[Block, ...] = ()
     group: str | None = None
 
@@ -180,41 +247,26 @@ class LoadTestSettings:
         """
         if not self.client:
             raise SettingInvalid("--seldon-client is empty, expected a client's name")
-        _one_of("--test-type", self.test_type, tuple(TEST_TYPES))
-        _one_of("--payload", self.payload, PAYLOADS)
-        _one_of("--connections", self.connections, CONNECTIONS)
-        _one_of("--rest-form", self.rest_form, REST_FORMS)
-        if self.decimals is not None:
-            _one_of("--decimals", self.decimals, DECIMALS)
-        _within("--images", self.images, 1, MAX_IMAGES)
+        env.check(self, SettingInvalid)
         if self.images > 1 and self.protocol == "rest" and self.rest_form == JSONP_GET:
             raise SettingInvalid(
                 f"--images is {self.images}, expected 1 with {JSONP_GET}; add --rest-form "
                 f"{JSON_POST}"
             )
-        _within("--locust-slaves", self.processes, 1, MAX_PROCESSES)
-        _within("--seed", self.seed, 0, 2**63 - 1)
-        if not self.open:
-            _within("--locust-clients", self.users, 1, self.processes * MAX_USERS_PER_PROCESS)
-        if not self.open and self.users < self.processes:
+        most = self.processes * MAX_USERS_PER_PROCESS
+        if not self.open and not self.processes <= self.users <= most:
             raise SettingInvalid(
-                f"--locust-slaves is {self.processes}, expected at most --locust-clients, "
-                f"{self.users}"
+                f"--locust-clients is {self.users}, expected {self.processes} to {most} with "
+                f"--locust-slaves {self.processes}"
             )
-        _one_of("--loop", self.loop, LOOPS)
         self._check_schedule()
-        _within("--locust-hatch-rate", self.hatch_rate, 0.01, 1_000)
-        if self.web_port is not None:
-            _within("--web-port", self.web_port, 1, 65_535)
         if self.metrics_bind is not None:
             host_and_port("--metrics-bind", self.metrics_bind)
-        _within("--duration", self.duration_s, 0.1, 7 * 86_400)
-        _within("--warmup", self.warmup_s, 0, 3_600)
-        for wait in self.wait_ms:
-            _within("--wait", wait, 0, 3_600_000)
-        if self.wait_ms[0] > self.wait_ms[1]:
-            raise SettingInvalid(f"--wait is {self.wait_text}, expected MIN-MAX with MIN <= MAX")
-        _within("--seldon-predict-default-data-size", self.data_size, 1, 100_000)
+        if not 0 <= self.wait_ms[0] <= self.wait_ms[1] <= MAX_WAIT_MS:
+            raise SettingInvalid(
+                f"--wait is {self.wait_text}, expected MIN-MAX with 0 <= MIN <= MAX <= "
+                f"{MAX_WAIT_MS}"
+            )
         if self.payload == DIGITS and self.data_size != DIGIT_SIZE:
             raise SettingInvalid(
                 f"--seldon-predict-default-data-size is {self.data_size}, expected {DIGIT_SIZE} "
@@ -226,21 +278,25 @@ class LoadTestSettings:
 
     def _check_schedule(self) -> None:
         traced = self.arrivals.startswith(TRACE)
-        if not traced:
-            _one_of("--arrivals", self.arrivals, (POISSON, CONSTANT, f"{TRACE}FILE"))
+        if not traced and self.arrivals not in (POISSON, CONSTANT):
+            raise SettingInvalid(
+                f"--arrivals is {self.arrivals!r}, expected {POISSON} or {CONSTANT} or {TRACE}FILE"
+            )
         if self.loop == CLOSED:
             if self.rate is not None or traced:
                 given = "--rate" if self.rate is not None else "--arrivals"
                 raise SettingInvalid(f"--loop is {CLOSED}, expected {OPEN} with {given}")
             return
-        if self.rate is not None:
-            _within("--rate", self.rate, 0.01, 1_000_000)
-        elif not traced:
+        if self.rate is None and not traced:
             raise SettingInvalid(
                 f"--rate is missing, expected a number with --loop {OPEN}, or --arrivals "
                 f"{TRACE}FILE"
             )
-        _within("--max-in-flight", self.max_in_flight, self.processes, 100_000)
+        if self.max_in_flight < self.processes:
+            raise SettingInvalid(
+                f"--max-in-flight is {self.max_in_flight}, expected at least --locust-slaves, "
+                f"{self.processes}"
+            )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **given: Any) -> LoadTestSettings:
@@ -249,9 +305,9 @@ class LoadTestSettings:
         None and empty variables count as absent.
         """
         values = {name: value for name, value in given.items() if value is not None}
-        for variable, (name, parse) in VARIABLES.items():
-            if name not in values and environ.get(variable):
-                values[name] = parse(environ[variable])
+        overridden = {one.name for one in env.settings_of(cls) if one.field in values}
+        left = {name: text for name, text in environ.items() if name not in overridden}
+        values |= env.read(cls, left, SettingInvalid)
         rest_port = environ.get("SELDON_REST_PORT") or "8080"
         grpc_port = environ.get("SELDON_GRPC_PORT") or "5000"
         here = f"http://{_here(environ.get('SELDON_BIND'))}:{rest_port}"
@@ -320,17 +376,16 @@ class LoadTestSettings:
     def command(self) -> str:
         """The command line that repeats the run, without secrets and local paths."""
         words = ["launch-locust-load-test"]
-        for one in fields(self):
-            option = one.metadata.get("option")
-            value = getattr(self, one.name)
-            if option is None or (one.default is not MISSING and value == one.default):
+        for one in env.settings_of(type(self)):
+            value = getattr(self, one.field)
+            if one.field in _NOT_REPEATED or value == one.default:
                 continue
-            if one.name == "oauth_endpoint" and value == self.host:
+            if one.field == "oauth_endpoint" and value == self.host:
                 continue
-            text = self.wait_text if one.name == "wait_ms" else _plain(value)
-            if one.name == "arrivals" and value.startswith(TRACE):
+            text = self.wait_text if one.field == "wait_ms" else env.plain(value)
+            if one.field == "arrivals" and value.startswith(TRACE):
                 text = TRACE + Path(value.removeprefix(TRACE)).name
-            words += [option, text]
+            words += [one.option, text]
         return shlex.join(words)
 
     @property
@@ -393,10 +448,6 @@ class LoadTestSettings:
         return cls(**values)
 
 
-def _plain(value: Any) -> str:
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-
 def _here(bind: str | None) -> str:
     """The address to reach a gateway that listens at `bind`."""
     return _bracketed({"0.0.0.0": None, "::": "::1"}.get(bind or "", bind))  # noqa: S104
@@ -406,27 +457,17 @@ def _bracketed(host: str | None) -> str:
     return f"[{host}]" if host and ":" in host else host or "127.0.0.1"
 
 
-def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise SettingInvalid(f'{option} is "{value}", expected {" or ".join(choices)}')
-
-
-def _within(option: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
-        raise SettingInvalid(f"{option} is {value:g}, expected {low:g} to {high:,.12g}")
-
-
 def _base_url(option: str, url: str) -> None:
     expected = "expected http://HOST:PORT"
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise SettingInvalid(f'{option} is "{url}", {expected}: {error}') from None
+        raise SettingInvalid(f"{option} is {url!r}, {expected}: {error}") from None
     if parts.scheme != "http" or not parts.hostname:
-        raise SettingInvalid(f'{option} is "{url}", {expected}')
+        raise SettingInvalid(f"{option} is {url!r}, {expected}")
     if parts.path.strip("/") or parts.query or parts.fragment or parts.username:
-        raise SettingInvalid(f'{option} is "{url}", {expected} without a path')
+        raise SettingInvalid(f"{option} is {url!r}, {expected} without a path")
 
 
 def host_and_port(option: str, endpoint: str) -> tuple[str, int]:
@@ -437,5 +478,5 @@ def host_and_port(option: str, endpoint: str) -> tuple[str, int]:
     """
     host, _, port = endpoint.rpartition(":")
     if not host or "/" in host or not port.isdecimal() or not 1 <= int(port) <= 65_535:
-        raise SettingInvalid(f'{option} is "{endpoint}", expected HOST:PORT')
+        raise SettingInvalid(f"{option} is {endpoint!r}, expected HOST:PORT")
     return host.strip("[]"), int(port)

@@ -93,17 +93,17 @@ class PredictionServer:
         for name in _HEALTH_NAMES:
             self._health.set(name, _SERVING)
 
-    def drain(self, grace_s: float, notice_s: float = 0.0) -> None:
+    def drain(self, grace_s: float, delay_s: float = 0.0) -> None:
         """Set NOT_SERVING, then refuse new RPCs and complete those in flight.
 
         Args:
-            grace_s: Seconds until RPCs still in flight are cancelled.
-            notice_s: Seconds of further service first, for load balancers to notice. An RPC in
+            grace_s: Seconds after the delay until RPCs still in flight are cancelled.
+            delay_s: Seconds of further service first, for load balancers to notice. An RPC in
                 transit when the port closes is lost (CANCELLED).
         """
         self._announced = False
         self._health.enter_graceful_shutdown()
-        time.sleep(notice_s)
+        time.sleep(delay_s)
         stopped = self._server.stop(grace_s)
         idle_before = False
         # RPCs cancelled after the grace complete in the engine thread, which may hang.

@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 # Time after the grace for the engine's last batch; then the process exits.
 _END_S = 2.0
-_NOTICE_S = 0.5
 _READY_CHECK_S = 1.0
 _STDIN = 0
 
@@ -60,9 +59,9 @@ def main() -> None:
     report(READY)
     _wait_for_stop(stop, batcher)
     # Without a parent the port closes at once: a new parent may be waiting for it.
-    notice_s = 0.0 if lifeline.closed else min(_NOTICE_S, settings.grace_s)
-    _exit_after(notice_s + settings.grace_s + _END_S)
-    server.drain(settings.grace_s, notice_s)
+    delay_s = 0.0 if lifeline.closed else min(settings.drain_delay_s, settings.grace_s)
+    _exit_after(settings.grace_s + _END_S)
+    server.drain(settings.grace_s - delay_s, delay_s)
     batcher.close(_END_S)
     if lifeline.closed:
         _remove_metrics(metrics_dir)

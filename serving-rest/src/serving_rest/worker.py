@@ -32,6 +32,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(*args)
         self._loop: EventLoop | None = None
         self._stop_at = math.inf
+        self._give_up_at = math.inf
         self._next_heartbeat = -math.inf
 
     def load_wsgi(self) -> None:
@@ -60,8 +61,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
             loop.turn(min(HEARTBEAT_S, max(self._stop_at - time.monotonic(), 0.0)))
         app.draining = True
         loop.stop_accepting()
-        give_up_at = time.monotonic() + self.cfg.graceful_timeout
-        while loop.connections and time.monotonic() < give_up_at:
+        self._give_up_at = min(self._give_up_at, time.monotonic() + self.cfg.graceful_timeout)
+        while loop.connections and time.monotonic() < self._give_up_at:
             self._beat(time.monotonic())
             loop.turn(HEARTBEAT_S)
         loop.close()
@@ -84,7 +85,9 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         """Handle SIGTERM. It may take no lock: the interrupted thread may hold it."""
         if not self.app.draining:
             self.app.draining = True
-            self._stop_at = time.monotonic() + self.app.settings.drain_delay_s
+            now = time.monotonic()
+            self._stop_at = now + self.app.settings.drain_delay_s
+            self._give_up_at = now + self.cfg.graceful_timeout
             if self._loop is not None:
                 self._loop.wake()
 

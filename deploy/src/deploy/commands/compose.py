@@ -2,11 +2,13 @@
 
 import json
 import os
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 
+import env_settings as env
 from deploy import check, compose, deployment, images
 from deploy.commands.base import StackCommand, StackGroup, debug_option
 from deploy.console import say
@@ -20,6 +22,14 @@ from seldon_gateway.settings import GatewaySettings
 _TEST_TYPES = ("js-predict", "grpc-predict")
 # compose.yaml sets the host and publishes no port of the load test.
 _NOT_IN_CONTAINERS = ("LOADTEST_HOST", "LOADTEST_WEB_PORT")
+
+
+@dataclass(frozen=True)
+class LoadTest:
+    """What the load test in containers reads here; the rest goes to the containers."""
+
+    workers: int = env.integer("LOADTEST_WORKERS", 2, 1, 64, "load generators")
+    output: Path = env.path("LOADTEST_OUTPUT", Path("results"), "parent of the result folder")  # noqa: RUF009
 
 
 def _found() -> compose.Compose:
@@ -122,12 +132,9 @@ def loadtest(test_type: str) -> int:
     it = _found()
     if it.state(compose.GATEWAY)[0] != "running":
         raise ComposeFailed("no stack is running in containers; run make deploy TARGET=compose")
-    given = it.environ.get("LOADTEST_WORKERS") or "2"
-    if not given.isdigit() or not 1 <= int(given) <= 64:
-        raise SettingInvalid(f"WORKERS is {given!r}, expected a number from 1 to 64")
-    results = Path(it.environ.get("LOADTEST_OUTPUT") or "results")
-    status = compose.load_test(it, test_type, int(given), results)
-    say(f"report copied to {results / 'latest' / 'report.html'}")
+    wanted = LoadTest(**env.read(LoadTest, it.environ, SettingInvalid))
+    status = compose.load_test(it, test_type, wanted.workers, wanted.output)
+    say(f"report copied to {wanted.output / 'latest' / 'report.html'}")
     return status
 
 
