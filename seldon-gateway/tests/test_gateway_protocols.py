@@ -436,5 +436,10 @@ def test_health_does_not_depend_on_the_control_plane(gateway: GatewayUnderTest) 
         eventually(lambda: gateway.get("/version").status_code == 200)
 
 
-def test_envoy_has_refused_none_of_its_configurations(gateway: GatewayUnderTest) -> None:
+def test_envoy_has_refused_none_of_its_configurations_and_logged_no_token(
+    gateway: GatewayUnderTest,
+) -> None:
+    ask(gateway, "GET", "/marker-of-the-last-request")
+    eventually(lambda: "/marker-of-the-last-request" in gateway.logs())
     assert "rejected its configuration" not in gateway.logs()
+    assert "eyJ" not in gateway.logs()

@@ -1,6 +1,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -285,9 +286,7 @@ def run_all(batcher: MicroBatcher, arrays: list[NDArray[np.int64]]) -> list[obje
     outcomes: list[object] = [None] * len(arrays)
     batcher.start(lambda: None)
     for place, array in enumerate(arrays):
-        batcher.enqueue(
-            {"x": array}, len(array), lambda outcome, at=place: outcomes.__setitem__(at, outcome)
-        )
+        batcher.enqueue({"x": array}, len(array), partial(outcomes.__setitem__, place))
     while batcher.run_batch():
         pass
     return outcomes

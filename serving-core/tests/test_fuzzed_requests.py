@@ -189,7 +189,7 @@ def _seldon() -> bytes:
 def _seldon_core(kind: str) -> bytes:
     message = SeldonMessage()
     if kind == "ndarray":
-        message.data.ndarray.extend([[1.0, 2.0, 3.0]])
+        message.data.ndarray.extend([[1.0, 2.0, 3.0]])  # type: ignore[list-item]
     else:
         message.data.tensor.shape.extend((1, 3))
         message.data.tensor.values.extend((1, 2, 3))

@@ -88,7 +88,7 @@ def message_of(kind: str) -> SeldonMessage:
     message = SeldonMessage()
     message.meta.puid = "7"
     if kind == "ndarray":
-        message.data.ndarray.extend(ROWS)
+        message.data.ndarray.extend(ROWS)  # type: ignore[arg-type]  # a list is a ListValue
     else:
         message.data.tensor.shape.extend(X.shape)
         message.data.tensor.values.extend(X.ravel().tolist())
@@ -126,7 +126,7 @@ def test_a_number_that_the_datatype_cannot_hold_is_refused() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_ndarray_that_json_cannot_hold_is_refused(value: float) -> None:
     message = SeldonMessage()
-    message.data.ndarray.extend([[1.0, value, 3.0]])
+    message.data.ndarray.extend([[1.0, value, 3.0]])  # type: ignore[list-item]
     with pytest.raises(InvalidInput, match=r"data\.ndarray has a value that is not finite"):
         grpc.decode(message.SerializeToString(), FP32)
 

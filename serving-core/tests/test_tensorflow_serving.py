@@ -68,11 +68,13 @@ def test_rows_and_columns_are_the_same_request(document: dict[str, Any]) -> None
 
 
 def test_the_response_has_the_format_of_the_request() -> None:
-    outputs = {"y": X, "t": np.array(["p", b"\xff"], object)}
-    assert encode(ROWS, **outputs) == {
+    outputs: dict[str, Any] = {"y": X, "t": np.array(["p", b"\xff"], object)}
+    assert encode(ROWS, MIXED, **outputs) == {
         "predictions": [{"y": [1, 2], "t": "p"}, {"y": [3, 4.5], "t": B64}]
     }
-    assert encode(COLUMNS, **outputs) == {"outputs": {"y": [[1, 2], [3, 4.5]], "t": ["p", B64]}}
+    assert encode(COLUMNS, MIXED, **outputs) == {
+        "outputs": {"y": [[1, 2], [3, 4.5]], "t": ["p", B64]}
+    }
 
 
 @pytest.mark.parametrize("named", [False, True])

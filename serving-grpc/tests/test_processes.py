@@ -346,6 +346,58 @@ def test_a_model_that_is_gone_when_the_last_worker_dies_ends_the_stack(launch, t
     assert f"model folder {folder} does not exist" in failure(stack)
 
 
+def model_name(port: int) -> str:
+    with channel(port) as over:
+        reply = over.unary_unary(CLASSIFY, None, None)(request(0), timeout=10, wait_for_ready=True)
+    return str(seldon_pb2.ClassificationReply.FromString(reply).meta.modelName)
+
+
+def test_sighup_replaces_the_workers_without_a_failed_call(launch, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(MODEL, folder)
+    stack = launch(MODEL_FOLDER=str(folder), GRPC_WORKERS="1")
+    (old,) = stack.workers()
+    assert model_name(stack.port) == "deep_mnist"
+    description = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(description | {"name": "renamed"}))
+    failures: list[grpc.StatusCode] = []
+    over = threading.Event()
+
+    def call() -> None:
+        while not over.is_set():
+            try:
+                model_name(stack.port)
+            except grpc.RpcError as error:
+                failures.append(error.code())
+
+    callers = [threading.Thread(target=call) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    stack.process.send_signal(signal.SIGHUP)
+    eventually(lambda: not old.is_running(), within_s=20)
+    over.set()
+    for caller in callers:
+        caller.join()
+    # A call on its way when a port closes is lost, one a caller at most.
+    assert len(failures) <= 2
+    assert model_name(stack.port) == "renamed"
+    assert stack.get("/health/ready")[0] == 200
+    assert "reloaded" in stack.log.read_text()
+
+
+def test_sighup_with_a_broken_model_keeps_the_workers(launch, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(MODEL, folder)
+    stack = launch(MODEL_FOLDER=str(folder))
+    workers = stack.workers()
+    (folder / "model.tflite").write_bytes(b"broken")
+    stack.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "not reloaded: " in stack.log.read_text(), within_s=20)
+    eventually(lambda: set(stack.workers()) == set(workers))
+    assert "fails its checksum" in stack.log.read_text()
+    assert is_served(stack.port)
+
+
 @pytest.mark.skipif(not shutil.which("h2load"), reason="needs h2load (Debian: nghttp2-client)")
 @pytest.mark.parametrize("path", ["/no.Such/Method", "/grpc.health.v1.Health/Check"])
 @pytest.mark.parametrize("experiments", ["", "-event_engine_listener"])

@@ -15,6 +15,12 @@ from serving_core.digits import held_out
 
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 IMAGES = held_out().images[:64]
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+)
 
 
 @pytest.mark.stack
@@ -72,3 +78,31 @@ def test_the_examples_of_the_documentation_recognise_the_digit(
     by_curl, by_triton = done.stdout.split("\n", 1)
     assert int(np.argmax(json.loads(by_curl)["outputs"][0]["data"])) == 7
     assert by_triton.strip() == "7"
+
+
+@pytest.mark.stack
+def test_what_openapi_describes_is_what_the_server_does(stack: Stack, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            PYTHON.with_name("schemathesis"),
+            "run",
+            f"{stack.url}/openapi.json",
+            "--header",
+            f"Authorization: Bearer {stack.token()}",
+            "--checks",
+            ",".join(CHECKS),
+            "--phases",
+            "examples,coverage,fuzzing",
+            "--max-examples",
+            "15",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    generated = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert generated, done.stdout[-2000:]
+    assert int(generated[1]) == int(generated[2]) > 100

@@ -79,7 +79,7 @@ def v2_json(caller: Caller) -> object:
 
 def v2_binary(caller: Caller) -> object:
     blob = IMAGES.tobytes()
-    tensor = {"name": "instances", "datatype": "FP32", "shape": [ROWS, 784]}
+    tensor: dict[str, object] = {"name": "instances", "datatype": "FP32", "shape": [ROWS, 784]}
     tensor["parameters"] = {"binary_data_size": len(blob)}
     text = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     answer = caller.post(
@@ -185,6 +185,16 @@ def test_health_and_metadata_over_rest(caller: Caller) -> None:
     assert signature["inputs"]["instances"]["dtype"] == "DT_FLOAT"
 
 
+def test_openapi_describes_the_clients_models(caller: Caller) -> None:
+    document = caller.get("/openapi.json").json()
+    assert document["openapi"] == "3.1.0"
+    infer = document["paths"]["/v2/models/{name}/infer"]
+    assert infer["parameters"][0]["schema"]["enum"] == [MICROSERVICE]
+    body = infer["post"]["requestBody"]["content"]["application/json"]["schema"]
+    (tensor,) = body["properties"]["inputs"]["items"]["oneOf"]
+    assert tensor["properties"]["name"] == {"const": "instances"}
+
+
 def test_health_and_metadata_over_grpc(caller: Caller) -> None:
     service = "/inference.GRPCInferenceService"
     assert caller.call(f"{service}/ServerLive", v2.ServerLiveRequest(), v2.ServerLiveResponse).live
@@ -221,7 +231,7 @@ def test_a_probe_needs_no_token_and_reflection_names_the_services(caller: Caller
     assert services >= {"io.seldon.api.rpc.Seldon", "inference.GRPCInferenceService"}
 
 
-class _WithMetadata(grpc.StreamStreamClientInterceptor):  # type: ignore[misc]
+class _WithMetadata(grpc.StreamStreamClientInterceptor):
     def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:
         self._metadata = metadata
 

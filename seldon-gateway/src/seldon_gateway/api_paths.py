@@ -40,9 +40,8 @@ TOKEN_PATHS: tuple[Json, ...] = (
     {"path": _SELDON_CORE},
     {"path": _OPENAPI},
 )
-# Matchers of the paths whose errors have the shape of a standard protocol.
-OPEN_INFERENCE_PATHS: Json = {"safe_regex": {"regex": "/v2(/.*)?"}}
-TENSORFLOW_SERVING_PATHS: Json = {"prefix": _TENSORFLOW_SERVING}
+# Matchers of the paths whose errors are {"error": text}, or {"status": …}.
+ERROR_TEXT_PATHS: Json = {"safe_regex": {"regex": f"/v2(/.*)?|{_TENSORFLOW_SERVING}.*"}}
 SELDON_CORE_PATHS: Json = {"exact": _SELDON_CORE}
 
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"

@@ -36,43 +36,79 @@ _IF_OURS = 'response.code_details == "direct_response"'
 _IF_EXPIRED = 'response.code_details.contains("Jwt_is_expired")'
 _IF_MISSING = 'response.code_details.contains("Jwt_is_missing")'
 _IF_REFUSED = 'response.code_details.contains("jwt_authn_access_denied")'
+_IF_UNKNOWN_MODEL = 'response.code_details == "lua_response"'
 _IF_TO_CONTROL_PLANE = (
     f"{_has(envoy_headers.PATH)} && "
     f"{_value(envoy_headers.PATH)} in {json.dumps(list(api_paths.CONTROL_PLANE))}"
 )
 
-# Envoy verifies every token of a request, joins their subjects, and removes the tokens that are
-# valid. It joins the values of a repeated header too.
-_BEARER = (
-    f"({_has(envoy_headers.AUTHORIZATION)} && "
-    f'{_value(envoy_headers.AUTHORIZATION)}.matches("(?i)^bearer "))'
+
+def _header_filter(header: str, **matcher: Any) -> Json:
+    """A filter on a request header; it costs less than an expression."""
+    return {"header_filter": {"header": {"name": header, **matcher}}}
+
+
+def _expression(condition: str) -> Json:
+    return {
+        "extension_filter": {
+            "name": "envoy.access_loggers.extension_filters.cel",
+            "typed_config": {
+                "@type": _TYPE + "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+                "expression": condition,
+            },
+        }
+    }
+
+
+def _any(*filters: Json) -> Json:
+    return {"or_filter": {"filters": list(filters)}}
+
+
+def _all(*filters: Json) -> Json:
+    return {"and_filter": {"filters": list(filters)}} if len(filters) > 1 else filters[0]
+
+
+# Envoy verifies every token of a request and removes the valid ones; each leaves its subject.
+# Filters try each value of a repeated header; expressions see them joined by commas, and so do
+# both in the case of Authorization.
+_BEARER = _header_filter(
+    envoy_headers.AUTHORIZATION, string_match={"prefix": "Bearer ", "ignore_case": True}
 )
-_OAUTH_TOKEN = _has(envoy_headers.OAUTH_TOKEN)
-_QUERY_TOKEN = f'request.path.matches("[?&]{envoy_headers.OAUTH_TOKEN}=")'
-_SEVERAL = " || ".join(
-    (
-        f"({_has(envoy_headers.SUBJECT)})",  # of another token, which is valid
-        f"({_has(envoy_headers.AUTHORIZATION)} && {_value(envoy_headers.AUTHORIZATION)}"
-        '.matches("(?i), *bearer |^bearer [^,]*, *[a-z]+ "))',
-        f'({_OAUTH_TOKEN} && {_value(envoy_headers.OAUTH_TOKEN)}.contains(","))',
-        f"({_BEARER} && ({_OAUTH_TOKEN} || {_QUERY_TOKEN}))",
-        f"({_OAUTH_TOKEN} && {_QUERY_TOKEN})",
-    )
+_OAUTH_TOKEN = _header_filter(envoy_headers.OAUTH_TOKEN, present_match=True)
+_QUERY_TOKEN = _header_filter(
+    ":path", string_match={"safe_regex": {"regex": f".*[?&]{envoy_headers.OAUTH_TOKEN}=.*"}}
 )
-_IF_SEVERAL_REFUSED = f"{_IF_REFUSED} && ({_SEVERAL})"
-_IF_SEVERAL_VALID = (
-    f"{_IF_OURS} && response.code == 401 && {_has(envoy_headers.SUBJECT)} && "
-    f'{_value(envoy_headers.SUBJECT)}.contains(",")'
+_SUBJECT = _header_filter(envoy_headers.SUBJECT, present_match=True)
+_SEVERAL_SENT = _any(
+    _SUBJECT,  # of another token, which is valid
+    _header_filter(
+        envoy_headers.AUTHORIZATION,
+        string_match={"safe_regex": {"regex": "(?i).*, *bearer .*|bearer [^,]*, *[a-z]+ .*"}},
+    ),
+    _all(_OAUTH_TOKEN, _expression(f'{_value(envoy_headers.OAUTH_TOKEN)}.contains(",")')),
+    _all(_BEARER, _any(_OAUTH_TOKEN, _QUERY_TOKEN)),
+    _all(_OAUTH_TOKEN, _QUERY_TOKEN),
 )
+# Paths of the Open Inference Protocol and of TensorFlow Serving, and of Seldon Core.
+_ERROR_TEXT_PATHS = _header_filter(envoy_headers.PATH, string_match=api_paths.ERROR_TEXT_PATHS)
+_SELDON_CORE_PATHS = _header_filter(envoy_headers.PATH, string_match=api_paths.SELDON_CORE_PATHS)
 
 
 @dataclass(frozen=True)
 class _Case:
-    """When a local reply is which error; `challenge` is its WWW-Authenticate."""
+    """When a local reply is which error.
+
+    Attributes:
+        condition: In CEL.
+        error: What it is.
+        challenge: WWW-Authenticate; none by default.
+        filters: Further conditions, which Envoy tries first.
+    """
 
     condition: str
     error: ApiError
     challenge: str = ""
+    filters: tuple[Json, ...] = ()
 
 
 # Envoy's own challenge repeats the URL, which may hold a token. Source: RFC 6750, section 3.
@@ -86,8 +122,13 @@ _MALFORMED = replace(
 )
 
 _SEVERAL_TOKENS = (
-    _Case(_IF_SEVERAL_REFUSED, api_errors.SEVERAL_TOKENS, _INVALID_REQUEST),
-    _Case(_IF_SEVERAL_VALID, api_errors.SEVERAL_TOKENS, _INVALID_REQUEST),
+    _Case(_IF_REFUSED, api_errors.SEVERAL_TOKENS, _INVALID_REQUEST, (_SEVERAL_SENT,)),
+    _Case(
+        f'{_IF_OURS} && {_value(envoy_headers.SUBJECT)}.contains(",")',
+        api_errors.SEVERAL_TOKENS,
+        _INVALID_REQUEST,
+        (_SUBJECT,),
+    ),
 )
 _OURS = (
     _Case(f"{_IF_OURS} && response.code == 401", api_errors.NOT_AUTHORIZED, CHALLENGE),
@@ -133,13 +174,11 @@ def rest() -> list[Json]:
     )
     # Only there: elsewhere jsonpCallback is a parameter like any other.
     scripted = f'{callback} && {form} && {_value(envoy_headers.PATH)} == "{api_paths.JS_PREDICT}"'
-    mappers = [_mapper('response.code_details == "lua_response"', "%LOCAL_REPLY_BODY%", _JSON)]
-    for paths, document in (
-        (api_paths.OPEN_INFERENCE_PATHS, _open_inference),
-        (api_paths.TENSORFLOW_SERVING_PATHS, _open_inference),
-        (api_paths.SELDON_CORE_PATHS, _seldon_core),
-    ):
-        mappers += _standard(paths, document)
+    mappers = [
+        _mapper(_IF_UNKNOWN_MODEL, "%LOCAL_REPLY_BODY%", _JSON, filters=(_ERROR_TEXT_PATHS,)),
+        *_standard(_ERROR_TEXT_PATHS, _error_text),
+        *_standard(_SELDON_CORE_PATHS, _seldon_core),
+    ]
     mappers += [_case(case, case.error.document()) for case in _SEVERAL_TOKENS]
     mappers += [
         _mapper(
@@ -160,13 +199,13 @@ def grpc() -> list[Json]:
     """The same as plain text, which Envoy sends as the message of the gRPC status."""
     auth = [
         *(
-            (case.condition, "the call has several tokens, expected one")
+            (case.condition, "the call has several tokens, expected one", case.filters)
             for case in _SEVERAL_TOKENS
         ),
-        (_IF_EXPIRED, "the token has expired"),
-        (_IF_MISSING, "no token was sent"),
-        (_IF_REFUSED, "the token is not valid"),
-        (f"{_IF_OURS} && response.code == 401", "the client is disabled or removed"),
+        (_IF_EXPIRED, "the token has expired", ()),
+        (_IF_MISSING, "no token was sent", ()),
+        (_IF_REFUSED, "the token is not valid", ()),
+        (f"{_IF_OURS} && response.code == 401", "the client is disabled or removed", ()),
     ]
     return [
         *(
@@ -176,8 +215,9 @@ def grpc() -> list[Json]:
                 _TEXT,
                 status=401,
                 headers={"www-authenticate": CHALLENGE},
+                filters=filters,
             )
-            for condition, text in auth
+            for condition, text, filters in auth
         ),
         _mapper(f"{_IF_OURS} && response.code == 404", api_errors.NOT_FOUND.message, _TEXT),
         _mapper(f"{_IF_OURS} && response.code == 503", api_errors.NO_STRATEGY.message, _TEXT),
@@ -192,8 +232,7 @@ def grpc() -> list[Json]:
     ]
 
 
-def _open_inference(error: ApiError) -> Json:
-    """Also that of TensorFlow Serving."""
+def _error_text(error: ApiError) -> Json:
     return {"error": error.message}
 
 
@@ -211,17 +250,17 @@ def _seldon_core(error: ApiError) -> Json:
 def _standard(paths: Json, document: Callable[[ApiError], Json]) -> Iterable[Json]:
     """Errors of a standard protocol."""
     for case in (*_SEVERAL_TOKENS, *_OURS, *_REST_CASES):
-        yield _case(case, document(case.error), paths)
+        yield _case(replace(case, filters=(paths, *case.filters)), document(case.error))
 
 
-def _case(case: _Case, document: Json, paths: Json | None = None) -> Json:
+def _case(case: _Case, document: Json) -> Json:
     return _mapper(
         case.condition,
         json.dumps(document),
         _JSON,
         status=case.error.status,
         headers={"www-authenticate": case.challenge} if case.challenge else {},
-        paths=paths,
+        filters=case.filters,
     )
 
 
@@ -236,21 +275,10 @@ def _mapper(
     *,
     status: int | None = None,
     headers: dict[str, str] | None = None,
-    paths: Json | None = None,
+    filters: tuple[Json, ...] = (),
 ) -> Json:
-    expression = {
-        "extension_filter": {
-            "name": "envoy.access_loggers.extension_filters.cel",
-            "typed_config": {
-                "@type": _TYPE + "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-                "expression": condition,
-            },
-        }
-    }
-    path = {"header_filter": {"header": {"name": envoy_headers.PATH, "string_match": paths}}}
     mapper: Json = {
-        # The path first: it costs less than an expression.
-        "filter": {"and_filter": {"filters": [path, expression]}} if paths else expression,
+        "filter": _all(*filters, _expression(condition)),
         "body_format_override": {
             "text_format_source": {"inline_string": body},
             "content_type": content_type,

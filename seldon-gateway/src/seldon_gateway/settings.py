@@ -13,9 +13,11 @@ from seldon_gateway.errors import SettingInvalid
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 
-def _origins(text: str) -> tuple[str, ...] | None:
-    origins = tuple(part.strip() for part in text.split(",") if part.strip())
-    return origins if all(map(_ORIGIN.fullmatch, origins)) else None
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(filter(None, map(str.strip, text.split(","))))
+    if not all(map(_ORIGIN.fullmatch, origins)):
+        raise ValueError
+    return origins
 
 
 def _port(name: str, default: int | None, meaning: str, words: str = "") -> Any:
@@ -77,7 +79,7 @@ class GatewaySettings:
         "SELDON_CORS_ORIGINS",
         (),
         _origins,
-        "origins of browsers' scripts that may send requests",
+        "origins whose scripts may send requests",
         expected="* or origins such as https://app.example.com, separated by commas",
         words="none",
     )

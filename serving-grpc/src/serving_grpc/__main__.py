@@ -63,6 +63,7 @@ def serve(settings: Settings) -> None:
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: pool.stop())
+        signal.signal(signal.SIGHUP, lambda *_: pool.reload())
         with SidePort(settings.host, settings.metrics_port, registry, lambda: pool.ready) as side:
             log.info(
                 "%s %s (%s): gRPC on %s:%d, metrics on %s:%d; starting %d workers",

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,25 @@ class _Exit(NamedTuple):
     served_s: float | None  # from ready to exit; None if it was never ready
     end: str
     permanent: bool = False  # a restart would fail in the same way
+
+
+class _Generation:
+    """Workers that started together; a reload replaces them by another generation."""
+
+    def __init__(self) -> None:
+        self.workers: set[subprocess.Popen[str]] = set()
+        self.ready: set[int] = set()
+        self.serving = False
+        self.retired = threading.Event()
+        self.keepers: list[threading.Thread] = []
+
+
+class _Event(NamedTuple):
+    """What `run` waits for."""
+
+    kind: Literal["stop", "reload", "ready", "failed"]
+    generation: _Generation | None = None
+    text: str = ""
 
 
 class WorkerPool:
@@ -67,8 +86,8 @@ class WorkerPool:
         self._ready: set[int] = set()
         self._started = False
         self._stopping = threading.Event()
-        # None after `stop`, otherwise the failure. A signal handler may call its put.
-        self._ends: SimpleQueue[str | None] = SimpleQueue()
+        # Signal handlers may call its put.
+        self._events: SimpleQueue[_Event] = SimpleQueue()
 
     @property
     def ready(self) -> bool:
@@ -81,41 +100,85 @@ class WorkerPool:
         Raises:
             WorkersFailed: No worker serves and none can be started.
         """
-        keepers = [
-            threading.Thread(target=self._keep_one, name=f"keeper-{number}")
-            for number in range(self._count)
-        ]
-        for keeper in keepers:
-            keeper.start()
-        failure = self._ends.get()
+        serving, reloaded = self._start_generation(), None
+        serving.serving = True
+        keepers = list(serving.keepers)
+        while True:
+            event = self._events.get()
+            if event.kind == "reload" and reloaded is None:
+                log.info("reloading")
+                reloaded = self._start_generation()
+                keepers += reloaded.keepers
+            elif event.kind == "ready" and event.generation is reloaded and reloaded is not None:
+                reloaded.serving = True
+                self._retire(serving)
+                serving, reloaded = reloaded, None
+                log.info("reloaded")
+            elif event.kind == "failed" and event.generation is reloaded and reloaded is not None:
+                log.error("not reloaded: %s; the workers serve on", event.text)
+                self._retire(reloaded)
+                reloaded = None
+            elif event.kind == "stop" or (event.kind == "failed" and event.generation is serving):
+                break
+        for generation in filter(None, (serving, reloaded)):
+            generation.retired.set()
         self._terminate_all()
         for keeper in keepers:
             keeper.join()
-        if failure is not None:
-            raise WorkersFailed(failure)
+        if event.kind == "failed":
+            raise WorkersFailed(event.text)
 
     def stop(self) -> None:
         """Drain the workers and end `run`; safe in a signal handler."""
-        self._ends.put(None)
+        self._events.put(_Event("stop"))
 
-    def _keep_one(self) -> None:
+    def reload(self) -> None:
+        """Start new workers, and drain the old ones once all new ones are ready.
+
+        If the new ones fail, the old ones serve on. Safe in a signal handler.
+        """
+        self._events.put(_Event("reload"))
+
+    def _start_generation(self) -> "_Generation":
+        generation = _Generation()
+        generation.keepers = [
+            threading.Thread(target=self._keep_one, args=(generation,), name=f"keeper-{number}")
+            for number in range(self._count)
+        ]
+        for keeper in generation.keepers:
+            keeper.start()
+        return generation
+
+    def _retire(self, generation: "_Generation") -> None:
+        """Let a generation's workers drain, and start no other ones of it."""
+        with self._lock:
+            generation.retired.set()
+            workers = list(generation.workers)
+        for worker in workers:
+            worker.terminate()
+
+    def _keep_one(self, generation: "_Generation") -> None:
         deaths = 0
-        while not self._stopping.is_set():
-            exited = self._run_worker()
-            if self._stopping.is_set():
+        while not self._ends(generation):
+            exited = self._run_worker(generation)
+            if self._ends(generation):
                 return
             deaths = 1 if (exited.served_s or 0.0) > _HEALTHY_S else deaths + 1
             unrecoverable = exited.permanent or deaths >= _MAX_DEATHS_BEFORE_READY
-            if exited.served_s is None and unrecoverable and not self._ready:
-                self._ends.put(exited.end)
+            hopeless = not (generation.serving and self._ready)
+            if exited.served_s is None and unrecoverable and hopeless:
+                self._events.put(_Event("failed", generation, exited.end))
                 return
             log.error("%s; starting another", exited.end)
-            self._stopping.wait(_delay_s(deaths))
+            generation.retired.wait(_delay_s(deaths))
 
-    def _run_worker(self) -> "_Exit":
+    def _ends(self, generation: "_Generation") -> bool:
+        return self._stopping.is_set() or generation.retired.is_set()
+
+    def _run_worker(self, generation: "_Generation") -> "_Exit":
         """Start a worker and wait for its exit."""
         try:
-            worker = self._spawn()
+            worker = self._spawn(generation)
         except OSError as error:
             return _Exit(None, f"a worker process cannot be started: {error.strerror}")
         if worker is None:
@@ -124,9 +187,9 @@ class WorkerPool:
             line = worker.stdout.readline().strip() if worker.stdout else ""
             ready_at = time.monotonic()
             if line == READY:
-                self._count_ready(worker)
+                self._count_ready(worker, generation)
             worker.wait()
-        self._forget(worker)
+        self._forget(worker, generation)
         if line == READY:
             return _Exit(
                 time.monotonic() - ready_at, f"worker {worker.pid} ended {_exit_status(worker)}"
@@ -135,9 +198,9 @@ class WorkerPool:
             return _Exit(None, line.removeprefix(FAILED), permanent=True)
         return _Exit(None, f"worker {worker.pid} ended {_exit_status(worker)} before it was ready")
 
-    def _spawn(self) -> "subprocess.Popen[str] | None":
+    def _spawn(self, generation: "_Generation") -> "subprocess.Popen[str] | None":
         with self._lock:
-            if self._stopping.is_set():
+            if self._ends(generation):
                 return None
             worker = subprocess.Popen(
                 _COMMAND,
@@ -147,19 +210,26 @@ class WorkerPool:
                 text=True,
             )
             self._running.add(worker)
+            generation.workers.add(worker)
             return worker
 
-    def _count_ready(self, worker: "subprocess.Popen[str]") -> None:
+    def _count_ready(self, worker: "subprocess.Popen[str]", generation: "_Generation") -> None:
         with self._lock:
             self._ready.add(worker.pid)
-            if not self._started and len(self._ready) == self._count:
+            generation.ready.add(worker.pid)
+            complete = len(generation.ready) == self._count
+            if not self._started and complete:
                 self._started = True
                 log.info("ready")
+        if complete:
+            self._events.put(_Event("ready", generation))
 
-    def _forget(self, worker: "subprocess.Popen[str]") -> None:
+    def _forget(self, worker: "subprocess.Popen[str]", generation: "_Generation") -> None:
         with self._lock:
-            self._running.discard(worker)
-            self._ready.discard(worker.pid)
+            for workers in (self._running, generation.workers):
+                workers.discard(worker)
+            for ready in (self._ready, generation.ready):
+                ready.discard(worker.pid)
         self._on_end(worker.pid)
 
     def _terminate_all(self) -> None:

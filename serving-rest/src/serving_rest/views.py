@@ -9,23 +9,27 @@ from serving_core import ModelInfo, PredictorNotReady, Served, ServingError
 from serving_core.protocols.http import JSON, HttpRequest
 from serving_core.protocols.open_inference import common, rest
 from serving_core.protocols.tensorflow_serving import rest as tensorflow_serving
+from serving_rest import openapi
 
 VARIATION = "X-Seldon-Variation"
 MODELS = "X-Seldon-Models"
 
 
-def create_views(model: ModelInfo, ready: Callable[[], bool]) -> tuple[Blueprint, Blueprint]:
-    """Create the views under /v2 (Open Inference Protocol) and /v1 (TensorFlow Serving).
+def create_views(model: ModelInfo, ready: Callable[[], bool]) -> tuple[Blueprint, ...]:
+    """Create the views of /v2 (Open Inference), /v1 (TensorFlow Serving) and /openapi.json.
 
     Args:
         model: The served model.
         ready: Whether the process serves predictions.
     """
 
+    def who_serves() -> Served:
+        headers = request.headers
+        return Served.by(model, headers.get(VARIATION, ""), headers.get(MODELS, ""))
+
     def served(name: str, version: str) -> Served:
         """Who serves the request, if it is for this model."""
-        headers = request.headers
-        who = Served.by(model, headers.get(VARIATION, ""), headers.get(MODELS, ""))
+        who = who_serves()
         common.check_model(name, version, who)
         return who
 
@@ -70,9 +74,15 @@ def create_views(model: ModelInfo, ready: Callable[[], bool]) -> tuple[Blueprint
     def signatures(name: str, version: str = "") -> Response:
         return _document(tensorflow_serving.model_metadata(served(name, version)))
 
-    for views in (v1, v2):
+    api = Blueprint("openapi", __name__)
+
+    @api.get("/openapi.json")
+    def describe() -> Response:
+        return _document(openapi.document(who_serves()))
+
+    for views in (v1, v2, api):
         views.register_error_handler(ServingError, _refuse)
-    return v1, v2
+    return v1, v2, api
 
 
 def _refuse(error: ServingError) -> Response:
