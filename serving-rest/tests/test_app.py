@@ -1,28 +1,27 @@
+import contextlib
 import gzip
-import io
+import http.client
 import json
 import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import numpy as np
 import pytest
-from flask.testing import FlaskClient
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
-from werkzeug.test import TestResponse
+from werkzeug.test import Client, TestResponse
 
-from monitoring.metrics import ServingMetrics
 from polling import eventually
-from serving_core import DataPlane, MicroBatcher
+from rest_loop import Serving, serving
+from serving_core import MicroBatcher
 from serving_core.testing import FakePredictor, expected_scores
-from serving_rest.app import Predictions, create_app
 from serving_rest.settings import Settings
 
 INSTANCE = (np.arange(784) % 256 / np.float32(255)).astype(np.float32)
@@ -32,13 +31,16 @@ TIMING = r"queue;dur=\d+\.\d{3}, compute;dur=\d+\.\d{3}, total;dur=\d+\.\d{3}"
 
 @dataclass
 class Bench:
-    """The app in front of a real batcher, and the fake model behind it."""
+    """The server in front of a real batcher, and the fake model behind it."""
 
-    client: FlaskClient
+    client: Client
     predictor: FakePredictor
     batcher: MicroBatcher
-    registry: CollectorRegistry
-    draining: list[bool] = field(default_factory=lambda: [False])
+    server: Serving
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        return self.server.registry
 
     def count(self, client: str, variation: str, code: str) -> float:
         labels = {"protocol": "rest", "client": client, "variation": variation, "code": code}
@@ -64,24 +66,21 @@ BenchMaker = Callable[..., Bench]
 @pytest.fixture
 def make_bench() -> Iterator[BenchMaker]:
     made: list[Bench] = []
+    servers = contextlib.ExitStack()
 
     def make(predictor: FakePredictor | None = None, max_queue: int = 256, **limits: Any) -> Bench:
         predictor = predictor or FakePredictor()
         batcher = MicroBatcher(predictor, max_queue=max_queue)
         batcher.start()
-        registry = CollectorRegistry()
-        metrics = ServingMetrics(registry, "rest", "fake", "1")
-        draining = [False]
-        settings = Settings(Path("unused"), **limits)
-        predictions = Predictions(DataPlane(batcher, metrics), settings)
-        app = create_app(predictions, registry, lambda: draining[0])
-        made.append(Bench(app.test_client(), predictor, batcher, registry, draining))
+        server = servers.enter_context(serving(batcher, Settings(Path("unused"), **limits)))
+        made.append(Bench(server.client(), predictor, batcher, server))
         return made[-1]
 
     yield make
     for bench in made:
         bench.predictor.gate.set()
         assert bench.batcher.close(5.0)
+    servers.close()
 
 
 @pytest.fixture
@@ -246,7 +245,7 @@ def test_concurrent_callers_get_their_own_answers(bench: Bench) -> None:
     wrong: list[int] = []
 
     def call(tag: int) -> None:
-        client = bench.client.application.test_client()
+        client = bench.server.client()
         instance = np.full(784, tag / 8, np.float32)
         for turn in range(20):
             response = client.post(f"/predict?puid={tag}-{turn}", json={"data": instance.tolist()})
@@ -433,7 +432,16 @@ def test_errors_in_a_form_with_a_callback_are_wrapped(bench: Bench) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/predict/", "//predict", "/static/x"])
 def test_unknown_path_is_404(bench: Bench, path: str) -> None:
-    assert_error(bench.client.get(path), 404, 21, "Requested resource not found")
+    connection = http.client.HTTPConnection("127.0.0.1", bench.server.port, timeout=20)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        assert response.status == 404
+        assert json.loads(response.read()) == {
+            "error_id": 21,
+            "error_msg": "Requested resource not found",
+            "http_response": 404,
+        }
 
 
 @pytest.mark.parametrize("path", ["/predict", "/js/predict"])
@@ -482,7 +490,7 @@ def test_a_full_queue_is_429_at_once(make_bench: BenchMaker) -> None:
     statuses: list[int] = []
 
     def call() -> None:
-        client = bench.client.application.test_client()
+        client = bench.server.client()
         statuses.append(client.post("/predict", data=DOCUMENT).status_code)
 
     threads = [threading.Thread(target=call) for _ in range(3)]
@@ -509,9 +517,7 @@ def test_past_the_gateways_deadline_nothing_is_computed(make_bench: BenchMaker) 
     predictor = HeldPredictor()
     bench = make_bench(predictor)
     headers = {"x-envoy-expected-rq-timeout-ms": "20"}
-    blocker = threading.Thread(
-        target=lambda: bench.client.application.test_client().post("/predict", data=DOCUMENT)
-    )
+    blocker = threading.Thread(target=lambda: bench.server.client().post("/predict", data=DOCUMENT))
     blocker.start()
     assert predictor.entered.wait(10)
     response = bench.client.post("/predict", data=DOCUMENT, headers=headers)
@@ -524,20 +530,19 @@ def test_past_the_gateways_deadline_nothing_is_computed(make_bench: BenchMaker) 
 
 def test_the_deadline_counts_from_the_requests_arrival(bench: Bench) -> None:
     # The body comes slowly: nothing is left of the deadline when it is there.
-    class SlowBody(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            time.sleep(0.05)
-            return super().read(size)
-
-    body = json.dumps({"data": [0.0] * 784}).encode()
-    response = bench.client.post(
-        "/predict",
-        input_stream=SlowBody(body),
-        content_type="application/json",
-        headers={"x-envoy-expected-rq-timeout-ms": "40", "Content-Length": str(len(body))},
-    )
-    assert_error(response, 504, 43, "deadline")
+    head = f"POST /predict HTTP/1.1\r\nContent-Length: {len(DOCUMENT)}\r\n"
+    head += "x-envoy-expected-rq-timeout-ms: 100\r\n\r\n"
+    with bench.server.connect() as caller:
+        caller.sendall(head.encode() + DOCUMENT[:100].encode())
+        eventually(lambda: in_flight(bench) == 1, "it is in flight")
+        began = time.monotonic()
+        response = http.client.HTTPResponse(caller)
+        response.begin()
+        assert time.monotonic() - began < 5
+        assert (response.status, json.loads(response.read())["error_id"]) == (504, 43)
+        assert response.headers["Connection"] == "close"  # the rest of the body is not awaited
     assert bench.predictor.batches == []
+    assert bench.count("direct", "default", "504") == 1
 
 
 @pytest.mark.parametrize("value", ["", "soon", "-5", "9" * 5000, "15000"])
@@ -557,7 +562,7 @@ def test_live_and_ready(bench: Bench) -> None:
 
 
 def test_a_draining_server_is_live_not_ready_and_still_serves(bench: Bench) -> None:
-    bench.draining[0] = True
+    bench.server.draining = True
     assert_error(bench.client.get("/health/ready"), 503, 41, "stopping")
     assert bench.client.get("/health/live").status_code == 200
     assert_good_request_is_served(bench)

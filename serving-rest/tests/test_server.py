@@ -740,6 +740,46 @@ def test_sigterm_is_not_ready_then_no_new_callers_then_drained(
         assert server.process.wait(DEADLINE_S) == 0
 
 
+def test_sighup_replaces_the_workers_and_every_request_is_served(
+    tmp_path: Path, scores: NDArray[np.float32]
+) -> None:
+    with running(tmp_path / "log") as server:
+        eventually(server.both_serve, "two workers serve")
+        before = server.workers()
+        reloaded = threading.Event()
+        wrong: list[str] = []
+
+        def call(digit: int) -> None:
+            while not reloaded.is_set():
+                try:
+                    with server.client() as client:
+                        answer = client.predict(digit)
+                    if not np.allclose(answer.scores(), scores[digit], atol=1e-5):
+                        wrong.append(answer.text)
+                except OSError as error:
+                    wrong.append(repr(error))
+
+        callers = [threading.Thread(target=call, args=(digit,)) for digit in range(4)]
+        for caller in callers:
+            caller.start()
+        with server.client() as kept:
+            assert kept.predict(1).status == 200
+            server.process.send_signal(signal.SIGHUP)
+
+            def is_told() -> bool:
+                """The old worker answers, and says that it closes the connection."""
+                return kept.predict(1).headers["Connection"] == "close"
+
+            eventually(is_told, "the kept connection is told to go")
+        eventually(lambda: not before & server.workers(), "the old workers are gone")
+        eventually(server.both_serve, "two new workers serve")
+        reloaded.set()
+        for caller in callers:
+            caller.join()
+        assert wrong == []
+        assert_good_request_is_served(server, scores)
+
+
 # Makes the engine one that takes long: Python imports this at its start.
 SLOW_ENGINE = """
 import time
@@ -756,7 +796,8 @@ def test_with_an_engine_that_takes_long_others_are_told_their_deadline_and_all_i
     tmp_path: Path, scores: NDArray[np.float32]
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(SLOW_ENGINE)
-    with running(tmp_path / "log", PYTHONPATH=tmp_path, REST_WORKERS=1) as server:
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    with running(tmp_path / "log", PYTHONPATH=path, REST_WORKERS=1) as server:
         found: list[Answer] = []
 
         def ask(deadline_ms: str) -> None:

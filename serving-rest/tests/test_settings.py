@@ -14,6 +14,7 @@ def test_defaults_serve_on_one_machine() -> None:
     assert (settings.host, settings.port) == ("127.0.0.1", 8500)
     assert settings.workers == len(os.sched_getaffinity(0))
     assert settings.queue_limit == 256
+    assert settings.threads == 4
     assert settings.max_body_bytes == 1_048_576
     assert settings.model_name is None
     assert settings.model_engine is None
@@ -57,10 +58,6 @@ def test_every_variable_is_read() -> None:
         grace_s=20.0,
         metrics_dir=Path("metrics"),
     )
-
-
-def test_threads_follow_the_queue_so_that_the_queue_fills_first() -> None:
-    assert Settings.from_env(FOLDER | {"REST_QUEUE_LIMIT": "100"}).threads > 100
 
 
 def test_an_empty_variable_is_an_absent_one() -> None:

@@ -21,7 +21,7 @@ def main() -> None:
         settings = Settings.from_env(os.environ)
         # Checked here, so that an invalid folder ends the start, not one worker after another.
         read_model_folder(settings.model_folder, settings.model_engine, settings.model_name)
-        listener = listen(settings.host, settings.port, settings.read_timeout_s)
+        listener = listen(settings.host, settings.port)
         metrics_dir = _empty_metrics_dir(settings.metrics_dir)
     except (SettingInvalid, ModelFolderInvalid, CannotListen) as error:
         sys.exit(f"serving-rest: {error}")

@@ -1,14 +1,14 @@
-"""The WSGI app, and the routes of predictions; serving_core has their protocols."""
+"""What the server answers: `Predictions` the routes of predictions, a WSGI app all others.
+
+serving_core has the protocols.
+"""
 
 import logging
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from http import HTTPStatus
-from queue import Empty, SimpleQueue
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import orjson
-from flask import Flask, Response, request
+from flask import Flask, Response, abort, request
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -18,39 +18,25 @@ from serving_core.exchange import Codec
 from serving_core.protocols.http import JSON, HttpRequest, HttpResponse
 from serving_core.protocols.open_inference import rest as open_inference
 from serving_core.protocols.seldon import rest as seldon
-from serving_core.protocols.seldon.rest import MESSAGES, ErrorCode, RequestRefused
+from serving_core.protocols.seldon.rest import MESSAGES, ErrorCode
 from serving_core.protocols.seldon_core import rest as seldon_core
 from serving_core.protocols.tensorflow_serving import rest as tensorflow_serving
+from serving_rest.http_writer import Answer
 from serving_rest.settings import Settings
 from serving_rest.views import create_views
 
 log = logging.getLogger(__name__)
 
-# Set by the gateway; the client's and the variation's name become metric labels.
-CLIENT = "HTTP_X_SELDON_CLIENT"
-VARIATION = "HTTP_X_SELDON_VARIATION"
-MODELS = "HTTP_X_SELDON_MODELS"
-DEADLINE_MS = "HTTP_X_ENVOY_EXPECTED_RQ_TIMEOUT_MS"
-HEADER_LENGTH = "HTTP_INFERENCE_HEADER_CONTENT_LENGTH"
-# Beyond this limit the server closes the connection of a caller that still sends its body.
-MAX_DISCARDED_BYTES = 16 << 20
-DISCARD_STEP_BYTES = 64 << 10
-
 _FIXED_HEADERS = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
-STATUS_LINES = {status: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 HttpCodec = Codec[HttpRequest, HttpResponse]
-Headers = list[tuple[str, str]]
-# Sends a response with its headers and calls the last argument, which counts the request, just
-# before the write.
-Send = Callable[[HttpResponse, Headers, Callable[[], None]], None]
+# Sends a response and calls the second argument, which counts the request, just before the write.
+Send = Callable[[Answer, Callable[[], None]], None]
 
-
+_SELDON_METHODS = (*seldon.METHODS, "HEAD")
 _ROUTES: dict[tuple[str, str], HttpCodec] = {
-    ("GET", seldon.PREDICT): seldon,
-    ("POST", seldon.PREDICT): seldon,
-    ("GET", seldon.JS_PREDICT): seldon,
-    ("POST", seldon.JS_PREDICT): seldon,
+    **{(method, seldon.PREDICT): seldon for method in _SELDON_METHODS},
+    **{(method, seldon.JS_PREDICT): seldon for method in _SELDON_METHODS},
     ("POST", seldon_core.PATH): seldon_core,
 }
 
@@ -60,10 +46,10 @@ def create_app(
     registry: CollectorRegistry,
     draining: Callable[[], bool] = lambda: False,
 ) -> Flask:
-    """Create the WSGI app.
+    """Create the WSGI app of all requests that are no predictions.
 
     Args:
-        predictions: Serves the two prediction routes.
+        predictions: Their model.
         registry: The registry of /metrics, which collects all worker processes.
         draining: Whether the process is shutting down, and therefore not ready.
     """
@@ -72,13 +58,13 @@ def create_app(
     app.url_map.merge_slashes = False
     batcher = predictions.batcher
 
-    # PredictionMiddleware serves predictions; Flask knows their routes for other methods.
-    @app.route(seldon.JS_PREDICT, methods=seldon.METHODS)
-    @app.route(seldon.PREDICT, methods=seldon.METHODS)
-    def head_of_prediction() -> Response:
-        response, headers = predictions.respond(seldon, request.environ)
-        return Response(response.body, response.status, headers)
+    # For OPTIONS and for status 405 with `Allow`. Predictions themselves do not arrive here, only
+    # other spellings of their paths, such as //predict.
+    def predict(**_: str) -> Response:
+        abort(HTTPStatus.NOT_FOUND)
 
+    for rule in (seldon.JS_PREDICT, seldon.PREDICT):
+        app.add_url_rule(rule, view_func=predict, methods=_SELDON_METHODS)
     for rule in (
         "/v2/models/<name>/infer",
         "/v2/models/<name>/versions/<version>/infer",
@@ -86,7 +72,7 @@ def create_app(
         "/v1/models/<name>/versions/<version>:predict",
         seldon_core.PATH,
     ):
-        app.add_url_rule(rule, "prediction", methods=("POST",))
+        app.add_url_rule(rule, view_func=predict, methods=("POST",))
     for views in create_views(batcher.info, lambda: batcher.ready and not draining()):
         app.register_blueprint(views)
 
@@ -132,7 +118,6 @@ def create_app(
         log.error("%s %s failed", request.method, request.path, exc_info=error)
         return _error_response(ErrorCode.GENERIC, MESSAGES[ErrorCode.GENERIC])
 
-    app.wsgi_app = PredictionMiddleware(app.wsgi_app, predictions)  # type: ignore[method-assign]
     return app
 
 
@@ -147,29 +132,6 @@ def codec_of(method: str, path: str) -> HttpCodec | None:
     return None
 
 
-class PredictionMiddleware:
-    """WSGI middleware that serves predictions without Flask's routing, request and response.
-
-    Those take a quarter of the time of a prediction. Only predictions off the fast path
-    (fast_path.py) arrive here. Flask serves all other requests.
-    """
-
-    def __init__(self, flask: WSGIApplication, predictions: "Predictions") -> None:
-        """`flask` serves what is not a prediction."""
-        self._flask = flask
-        self._predictions = predictions
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """See PEP 3333."""
-        codec = codec_of(environ["REQUEST_METHOD"], environ["PATH_INFO"])
-        if codec is None:
-            return self._flask(environ, start_response)
-        response, headers = self._predictions.respond(codec, environ)
-        length = ("Content-Length", str(len(response.body)))
-        start_response(STATUS_LINES[response.status], [*headers, length])
-        return (response.body,)
-
-
 class Predictions:
     """The routes of predictions, of all protocols."""
 
@@ -181,24 +143,20 @@ class Predictions:
             settings: The limits.
         """
         self.batcher = plane.batcher
-        self.max_body_bytes = settings.max_body_bytes
         self._plane = plane
         self._timeout_s = settings.timeout_s
 
-    def submit(self, codec: HttpCodec, request: HttpRequest, send: Send) -> None:
-        """Submit a request; the response is a prediction or an error.
+    def begin(
+        self, codec: HttpCodec, request: HttpRequest, send: Send
+    ) -> Exchange[HttpRequest, HttpResponse]:
+        """Begin a request, whose body may be incomplete; its deadline counts from now.
 
         Args:
             codec: The request's protocol, from `codec_of`.
-            request: A complete request.
-            send: Called once, here or in the thread that runs the engine.
+            request: Its head.
+            send: Called once, by a method of the exchange or in the thread that runs the engine.
         """
-        exchange = self._exchange(codec, request, send)
-        exchange.start(request, self.deadline_s(request))
 
-    def _exchange(
-        self, codec: HttpCodec, request: HttpRequest, send: Send
-    ) -> Exchange[HttpRequest, HttpResponse]:
         def reply(response: HttpResponse, timing: str, count: Callable[[], None]) -> None:
             headers = [
                 ("Content-Type", response.content_type),
@@ -206,44 +164,10 @@ class Predictions:
                 *_FIXED_HEADERS,
                 *response.headers,
             ]
-            send(response, headers, count)
+            send(Answer(response.body, response.status, headers), count)
 
         served = Served.by(self.batcher.info, request.variation, request.models)
         return Exchange(self._plane, codec, request.client, served, reply)
-
-    def respond(self, codec: HttpCodec, environ: WSGIEnvironment) -> tuple[HttpResponse, Headers]:
-        """Serve a WSGI request in the calling thread; blocks to read the body."""
-        request = HttpRequest(
-            environ["PATH_INFO"],
-            environ["REQUEST_METHOD"],
-            environ["QUERY_STRING"],
-            environ.get(CLIENT, ""),
-            environ.get(VARIATION, ""),
-            environ.get(MODELS, ""),
-            environ.get("CONTENT_TYPE", ""),
-            environ.get("HTTP_CONTENT_ENCODING", ""),
-            environ.get(DEADLINE_MS, ""),
-            environ.get(HEADER_LENGTH, ""),
-        )
-        answers: SimpleQueue[tuple[HttpResponse, Headers]] = SimpleQueue()
-
-        def deliver(response: HttpResponse, headers: Headers, count: Callable[[], None]) -> None:
-            count()
-            answers.put((response, headers))
-
-        exchange = self._exchange(codec, request, deliver)
-        timeout_s = self.deadline_s(request)
-        try:
-            request = request._replace(body=self._read_body(environ))
-        except RequestRefused as error:
-            exchange.refuse(request, error)
-        else:
-            exchange.start(request, timeout_s)
-        try:
-            return answers.get(timeout=timeout_s)
-        except Empty:
-            exchange.expire()
-            return answers.get()
 
     def deadline_s(self, request: HttpRequest) -> float:
         """The gateway's deadline for the request, in seconds from its arrival."""
@@ -251,38 +175,6 @@ class Predictions:
         if text.isascii() and text.isdigit() and len(text) < 10:
             return int(text) / 1000
         return self._timeout_s
-
-    def _read_body(self, environ: WSGIEnvironment) -> bytes:
-        # From gunicorn's stream, which ends with the body, chunked or not.
-        limit = self.max_body_bytes
-        try:
-            too_large = _content_length(environ) > limit
-            body: bytes = b"" if too_large else environ["wsgi.input"].read(limit + 1)
-        except (BlockingIOError, TimeoutError):
-            raise RequestRefused(ErrorCode.BODY_TIMEOUT, "the body came too slowly") from None
-        except Exception as error:  # the caller's error: a malformed chunk, a closed connection
-            raise RequestRefused(
-                ErrorCode.BROKEN_JSON, f"the body cannot be read: {type(error).__name__}"
-            ) from error
-        if too_large or len(body) > limit:
-            self._discard(environ)
-            message = f"the body exceeds the limit of {limit} bytes"
-            raise RequestRefused(ErrorCode.TOO_LARGE, message)
-        return body
-
-    def _discard(self, environ: WSGIEnvironment) -> None:
-        """Discard the rest of a body: most callers read no response before they have sent it."""
-        stream = environ["wsgi.input"]
-        with suppress(Exception):  # the response is already decided
-            for _ in range(MAX_DISCARDED_BYTES // DISCARD_STEP_BYTES):
-                if not stream.read(DISCARD_STEP_BYTES):
-                    break
-
-
-def _content_length(environ: WSGIEnvironment) -> int:
-    """The Content-Length, which gunicorn has checked; 0 if absent."""
-    stated: str = environ.get("CONTENT_LENGTH", "")
-    return int(stated) if stated.isdecimal() else 0
 
 
 def _error_body(code: ErrorCode, message: str) -> bytes:

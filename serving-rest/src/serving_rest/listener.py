@@ -2,7 +2,6 @@
 
 import errno
 import socket
-import struct
 import time
 
 # How long to retry a port in use: workers of a killed master close it a moment later.
@@ -13,9 +12,7 @@ class CannotListen(Exception):
     """The address is in use or not of this machine; the message names it."""
 
 
-def listen(
-    host: str, port: int, read_timeout_s: float, patience_s: float = PATIENCE_S
-) -> socket.socket:
+def listen(host: str, port: int, patience_s: float = PATIENCE_S) -> socket.socket:
     """Open the listening socket that all workers share.
 
     gunicorn's own would retry for five seconds and log each failure. SO_REUSEPORT is not set: with
@@ -28,12 +25,11 @@ def listen(
     deadline = time.monotonic() + patience_s
     while True:
         try:
-            listener = socket.create_server(
+            return socket.create_server(
                 (host, port),
                 family=socket.AF_INET6 if ":" in host else socket.AF_INET,
                 backlog=2048,
             )
-            break
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise CannotListen(f"cannot listen on {host} port {port}: {error}") from None
@@ -42,8 +38,3 @@ def listen(
                     f"cannot listen on {host} port {port}: the port is in use"
                 ) from None
         time.sleep(0.05)
-    # Accepted sockets inherit the timeout, which saves a system call per connection.
-    seconds, fraction = divmod(read_timeout_s, 1.0)
-    timeval = struct.pack("ll", int(seconds), int(fraction * 1e6))
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-    return listener

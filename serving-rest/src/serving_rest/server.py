@@ -19,17 +19,35 @@ from monitoring.shared_metrics import SharedMetrics, absorb, share
 from serving_core import DataPlane, MicroBatcher, ModelFolderInvalid, is_fast, load_predictor
 from serving_rest.app import Predictions, create_app
 from serving_rest.connection_counts import ConnectionCounts
-from serving_rest.fast_path import Limits
+from serving_rest.event_loop import LoopSettings
+from serving_rest.http_reader import Limits
 from serving_rest.settings import Settings
-from serving_rest.worker import Log, Worker
+from serving_rest.worker import Worker
 
 # Longer than Envoy's idle timeout of upstream connections (1 h by default): if the server closed
 # first, a request could meet a closing connection.
 KEEPALIVE_S = 3660
+# Below the usual limit of 1,024 open files.
+MAX_CONNECTIONS = 800
+# 784 numbers in a URL are 6 to 19 KB.
 MAX_LINE_BYTES = 1 << 20
 MAX_HEADER_BYTES = 96 << 10
 MAX_HEADERS_BYTES = 1 << 20
 MAX_HEADERS = 64
+
+
+def loop_settings(settings: Settings) -> LoopSettings:
+    """The limits of a worker's loop."""
+    limits = Limits(
+        line=MAX_LINE_BYTES,
+        headers=MAX_HEADERS,
+        header=MAX_HEADER_BYTES,
+        section=MAX_HEADERS_BYTES,
+        body=settings.max_body_bytes,
+    )
+    return LoopSettings(
+        limits, settings.threads, MAX_CONNECTIONS, KEEPALIVE_S, settings.read_timeout_s
+    )
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -46,13 +64,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.settings = settings
         self.metrics_dir = metrics_dir
         self.draining = False
-        self.limits = Limits(
-            line=MAX_LINE_BYTES,
-            headers=MAX_HEADERS,
-            header=MAX_HEADER_BYTES,
-            section=MAX_HEADERS_BYTES,
-            body=settings.max_body_bytes,
-        )
+        self.loop_settings = loop_settings(settings)
         # Set in a worker by `load`.
         self.predictions: Predictions | None = None
         self.runs_engine = False
@@ -70,26 +82,11 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "bind": [f"fd://{self._listener_fd}"],
             "proc_name": "serving-rest",
             "worker_class": Worker,
-            "logger_class": Log,
             "workers": self.settings.workers,
-            "threads": self.settings.threads,
-            "worker_connections": self.settings.threads + 512,
-            "keepalive": KEEPALIVE_S,
             "timeout": math.ceil(self.settings.silence_s),
             "graceful_timeout": math.ceil(self.settings.grace_s),
             # In memory: a slow disk would look like a dead worker.
             "worker_tmp_dir": str(shared_memory) if os.access(shared_memory, os.W_OK) else None,
-            # The same limits and errors whether or not gunicorn's C parser is installed.
-            "http_parser": "python",
-            # 784 numbers in a URL are 6 to 19 KB. gunicorn's limit is at most 8190 bytes, or none
-            # with 0: LimitedRequest sets it.
-            "limit_request_line": 0,
-            "limit_request_field_size": MAX_HEADER_BYTES,
-            "limit_request_fields": MAX_HEADERS,
-            # No header of the peer changes scheme or path, so none needs a check.
-            "forwarded_allow_ips": "*",
-            "secure_scheme_headers": {},
-            "forwarder_headers": "",
             "control_socket_disable": True,
             "pre_fork": self._assign_slot,
             "child_exit": self._absorb_worker,

@@ -8,9 +8,6 @@ from typing import Self
 import env_settings as env
 from serving_core import settings as common
 
-# More than the queue limit, so that the queue fills first and refuses at once.
-_MORE_THREADS = 32
-
 
 class SettingInvalid(ValueError):
     """An environment variable is missing or invalid; the message names it and the limit."""
@@ -29,12 +26,10 @@ class Settings:
     queue_limit: int = common.queue_limit("REST")
     threads: int = env.integer(
         "REST_THREADS",
-        256 + _MORE_THREADS,
+        4,
         1,
         11_000,
-        "threads per worker, started on demand, for requests off the fast path; with a slow engine "
-        "for all requests",
-        words=f"the queue limit + {_MORE_THREADS}",
+        "threads per worker, started on demand, for requests that are no predictions",
     )
     max_body_bytes: int = env.integer(
         "REST_MAX_BODY_BYTES", 1 << 20, 1024, 1 << 30, "largest body", unit="bytes"
@@ -43,7 +38,11 @@ class Settings:
         "REST_TIMEOUT_S", 10.0, 0.001, 3600, "deadline if the gateway sends none"
     )
     read_timeout_s: float = env.seconds(
-        "REST_READ_TIMEOUT_S", 10.0, 0.1, 3600, "longest pause of a caller within a request"
+        "REST_READ_TIMEOUT_S",
+        10.0,
+        0.1,
+        3600,
+        "longest pause of a caller within a request, or in reading its response",
     )
     drain_delay_s: float = common.drain_delay_s("REST", 1.0)
     grace_s: float = common.grace_s("REST")
@@ -64,6 +63,4 @@ class Settings:
         Raises:
             SettingInvalid: Names the variable, its value and what was expected.
         """
-        given = env.read(cls, environ, SettingInvalid)
-        given.setdefault("threads", given.get("queue_limit", cls.queue_limit) + _MORE_THREADS)
-        return cls(**given)
+        return cls(**env.read(cls, environ, SettingInvalid))
