@@ -1,18 +1,34 @@
 """Load a model folder into a warmed-up predictor."""
 
 import time
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
 from serving_core.digits import held_out
-from serving_core.errors import ModelFolderInvalid
-from serving_core.model_folder import TENSORFLOW, read_model_folder
+from serving_core.errors import ModelFolderInvalid, PredictorFailed
+from serving_core.model_folder import (
+    LITERT,
+    ONNX,
+    PYTHON,
+    TENSORFLOW,
+    ModelFolder,
+    read_model_folder,
+)
 from serving_core.predictor import MAX_BATCH, Predictor
 from serving_core.tensors import ANY, Signature, Tensors, fits
 
 # An engine with shorter calls may block a server's event loop: the scheduler delays it as long.
 FAST_CALL_S = 0.02
+
+PREDICTORS = {
+    LITERT: "serving_core.engines.litert:LiteRTPredictor",
+    TENSORFLOW: "serving_core.engines.tensorflow:TensorFlowPredictor",
+    ONNX: "serving_core.engines.onnx:OnnxPredictor",
+    PYTHON: "serving_core.engines.python:PythonPredictor",
+}
 
 
 def load_predictor(folder: Path, engine: str | None = None, name: str | None = None) -> Predictor:
@@ -23,25 +39,23 @@ def load_predictor(folder: Path, engine: str | None = None, name: str | None = N
 
     Args:
         folder: See read_model_folder.
-        engine: "litert" or "tensorflow"; by default LiteRT if the folder has its file.
+        engine: See read_model_folder.
         name: The model's name in responses; by default the name in model.json.
 
     Raises:
         ModelFolderInvalid: The folder is invalid, or the model fails its warm-up.
     """
     model = read_model_folder(folder, engine, name)
-    predictor: Predictor
-    # Imported here, so that a process without an engine does not load its library.
-    if model.info.engine == TENSORFLOW:
-        from serving_core.engines.tensorflow import TensorFlowPredictor
-
-        predictor = TensorFlowPredictor(model)
-    else:
-        from serving_core.engines.litert import LiteRTPredictor
-
-        predictor = LiteRTPredictor(model)
+    predictor = _engine(model.info.engine)(model)
     _warm_up(predictor, folder)
     return predictor
+
+
+def _engine(name: str) -> Callable[[ModelFolder], Predictor]:
+    """The predictor's class, imported here: a process does not load another engine's library."""
+    module, _, attribute = PREDICTORS[name].partition(":")
+    kind: Callable[[ModelFolder], Predictor] = getattr(import_module(module), attribute)
+    return kind
 
 
 def is_fast(predictor: Predictor) -> bool:
@@ -84,7 +98,13 @@ def _warm_up(predictor: Predictor, folder: Path) -> None:
         inputs = example(signature, rows)
         if view is not None and view.features == held_out().images.shape[1]:
             inputs = view.inputs(held_out().images[:rows])
-        outputs = predictor.predict(inputs)
+        try:
+            outputs = predictor.predict(inputs)
+        except PredictorFailed as error:
+            reason = " ".join(getattr(error, "__notes__", [])) or str(error)
+            raise ModelFolderInvalid(
+                f"the model in {folder} fails its warm-up: {reason}"
+            ) from error
         for spec in signature.outputs:
             array = outputs.get(spec.name)
             if array is None or not fits(array.shape, spec.shape):
@@ -92,6 +112,11 @@ def _warm_up(predictor: Predictor, folder: Path) -> None:
                 raise ModelFolderInvalid(
                     f"the model in {folder} fails its warm-up: output {spec.name} is {has}, "
                     f"expected {list(spec.shape)}"
+                )
+            if array.dtype != spec.dtype:
+                raise ModelFolderInvalid(
+                    f"the model in {folder} fails its warm-up: output {spec.name} has datatype "
+                    f"{array.dtype}, expected {spec.datatype}"
                 )
             if signature.batched and len(array) != rows:
                 raise ModelFolderInvalid(

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -13,10 +13,29 @@ from serving_core.tensors import ANY, DATATYPES, Signature, TensorSpec
 
 LITERT = "litert"
 TENSORFLOW = "tensorflow"
-ENGINES = (LITERT, TENSORFLOW)
+ONNX = "onnx"
+PYTHON = "python"
 
-_LITERT_FILE = "model.tflite"
-_SAVED_MODEL = "saved_model"
+
+class EngineFiles(NamedTuple):
+    """The files that an engine needs.
+
+    Attributes:
+        model: The file, or the folder with a slash at its end, whose presence selects the engine.
+        needed: Prefix of the files that the engine reads: "" for all.
+    """
+
+    model: str
+    needed: str
+
+
+# A folder with files of several engines is served by the first.
+ENGINES = {
+    LITERT: EngineFiles("model.tflite", "model.tflite"),
+    TENSORFLOW: EngineFiles("saved_model/", "saved_model/"),
+    ONNX: EngineFiles("model.onnx", ""),  # weights may be in files beside it
+    PYTHON: EngineFiles("model.py", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -28,14 +47,9 @@ class ModelFolder:
     description: dict[str, Any]
 
     @property
-    def litert_file(self) -> Path:
-        """The LiteRT flatbuffer, with float32 or int8 weights."""
-        return self.path / _LITERT_FILE
-
-    @property
-    def saved_model(self) -> Path:
-        """The TensorFlow SavedModel folder of the same weights."""
-        return self.path / _SAVED_MODEL
+    def model(self) -> Path:
+        """The engine's model: a file, or the SavedModel's folder."""
+        return self.path / ENGINES[self.info.engine].model
 
     @property
     def signature_name(self) -> str | None:
@@ -53,7 +67,7 @@ def read_model_folder(
 
     Args:
         folder: Holds model.json and the files it names.
-        engine: "litert" or "tensorflow"; by default LiteRT if the folder has its file.
+        engine: A key of ENGINES; by default model.json's, or the first whose model is there.
         name: The model's name in responses; by default the name in model.json.
 
     Raises:
@@ -70,10 +84,9 @@ def read_model_folder(
         raise ModelFolderInvalid(f"{folder}/model.json cannot be read: {error}") from None
 
     files = _field(folder, description, "files", dict)
-    chosen = _choose_engine(folder, files, engine)
-    prefix = _LITERT_FILE if chosen == LITERT else f"{_SAVED_MODEL}/"
+    chosen = _choose_engine(folder, files, engine or description.get("engine"))
     for file, checksum in files.items():
-        if file.startswith(prefix):
+        if file.startswith(ENGINES[chosen].needed):
             _verify(folder, file, checksum)
 
     # A folder of the first format is a classifier's; `inputs` came with the second.
@@ -148,21 +161,19 @@ def _field(folder: Path, document: object, field: str, kind: type, prefix: str =
 
 
 def _choose_engine(folder: Path, files: dict[str, str], engine: str | None) -> str:
-    if engine is not None and engine not in ENGINES:
+    if engine is not None and (not isinstance(engine, str) or engine not in ENGINES):
         raise ModelFolderInvalid(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
-    has = {
-        LITERT: _LITERT_FILE in files,
-        TENSORFLOW: any(file.startswith(f"{_SAVED_MODEL}/") for file in files),
-    }
-    if engine is None:
-        engine = next((candidate for candidate in ENGINES if has[candidate]), None)
-        if engine is None:
-            raise ModelFolderInvalid(
-                f"{folder}/model.json names neither {_LITERT_FILE} nor a {_SAVED_MODEL}/ file"
-            )
-    if not has[engine]:
+    present = [
+        name
+        for name, (model, _) in ENGINES.items()
+        if model in files or (model.endswith("/") and any(file.startswith(model) for file in files))
+    ]
+    if not present:
+        models = ", ".join(files.model for files in ENGINES.values())
+        raise ModelFolderInvalid(f"{folder}/model.json names no model, expected one of {models}")
+    if engine is not None and engine not in present:
         raise ModelFolderInvalid(f"{folder}/model.json names no file for the engine {engine}")
-    return engine
+    return engine or present[0]
 
 
 def _verify(folder: Path, file: str, checksum: str) -> None:

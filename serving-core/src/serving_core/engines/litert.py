@@ -61,9 +61,9 @@ class LiteRTPredictor:
             }
             self._resized = None if fixed else _Interpreter(folder, 1)
         except (ValueError, RuntimeError) as error:
-            raise ModelFolderInvalid(f"LiteRT cannot load {folder.litert_file}: {error}") from error
+            raise ModelFolderInvalid(f"LiteRT cannot load {folder.model}: {error}") from error
         # Each interpreter has copied the weights out of the mapped file.
-        release_pages(folder.litert_file)
+        release_pages(folder.model)
 
     def predict(self, inputs: Tensors) -> Tensors:
         """See Predictor.predict; a batch that is not a prepared size is split."""
@@ -96,7 +96,7 @@ class _Interpreter:
 
     def __init__(self, folder: ModelFolder, rows: int) -> None:
         # One thread: each core has a process of its own.
-        self._interpreter = Interpreter(model_path=str(folder.litert_file), num_threads=1)
+        self._interpreter = Interpreter(model_path=str(folder.model), num_threads=1)
         signature = folder.info.signature
         names = self._names_in_file()
         inputs = _bind(signature.inputs, self._interpreter.get_input_details(), names[0])

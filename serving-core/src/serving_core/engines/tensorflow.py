@@ -32,16 +32,14 @@ class TensorFlowPredictor:
         self._constant = tf.constant
         try:
             # Keep the model: a signature has only a weak reference to its variables.
-            self._model = tf.saved_model.load(str(folder.saved_model))
+            self._model = tf.saved_model.load(str(folder.model))
         except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-            raise ModelFolderInvalid(
-                f"TensorFlow cannot load {folder.saved_model}: {error}"
-            ) from error
+            raise ModelFolderInvalid(f"TensorFlow cannot load {folder.model}: {error}") from error
         name = folder.signature_name or SIGNATURE
         if name not in self._model.signatures:
             has = ", ".join(self._model.signatures) or "none"
             raise ModelFolderInvalid(
-                f"{folder.saved_model} has no signature {name!r}, expected one of: {has}"
+                f"{folder.model} has no signature {name!r}, expected one of: {has}"
             )
         self._signature = self._model.signatures[name]
         signature = self.info.signature
@@ -70,6 +68,6 @@ def _names(folder: ModelFolder, kind: str, wanted: list[str], has: list[str]) ->
     if len(wanted) == len(has) == 1:
         return {wanted[0]: has[0]}
     raise ModelFolderInvalid(
-        f"{folder.saved_model} has the {kind}s {', '.join(has)}, "
+        f"{folder.model} has the {kind}s {', '.join(has)}, "
         f"expected {', '.join(wanted)} from model.json"
     )
