@@ -6,12 +6,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving_core.engines.offered import Offered, OfferedTensor
 from serving_core.errors import ModelFolderInvalid, PredictorFailed
 from serving_core.model_folder import ModelFolder
 from serving_core.predictor import ModelInfo
-from serving_core.tensors import Tensors
+from serving_core.tensors import ANY, Tensors
 
 log = logging.getLogger(__name__)
+
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
 
 
 class OnnxPredictor:
@@ -53,6 +70,28 @@ class OnnxPredictor:
         except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
             log.exception("ONNX Runtime failed on a batch")
             raise PredictorFailed("the model failed on this input") from error
+
+
+def offered(folder: ModelFolder) -> dict[str, Offered]:
+    """The inputs and outputs in the file.
+
+    Raises:
+        ModelFolderInvalid: See OnnxPredictor.
+    """
+    session = session_of(folder)
+    return {
+        "main": Offered(
+            tuple(map(_offered_tensor, session.get_inputs())),
+            tuple(map(_offered_tensor, session.get_outputs())),
+        )
+    }
+
+
+def _offered_tensor(tensor: Any) -> OfferedTensor:
+    # The name of a variable size is a text, an unknown one is None.
+    shape = tuple(size if isinstance(size, int) and size > 0 else ANY for size in tensor.shape)
+    # ONNX Runtime has an empty shape for an unknown number of dimensions too.
+    return OfferedTensor(tensor.name, _DATATYPES.get(tensor.type, tensor.type), shape or None)
 
 
 def session_of(folder: ModelFolder) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving_core.engines.offered import Offered, OfferedTensor
 from serving_core.errors import ModelFolderInvalid, PredictorFailed, ServingError
 from serving_core.model_folder import ModelFolder
 from serving_core.predictor import ModelInfo
@@ -69,6 +70,8 @@ class PythonPredictor:
     def _checked(self, outputs: object) -> Tensors:
         arrays = as_arrays(outputs, self._folder)
         expected = self.info.signature.outputs
+        if not expected:  # not known before the first call
+            return arrays
         missing = [spec.name for spec in expected if spec.name not in arrays]
         if missing:
             has = ", ".join(map(str, arrays)) or "none"
@@ -114,18 +117,24 @@ def as_arrays(outputs: object, folder: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def declared(folder: Path, field: str) -> dict[str, tuple[str, list[int]]]:
-    """The class's attribute `inputs` or `outputs`: datatype and shape by name; {} without one.
+def offered(folder: ModelFolder) -> dict[str, Offered]:
+    """What the class declares: attributes `inputs` and `outputs`, datatype and shape by name.
 
     Raises:
-        ModelFolderInvalid: It has another form.
+        ModelFolderInvalid: See PythonPredictor; or an attribute has another form.
     """
-    value = getattr(_class_of(folder.resolve()), field, {})
+    kind = _class_of(folder.path.resolve())
+    inputs = _declared(folder.path, kind, "inputs")
+    return {CLASS: Offered(inputs, _declared(folder.path, kind, "outputs") or None)}
+
+
+def _declared(folder: Path, kind: type[Any], field: str) -> tuple[OfferedTensor, ...]:
+    value = getattr(kind, field, {})
     try:
-        return {
-            str(name): (str(datatype), [int(size) for size in shape])
+        return tuple(
+            OfferedTensor(str(name), str(datatype), tuple(int(size) for size in shape))
             for name, (datatype, shape) in value.items()
-        }
+        )
     except (AttributeError, TypeError, ValueError):
         raise ModelFolderInvalid(
             f"{folder}/model.py: {CLASS}.{field} is {value!r:.80}, "
