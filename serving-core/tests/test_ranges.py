@@ -15,6 +15,7 @@ from serving_core import (
     InvalidInput,
     MicroBatcher,
     ModelFolderInvalid,
+    Served,
     Signature,
     TensorSpec,
     load_predictor,
@@ -99,7 +100,13 @@ def test_the_exchange_refuses_for_every_protocol() -> None:
     predictor.info = replace(predictor.info, signature=signature)
     plane = DataPlane(MicroBatcher(predictor), Metrics())
     replies: list[Reply] = []
-    exchange = Exchange(plane, Codec(), "", "", lambda reply, _, count: replies.append(reply))
+    exchange = Exchange(
+        plane,
+        Codec(),
+        "",
+        Served(predictor.info, ""),
+        lambda reply, _, count: replies.append(reply),
+    )
     exchange.start(rows(0, 0, 7, 0), None)
     (reply,) = replies
     assert reply.error.kind == "invalid_argument"
