@@ -185,6 +185,7 @@ def test_a_classifier_is_checked(cli: Cli, tmp_path: Path) -> None:
         (["--range", "1,0"], "--range is '1,0', expected LOW,HIGH"),
         (["--range", "0"], "--range is '0', expected LOW,HIGH"),
         (["--range", "z=0,1"], "--range is for the input 'z', expected one of: x"),
+        (["--scores", "logits"], "--scores is given without --classes"),
         (["--rescale", "0,255"], "--rescale is given without --range"),
         (["--input", "x:FP32"], "--input is 'x:FP32', expected NAME:DATATYPE:SHAPE"),
         (["--input", "x:FLOAT:-1,3"], "DATATYPE is one of BOOL"),
@@ -238,6 +239,12 @@ def test_what_is_no_model_is_refused(
     assert message in done.output
     assert f"{tmp_path}/{name}" in done.output
     assert "/.made" not in done.output
+
+
+def test_a_folder_within_the_source_is_refused(cli: Cli, source: Path) -> None:
+    done = cli("model", "import", source, source / "made")
+    assert f"{source}/made is within {source}" in done.output
+    assert not (source / "made").exists()
 
 
 def test_a_model_folder_is_not_imported_again(cli: Cli, tmp_path: Path) -> None:

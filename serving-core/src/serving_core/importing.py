@@ -88,6 +88,8 @@ def import_model(source: Path, folder: Path, options: ImportOptions) -> Imported
         ModelFolderInvalid: The model cannot be served, with the reason; or the folder exists.
     """
     engine, model = _recognize(source)
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise ModelFolderInvalid(f"{folder} is within {source}, expected a folder outside it")
     origin = {
         "source": source.resolve().name,
         "sha256": digest(source),

@@ -94,6 +94,8 @@ def import_(
         classes=_classes(classes) if classes else (),
         scores=scores,
     )
+    if scores and not classes:
+        raise SettingInvalid("--scores is given without --classes, expected both")
     if options.rescale and not options.ranges:
         raise SettingInvalid("--rescale is given without --range, expected both")
     imported = import_model(source, folder, options)

@@ -72,8 +72,15 @@ def _load(folder: Path) -> Any:
     tf = _tensorflow()
     try:
         return tf.saved_model.load(str(folder))
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        raise ModelFolderInvalid(f"TensorFlow cannot load {folder}: {error}") from error
+    except (OSError, tf.errors.OpError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelFolderInvalid(f"TensorFlow cannot load {folder}: {reason}") from error
+    except Exception as error:  # of any kind, and about TensorFlow's own code
+        log.exception("TensorFlow cannot load %s", folder)
+        raise ModelFolderInvalid(
+            f"TensorFlow {tf.__version__} cannot load {folder}: {type(error).__name__}; "
+            f"the log has the traceback; export the model again, with a newer TensorFlow"
+        ) from error
 
 
 def offered(folder: ModelFolder) -> dict[str, Offered]:
