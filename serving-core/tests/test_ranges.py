@@ -16,6 +16,7 @@ from serving_core import (
     MicroBatcher,
     ModelFolderInvalid,
     Served,
+    ServingError,
     Signature,
     TensorSpec,
     load_predictor,
@@ -70,7 +71,7 @@ def test_inputs_without_a_range_are_untouched() -> None:
 class Reply:
     code = "400"
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: ServingError) -> None:
         self.error = error
 
 
@@ -83,7 +84,7 @@ class Codec:
     def encode(self, *_: object) -> Reply:
         raise NotImplementedError
 
-    def refuse(self, message: object, error: Exception) -> Reply:
+    def refuse(self, message: object, error: ServingError) -> Reply:
         return Reply(error)
 
 
