@@ -52,10 +52,10 @@ def describe(folder: ModelFolder, choice: Choice | None = None) -> tuple[ModelFo
     outputs = _outputs(folder, offer.outputs, choice.outputs)
     if folder.info.engine == LITERT and _has_single_row(inputs):
         try:
-            return _probe(folder, _with_batch(inputs), outputs, "batch")
+            return _probe(folder, _with_batch(inputs), outputs, must_batch=True)
         except (ModelFolderInvalid, PredictorFailed):
             pass  # the file's operations hold the size 1
-    return _probe(folder, inputs, outputs, "call")
+    return _probe(folder, inputs, outputs)
 
 
 def offers_of(folder: ModelFolder) -> dict[str, Offered]:
@@ -171,15 +171,15 @@ def _probe(
     folder: ModelFolder,
     inputs: tuple[TensorSpec, ...],
     offered: tuple[OfferedTensor, ...] | None,
-    purpose: str,
+    must_batch: bool = False,
 ) -> tuple[ModelFolder, Predictor]:
     """Call the model with two sizes of its variable dimensions, and see what its outputs do.
 
     Raises:
-        ModelFolderInvalid: The model fails; for the purpose "batch", or does not take a batch.
+        ModelFolderInvalid: The model fails; or does not take a batch, if it must.
     """
     batch = all(spec.shape[:1] == (ANY,) for spec in inputs)
-    provisional = () if offered is None else tuple(map(_provisional(batch), offered))
+    provisional = tuple(_provisional(tensor, batch) for tensor in offered or ())
     predictor = create(_with_signature(folder, Signature(inputs, provisional, batch)))
     trial = Signature(inputs, (), batch)
     calls = [_call(predictor, example(trial, rows), folder) for rows in _ROWS]
@@ -197,7 +197,7 @@ def _probe(
         for array in call.values()
     )
     batched = batch and follows and _rows_are_independent(predictor, trial, folder)
-    if purpose == "batch" and not batched:
+    if must_batch and not batched:
         raise ModelFolderInvalid(f"{folder.model} does not compute rows one by one")
     folder = _with_signature(folder, Signature(inputs, outputs, batched))
     if batched != batch or folder.info.engine == LITERT:
@@ -206,14 +206,11 @@ def _probe(
     return folder, predictor
 
 
-def _provisional(batch: bool) -> Any:
-    def spec(tensor: OfferedTensor) -> TensorSpec:
-        shape = tensor.shape or ()
-        if batch and shape:
-            shape = (ANY, *shape[1:])
-        return TensorSpec(tensor.name, tensor.datatype or "FP32", shape)
-
-    return spec
+def _provisional(tensor: OfferedTensor, batch: bool) -> TensorSpec:
+    shape = tensor.shape or ()
+    if batch and shape:
+        shape = (ANY, *shape[1:])
+    return TensorSpec(tensor.name, tensor.datatype or "FP32", shape)
 
 
 def _with_signature(folder: ModelFolder, signature: Signature) -> ModelFolder:
