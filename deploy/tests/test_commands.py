@@ -251,6 +251,7 @@ def test_every_command_can_be_loaded_and_says_what_it_does() -> None:
         ("deploy.__main__:main", ["deploy", "--help"], ["matplotlib", "kubernetes"]),
         ("deploy.commands.cli:main", ["client"], ["grpc", "requests", "kubernetes"]),
         ("deploy.commands.cli:main", ["--version"], ["grpc", "sqlalchemy"]),
+        ("deploy.commands.cli:main", ["model", "--help"], ["ai_edge_litert", "tensorflow"]),
     ],
 )
 def test_a_command_loads_nothing_that_only_others_need(

@@ -18,6 +18,7 @@ from deploy import lifecycle
 from deploy.__main__ import main as deploy_main
 from deploy.commands.cli import main as seldon_cli
 from deploy.commands.gateway import seldon_down, seldon_up
+from deploy.commands.microservice import start_microservice
 from deploy.local import Condition
 from deploy.locking import lock
 from deploy.microservices import Api
@@ -73,6 +74,36 @@ def test_a_new_client_has_keys(stack: StackUnderTest) -> None:
         stack.cli("client", "--action", "remove", "--client-name", "new")
         eventually(lambda: caller.status() == 401, within_s=1.0)
     assert "client[new]" not in stack.cli("client")
+
+
+ANY_MODEL = """
+import numpy as np
+
+class Model:
+    inputs = {"text": ("BYTES", [-1])}
+
+    def load(self, folder): pass
+
+    def predict(self, inputs):
+        return {"length": np.array([len(text) for text in inputs["text"]], np.int64)}
+"""
+
+
+def test_a_model_of_another_kind_is_served_and_checked(
+    serving: StackUnderTest, tmp_path: Path
+) -> None:
+    (tmp_path / "lengths").mkdir()
+    (tmp_path / "lengths" / "model.py").write_text(ANY_MODEL)
+    entry = ("-p", "lengths", str(tmp_path / "lengths"))
+    words = ("--type", "prediction", "--client", CLIENT, *entry, "rest", "1", *entry, "rpc", "1")
+    said = serving.ok(start_microservice, *words)
+    assert "lengths serves 1 of the rest traffic" in said
+    checked = serving.cli("check", "--client-name", CLIENT)
+    assert "lengths predicts length [1] over REST" in checked
+    assert "lengths predicts length [1] over gRPC" in checked
+    assert "nothing was changed" in serving.ok(start_microservice, *words)
+    serving.start(*BOTH)
+    assert "a handwritten 7 is predicted as 7" in serving.cli("check", "--client-name", CLIENT)
 
 
 def test_both_protocols_are_served_and_recorded(serving: StackUnderTest) -> None:

@@ -80,8 +80,8 @@ def test_broken_json_is_refused(folder: Path) -> None:
         ({"input": {}}, "shape is missing"),
         ({"input": {"shape": [28, 28]}}, "input.shape is"),
         ({"name": None}, "name is missing"),
-        ({"files": {}}, "names neither"),
-        ({"files": {"model.tflite/../../x": "0"}}, "names neither"),
+        ({"files": {}}, "names no model"),
+        ({"files": {"model.tflite/../../x": "0"}}, "names no model"),
         ({"files": {"saved_model/../../x": "0"}}, "outside the folder"),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_wrong_field_is_named(folder: Path, fields: dict[str, object], message
 
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(ModelFolderInvalid, match="expected one of litert, tensorflow"):
-        read_model_folder(RELEASED, "onnx")
+        read_model_folder(RELEASED, "caffe")
 
 
 def test_a_file_that_is_no_model_is_refused(folder: Path) -> None:

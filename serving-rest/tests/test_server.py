@@ -870,7 +870,7 @@ def start_error(**variables: object) -> str:
 def test_a_wrong_variable_is_one_sentence() -> None:
     assert "MODEL_FOLDER is not set" in start_error()
     assert "REST_PORT is 'abc'" in start_error(MODEL_FOLDER=MODEL, REST_PORT="abc")
-    assert "engine is 'onnx'" in start_error(MODEL_FOLDER=MODEL, MODEL_ENGINE="onnx")
+    assert "engine is 'caffe'" in start_error(MODEL_FOLDER=MODEL, MODEL_ENGINE="caffe")
     assert "REST_METRICS_DIR" in start_error(MODEL_FOLDER=MODEL, REST_METRICS_DIR="/proc/no/such")
 
 

@@ -249,11 +249,15 @@ def test_a_value_that_is_not_finite_is_refused_alike(caller: Caller, value: floa
     assert_still_serving(caller)
 
 
-def test_values_too_large_for_the_model_are_refused_alike(caller: Caller) -> None:
-    answer = caller.predict(document([3e38] * 784))
+@pytest.mark.parametrize("value", [255, 3e38, -0.5])
+def test_values_outside_the_models_range_are_refused_alike(caller: Caller, value: float) -> None:
+    values = [*DIGIT[:17], value, *DIGIT[18:]]
+    answer = caller.predict(document(values))
     assert (answer.status_code, answer.json()["error_id"]) == (400, 40)
+    expected = f"has the value {np.float32(value)} at [0, 17], expected 0 to 1"
+    assert expected in answer.json()["error_msg"]
     with pytest.raises(grpc.RpcError) as refused:
-        caller.classify(request([3e38] * 784))
+        caller.classify(request(values))
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert refused.value.details() == answer.json()["error_msg"]
     assert_still_serving(caller)

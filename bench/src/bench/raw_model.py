@@ -124,7 +124,7 @@ def _litert(folder: ModelFolder, batches: Sequence[int]) -> dict[int, Score]:
     from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
 
     def load(batch: int) -> Score:
-        interpreter = Interpreter(model_path=str(folder.litert_file), num_threads=1)
+        interpreter = Interpreter(model_path=str(folder.model), num_threads=1)
         source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
         features = classifier_of(folder.info).features
         interpreter.resize_tensor_input(source["index"], [batch, features])
@@ -145,7 +145,7 @@ def _tensorflow(folder: ModelFolder, batches: Sequence[int]) -> dict[int, Score]
     """The SavedModel's function, as in the server; one thread, as TensorFlow uses one per core."""
     import tensorflow as tf
 
-    model = tf.saved_model.load(str(folder.saved_model))
+    model = tf.saved_model.load(str(folder.model))
     signature = model.signatures[SIGNATURE]
     (source,) = signature.structured_input_signature[1]
     (result,) = signature.structured_outputs

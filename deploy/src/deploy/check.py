@@ -8,20 +8,35 @@ from google.protobuf.any_pb2 import Any
 
 import seldon_pb2
 import seldon_pb2_grpc
+from deploy import example
 from deploy.errors import StackUnhealthy
 from deploy.microservices import Api
 from deploy.operator_view import Credentials
 from deploy.probes import loopback_session
 from deploy.settings import gateway_host
 from seldon_gateway.settings import GatewaySettings
+from serving_core import ModelInfo
 from serving_core.digits import held_out
 
 _TIMEOUT_S = 10.0
 _DIGIT = 7
 
 
-def prediction(api: Api, settings: GatewaySettings, credentials: Credentials) -> str:
-    """Predict a held-out digit as a client would.
+def prediction(
+    api: Api,
+    settings: GatewaySettings,
+    credentials: Credentials,
+    name: str = "",
+    model: ModelInfo | None = None,
+) -> str:
+    """Predict a held-out digit as a client would; of another model, an example of its inputs.
+
+    Args:
+        api: Over which API.
+        settings: The gateway's.
+        credentials: The client's.
+        name: A variation of the client's.
+        model: What it serves; None for a model of digits.
 
     Returns:
         A line for the operator.
@@ -29,6 +44,8 @@ def prediction(api: Api, settings: GatewaySettings, credentials: Credentials) ->
     Raises:
         StackUnhealthy: The request failed.
     """
+    if model is not None and not _reads_digits(model):
+        return _example(api, settings, credentials, name, model)
     digits = held_out()
     index = digits.labels.tolist().index(_DIGIT)
     started = time.monotonic()
@@ -40,6 +57,30 @@ def prediction(api: Api, settings: GatewaySettings, credentials: Credentials) ->
     return (
         f"a handwritten {_DIGIT} is predicted as {predicted} over {name} ({spent_ms:.0f} ms){right}"
     )
+
+
+def _reads_digits(model: ModelInfo) -> bool:
+    view = model.classifier
+    return (
+        view is not None
+        and view.features == held_out().images.shape[1]
+        and view.classes == tuple("0123456789")
+    )
+
+
+def _example(
+    api: Api, settings: GatewaySettings, credentials: Credentials, name: str, model: ModelInfo
+) -> str:
+    host, token = gateway_host(settings), access_token(settings, credentials)
+    signature = model.signature if model.signature.inputs else None
+    started = time.monotonic()
+    if api is Api.REST:
+        outputs = example.over_rest(f"http://{host}:{settings.rest_port}", token, name, signature)
+    else:
+        outputs = example.over_grpc(f"{host}:{settings.grpc_port}", token, name, signature)
+    spent_ms = (time.monotonic() - started) * 1000
+    over = "REST" if api is Api.REST else "gRPC"
+    return f"{name} predicts {', '.join(outputs)} over {over} ({spent_ms:.0f} ms)"
 
 
 def _over_rest(values: list[float], settings: GatewaySettings, credentials: Credentials) -> str:

@@ -51,9 +51,13 @@ def _serve(
         changed = rollout.start(CLIENT, wanted, 1, environ)
         if not (started or made or changed):
             say("already deployed: nothing was changed")
-        with step("predicting a test digit"):
+        with step("sending a test prediction"):
             credentials = it.credentials(CLIENT)
-            checks = [check.prediction(api, settings.gateway, credentials) for api in Api]
+            model = read_model_folder(model_folder).info
+            checks = [
+                check.prediction(api, settings.gateway, credentials, MICROSERVICE, model)
+                for api in Api
+            ]
         prometheus_program.bring_up(local, settings)
     for line in (*checks, *_next_steps(local, settings)):
         say(line)

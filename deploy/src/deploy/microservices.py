@@ -65,7 +65,7 @@ class Microservice:
         name: Also the label of its variation and the model's name in answers.
         api: What it speaks.
         folder: Absolute path of the model folder.
-        model: Checksum of the folder's model.json, which names those of the files.
+        model: ModelFolder.fingerprint, which changes with the model.
         environment: The server's settings, without its ports.
         replicas: Its processes.
     """

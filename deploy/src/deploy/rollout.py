@@ -6,7 +6,6 @@ variations change stops only the new processes.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -213,12 +212,12 @@ def target(entry: Wanted, environ: Mapping[str, str]) -> Microservice:
         ModelFolderInvalid: The folder is no model folder.
     """
     environment = stack.server_environment(entry.api, environ)
-    read_model_folder(entry.folder, environment.get("MODEL_ENGINE") or None)
+    model = read_model_folder(entry.folder, environment.get("MODEL_ENGINE") or None)
     return Microservice(
         name=entry.name,
         api=entry.api,
         folder=str(entry.folder),
-        model=hashlib.sha256((entry.folder / "model.json").read_bytes()).hexdigest(),
+        model=model.fingerprint,
         environment=environment,
     )
 

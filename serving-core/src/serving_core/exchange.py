@@ -189,7 +189,8 @@ class Exchange(Generic[M, R]):
             self._request = request = self._codec.decode(message, self._served)
             if timeout_s is not None:
                 timeout_s -= time.perf_counter() - self._started
-            self._plane.batcher.enqueue(request.inputs, request.rows, self._end, timeout_s)
+            inputs = self._served.model.signature.in_range(request.inputs)
+            self._plane.batcher.enqueue(inputs, request.rows, self._end, timeout_s)
         except Exception as error:  # the caller never receives a traceback
             self._end(error)
 

@@ -1,18 +1,41 @@
 """Load a model folder into a warmed-up predictor."""
 
 import time
+from collections.abc import Callable
+from importlib import import_module
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving_core.digits import held_out
-from serving_core.errors import ModelFolderInvalid
-from serving_core.model_folder import TENSORFLOW, read_model_folder
-from serving_core.predictor import MAX_BATCH, Predictor
+from serving_core.errors import ModelFolderInvalid, PredictorFailed
+from serving_core.model_folder import (
+    LITERT,
+    ONNX,
+    PYTHON,
+    TENSORFLOW,
+    ModelFolder,
+    read_model_folder,
+)
+from serving_core.predictor import MAX_BATCH, ModelInfo, Predictor
 from serving_core.tensors import ANY, Signature, Tensors, fits
 
 # An engine with shorter calls may block a server's event loop: the scheduler delays it as long.
 FAST_CALL_S = 0.02
+
+# The outputs of a quantized model are multiples of 1/256: ten of them may miss 1 by 0.02.
+_SCORE_TOLERANCE = 1e-3
+SUM_TOLERANCE = 0.05
+
+PREDICTORS = {
+    LITERT: "serving_core.engines.litert:LiteRTPredictor",
+    TENSORFLOW: "serving_core.engines.tensorflow:TensorFlowPredictor",
+    ONNX: "serving_core.engines.onnx:OnnxPredictor",
+    PYTHON: "serving_core.engines.python:PythonPredictor",
+}
 
 
 def load_predictor(folder: Path, engine: str | None = None, name: str | None = None) -> Predictor:
@@ -23,25 +46,32 @@ def load_predictor(folder: Path, engine: str | None = None, name: str | None = N
 
     Args:
         folder: See read_model_folder.
-        engine: "litert" or "tensorflow"; by default LiteRT if the folder has its file.
+        engine: See read_model_folder.
         name: The model's name in responses; by default the name in model.json.
 
     Raises:
         ModelFolderInvalid: The folder is invalid, or the model fails its warm-up.
     """
     model = read_model_folder(folder, engine, name)
-    predictor: Predictor
-    # Imported here, so that a process without an engine does not load its library.
-    if model.info.engine == TENSORFLOW:
-        from serving_core.engines.tensorflow import TensorFlowPredictor
-
-        predictor = TensorFlowPredictor(model)
+    if model.info.signature.inputs:
+        predictor = create(model)
     else:
-        from serving_core.engines.litert import LiteRTPredictor
+        from serving_core.describing import describe  # it needs this module
 
-        predictor = LiteRTPredictor(model)
-    _warm_up(predictor, folder)
+        _, predictor = describe(model)
+    warm_up(predictor, folder)
     return predictor
+
+
+def create(model: ModelFolder) -> Predictor:
+    """Load a model; a process does not load the library of another engine.
+
+    Raises:
+        ModelFolderInvalid: The engine cannot load it.
+    """
+    module, _, name = PREDICTORS[model.info.engine].partition(":")
+    kind: Callable[[ModelFolder], Predictor] = getattr(import_module(module), name)
+    return kind(model)
 
 
 def is_fast(predictor: Predictor) -> bool:
@@ -59,32 +89,48 @@ def is_fast(predictor: Predictor) -> bool:
 
 
 def example(signature: Signature, rows: int) -> Tensors:
-    """Inputs of zeros, or empty strings; variable dimensions other than the batch have size 1."""
-    return {
-        spec.name: np.full(
-            [
-                (rows if signature.batched and axis == 0 else 1) if size == ANY else size
-                for axis, size in enumerate(spec.shape)
-            ],
-            b"" if spec.datatype == "BYTES" else 0,
-            spec.dtype,
-        )
-        for spec in signature.inputs
-    }
+    """Values within the model's ranges, the same in every call.
+
+    Variable dimensions other than the batch have size 1, strings are empty. Without a range,
+    floats are in [0, 1), bytes in 0..255, and other integers 0 or 1, which most models have as an
+    index.
+    """
+    inputs: dict[str, NDArray[Any]] = {}
+    for spec in signature.inputs:
+        shape = [
+            (rows if signature.batched and axis == 0 else 1) if size == ANY else size
+            for axis, size in enumerate(spec.shape)
+        ]
+        if spec.datatype == "BYTES":
+            inputs[spec.name] = np.full(shape, b"", spec.dtype)
+            continue
+        highest = {"f": 1, "b": 2}.get(spec.dtype.kind, 256 if spec.datatype == "UINT8" else 2)
+        low, high = spec.range or (0, highest)
+        # The multiples of the golden ratio spread evenly; numpy.random would cost 3 MB of memory.
+        fractions = (np.arange(1, prod(shape) + 1) * 0.6180339887498949) % 1
+        inputs[spec.name] = (low + fractions * (high - low)).astype(spec.dtype).reshape(shape)
+    return inputs
 
 
-def _warm_up(predictor: Predictor, folder: Path) -> None:
+def warm_up(predictor: Predictor, folder: Path) -> None:
     """Compute a batch of every size: the first call with each size is slow.
 
     Raises:
-        ModelFolderInvalid: The outputs differ from model.json, or a classifier's are not finite.
+        ModelFolderInvalid: The outputs differ from model.json, or a classifier's are no
+            probabilities.
     """
     signature, view = predictor.info.signature, predictor.info.classifier
     for rows in range(1, MAX_BATCH + 1 if signature.batched else 2):
         inputs = example(signature, rows)
         if view is not None and view.features == held_out().images.shape[1]:
             inputs = view.inputs(held_out().images[:rows])
-        outputs = predictor.predict(inputs)
+        try:
+            outputs = predictor.predict(inputs)
+        except PredictorFailed as error:
+            reason = " ".join(getattr(error, "__notes__", [])) or str(error)
+            raise ModelFolderInvalid(
+                f"the model in {folder} fails its warm-up: {reason}"
+            ) from error
         for spec in signature.outputs:
             array = outputs.get(spec.name)
             if array is None or not fits(array.shape, spec.shape):
@@ -93,12 +139,39 @@ def _warm_up(predictor: Predictor, folder: Path) -> None:
                     f"the model in {folder} fails its warm-up: output {spec.name} is {has}, "
                     f"expected {list(spec.shape)}"
                 )
+            if array.dtype != spec.dtype:
+                raise ModelFolderInvalid(
+                    f"the model in {folder} fails its warm-up: output {spec.name} has datatype "
+                    f"{array.dtype}, expected {spec.datatype}"
+                )
             if signature.batched and len(array) != rows:
                 raise ModelFolderInvalid(
                     f"the model in {folder} fails its warm-up: output {spec.name} has "
                     f"{len(array)} rows, expected {rows}"
                 )
-        if view is not None and not np.isfinite(view.scores(outputs)).all():
-            raise ModelFolderInvalid(
-                f"the model in {folder} fails its warm-up: its scores are not finite"
-            )
+        if view is not None:
+            _check_scores(view.scores(outputs), predictor.info, folder)
+
+
+def _check_scores(scores: NDArray[np.float32], model: ModelInfo, folder: Path) -> None:
+    """Check that a classifier's scores are probabilities.
+
+    Raises:
+        ModelFolderInvalid: They are not; says what model.json must declare.
+    """
+    problem = f"the model in {folder} fails its warm-up: its scores"
+    if not np.isfinite(scores).all():
+        raise ModelFolderInvalid(f"{problem} are not finite")
+    low, high = float(scores.min()), float(scores.max())
+    if low < -_SCORE_TOLERANCE or high > 1 + _SCORE_TOLERANCE:
+        raise ModelFolderInvalid(
+            f"{problem} are {low:.3g} to {high:.3g}, expected probabilities; "
+            f'write "scores": "logits" into model.json if they are logits, or remove "classes"'
+        )
+    sums = scores.sum(axis=1)
+    if model.scores is None and np.abs(sums - 1).max() > SUM_TOLERANCE:
+        raise ModelFolderInvalid(
+            f"{problem} sum to {sums[0]:.3g}, expected 1; write into model.json "
+            f'"scores": "logits" for logits, or "scores": "probabilities" for classes that do not '
+            f"exclude each other"
+        )

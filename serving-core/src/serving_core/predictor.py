@@ -12,6 +12,7 @@ from serving_core.errors import InvalidInput
 from serving_core.tensors import ANY, Signature, Tensors
 
 MAX_BATCH = 16  # rows in one call of an engine
+LOGITS, PROBABILITIES = "logits", "probabilities"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class ClassifierView:
         row_shape: The shape in which the model takes a row.
         output: Name of the only output.
         classes: Names in the order of the scores.
+        logits: Whether the output has logits, whose softmax are the scores.
     """
 
     input: str
@@ -31,6 +33,7 @@ class ClassifierView:
     row_shape: tuple[int, ...]
     output: str
     classes: tuple[str, ...]
+    logits: bool = False
 
     def inputs(self, rows: NDArray[np.float32]) -> Tensors:
         """The model's inputs for rows of shape (features,) or (rows, features)."""
@@ -38,7 +41,14 @@ class ClassifierView:
 
     def scores(self, outputs: Tensors) -> NDArray[np.float32]:
         """The scores in the model's outputs, shape (rows, classes)."""
-        return outputs[self.output].reshape(-1, len(self.classes))
+        scores: NDArray[np.float32] = outputs[self.output].reshape(-1, len(self.classes))
+        return _softmax(scores) if self.logits else scores
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,8 @@ class ModelInfo:
         engine: The engine that runs it.
         signature: Its inputs and outputs.
         classes: Names of the classes in order; empty unless it is a classifier.
+        scores: What a classifier's output has: LOGITS or PROBABILITIES; None if model.json says
+            nothing, for probabilities that sum to 1.
     """
 
     name: str
@@ -58,6 +70,7 @@ class ModelInfo:
     engine: str
     signature: Signature
     classes: tuple[str, ...] = ()
+    scores: str | None = None
 
     @cached_property
     def classifier(self) -> ClassifierView | None:
@@ -75,7 +88,9 @@ class ModelInfo:
             or prod(scores) != len(self.classes)
         ):
             return None
-        return ClassifierView(source.name, prod(row), row, result.name, self.classes)
+        return ClassifierView(
+            source.name, prod(row), row, result.name, self.classes, self.scores == LOGITS
+        )
 
 
 def classifier_of(model: ModelInfo) -> ClassifierView:

@@ -23,7 +23,12 @@ def model_name() -> Any:
 
 
 def model_engine() -> Any:
-    return env.text("MODEL_ENGINE", None, "`litert` or `tensorflow`", words="by the folder's files")
+    return env.text(
+        "MODEL_ENGINE",
+        None,
+        "`litert`, `tensorflow`, `onnx` or `python`",
+        words="by the folder's files",
+    )
 
 
 def host(prefix: str) -> Any:

@@ -32,6 +32,9 @@ DATATYPES: dict[str, np.dtype[Any]] = {
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 ANY = -1  # a dimension of any size
 
+# Of a range's width: a value that exceeds the range by less is rounded, as 1.0000001 of [0, 1].
+_ROUNDING = 1e-6
+
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
     """The Open Inference name of a numpy dtype; BYTES for strings.
@@ -51,16 +54,52 @@ class TensorSpec:
         datatype: A key of DATATYPES.
         shape: Sizes of the dimensions, ANY for a variable one. The first one of a batched model's
             tensor is the batch, and ANY.
+        range: The lowest and the highest value that an input takes; None for any.
+        rescale: The range of the values in requests, which are rescaled to `range`; None if they
+            are not rescaled.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    range: tuple[float, float] | None = None
+    rescale: tuple[float, float] | None = None
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
         """The numpy dtype."""
         return DATATYPES[self.datatype]
+
+    @cached_property
+    def _limits(self) -> tuple[float, float]:
+        low, high = self.rescale or self.range or (-np.inf, np.inf)
+        rounding = _ROUNDING * (high - low) if self.dtype.kind == "f" else 0
+        return low - rounding, high + rounding
+
+    def in_range(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The values, checked against the range and rescaled.
+
+        Raises:
+            InvalidInput: A value is outside the range; names the input, index, value and range.
+        """
+        low, high = self._limits
+        # Comparisons with NaN are false.
+        if array.size and not (array.min() >= low and array.max() <= high):
+            flat = int(np.flatnonzero(~((array >= low) & (array <= high)))[0])
+            index = ", ".join(str(int(place)) for place in np.unravel_index(flat, array.shape))
+            low, high = self.rescale or self.range or (low, high)
+            raise InvalidInput(
+                f"input {self.name!r} has the value {array.flat[flat]} at [{index}], "
+                f"expected {low:g} to {high:g}"
+            )
+        if self.rescale is None or self.range is None:
+            return array
+        (source, _), (target, _) = self.rescale, self.range
+        factor = (self.range[1] - target) / (self.rescale[1] - source)
+        rescaled: NDArray[Any] = (array - source) * factor + target
+        if self.dtype.kind in "iu":
+            rescaled = np.rint(rescaled)
+        return rescaled.astype(self.dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -91,6 +130,23 @@ class Signature:
     def has_variable_items(self) -> bool:
         """Whether a dimension other than the batch is variable: not all requests can be joined."""
         return any(ANY in spec.shape[1:] for spec in self.inputs)
+
+    @cached_property
+    def _ranged(self) -> tuple[TensorSpec, ...]:
+        return tuple(spec for spec in self.inputs if spec.range is not None)
+
+    def in_range(self, inputs: Tensors) -> Tensors:
+        """The inputs of a request, checked against the model's ranges and rescaled to them.
+
+        Raises:
+            InvalidInput: See TensorSpec.in_range.
+        """
+        for spec in self._ranged:
+            array = inputs[spec.name]
+            checked = spec.in_range(array)
+            if checked is not array:
+                inputs = {**inputs, spec.name: checked}
+        return inputs
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name.

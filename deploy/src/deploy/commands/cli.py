@@ -1,4 +1,4 @@
-"""`seldon-cli`: clients, keys and strategies, with the original's commands."""
+"""`seldon-cli`: clients, keys, strategies and models, with the original's commands."""
 
 import json
 import os
@@ -18,6 +18,7 @@ _ELSEWHERE = {
     "client": "deploy.commands.cli_clients:client",
     "db": "deploy.commands.cli_clients:db",
     "keys": "deploy.commands.cli_clients:keys",
+    "model": "deploy.commands.cli_model:model",
     "predict_alg": "deploy.commands.cli_strategies:predict_alg",
     "routing": "deploy.commands.cli_routing:routing",
 }
@@ -70,10 +71,10 @@ def _setup_config(context: click.Context, _: click.Parameter, wanted: bool) -> N
 @debug_option
 @click.pass_context
 def here(context: click.Context, quiet: bool, zk_hosts: str | None) -> None:
-    """Manage the gateway's clients, keys and strategies on this machine."""
+    """Manage models, and the gateway's clients, keys and strategies, on this machine."""
     home = home_from_env(os.environ)
     context.obj = StateFolder(home)
-    if not quiet:
+    if not quiet and context.invoked_subcommand != "model":  # which needs no stack
         # The original's first line named its ZooKeeper.
         click.echo(f"connected to the registry in {home}")
     context.meta["quiet"] = quiet
@@ -93,7 +94,8 @@ for unneeded in unneeded_commands():
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def main(words: tuple[str, ...], target: StackTarget) -> int:
     """Run seldon-cli on this machine, or in a cluster (--target, SELDON_TARGET)."""
-    if not target.in_cluster:
+    command = next((word for word in words if not word.startswith("-")), "")
+    if not target.in_cluster or command == "model":  # whose files are on this machine
         here.main(list(words))
     # Imported on use: the container image has no kubernetes package.
     from deploy.kubernetes import remote_cli

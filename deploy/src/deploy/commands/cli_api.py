@@ -1,8 +1,10 @@
-"""`seldon-cli api`, the built-in test client, and `check`, which predicts a real digit."""
+"""`seldon-cli api`, the built-in test client, and `check`, which sends a test prediction."""
 
 import dataclasses
 import json
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +17,7 @@ from deploy.operator_view import operator
 from deploy.probes import loopback_session
 from deploy.settings import StackSettings, gateway_host
 from deploy.state_folder import StateFolder
+from serving_core import ModelFolderInvalid, read_model_folder
 
 _TIMEOUT_S = 30.0
 _CALLBACK = "j"
@@ -77,7 +80,7 @@ def check_client(
     rest_port: int | None,
     grpc_port: int | None,
 ) -> None:
-    """Predict a test digit over each protocol that serves the client."""
+    """Send a test prediction over each API that serves the client: a digit, or an example."""
     settings = StackSettings.of_stack(files, os.environ).gateway
     settings = dataclasses.replace(
         settings,
@@ -94,7 +97,13 @@ def check_client(
             f"client {client_name} has no microservice; start one with start-microservice"
         )
     for api in served:
-        click.echo(check.prediction(api, settings, shown))
+        name = strategy.of(api.protocol)[0].label
+        record = files.microservice(name, api)
+        model = None
+        if record is not None and gateway is None:
+            with suppress(ModelFolderInvalid):  # removed since
+                model = read_model_folder(Path(record.folder)).info
+        click.echo(check.prediction(api, settings, shown, name, model))
 
 
 def _request(session: requests.Session, method: str, url: str, **how: Any) -> requests.Response:

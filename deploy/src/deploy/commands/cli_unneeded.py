@@ -15,7 +15,7 @@ def unneeded_commands() -> Iterator[click.Command]:
         "custom request classes are not supported; send a DefaultCustomPredictRequest",
         works=False,
     )
-    for name in ("attr", "import", "rec_alg", "rec_exp", "model"):
+    for name in ("attr", "import", "rec_alg", "rec_exp"):
         yield _answering(
             name,
             f"{name} is not supported: this product has no recommendations",

@@ -10,6 +10,7 @@ from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untype
 from numpy.typing import NDArray
 
 from serving_core.engines.mapped_file import release_pages
+from serving_core.engines.offered import Offered, OfferedTensor, datatype_name
 from serving_core.errors import ModelFolderInvalid, PredictorFailed
 from serving_core.model_folder import ModelFolder
 from serving_core.predictor import MAX_BATCH, ModelInfo
@@ -61,9 +62,9 @@ class LiteRTPredictor:
             }
             self._resized = None if fixed else _Interpreter(folder, 1)
         except (ValueError, RuntimeError) as error:
-            raise ModelFolderInvalid(f"LiteRT cannot load {folder.litert_file}: {error}") from error
+            raise ModelFolderInvalid(f"LiteRT cannot load {folder.model}: {error}") from error
         # Each interpreter has copied the weights out of the mapped file.
-        release_pages(folder.litert_file)
+        release_pages(folder.model)
 
     def predict(self, inputs: Tensors) -> Tensors:
         """See Predictor.predict; a batch that is not a prepared size is split."""
@@ -91,15 +92,45 @@ class LiteRTPredictor:
             start = end
 
 
+def offered(folder: ModelFolder) -> dict[str, Offered]:
+    """The inputs and outputs of the file's first signature; quantized ones take float32.
+
+    Raises:
+        ModelFolderInvalid: LiteRT cannot read the file.
+    """
+    try:
+        interpreter = Interpreter(model_path=str(folder.model), num_threads=1)
+    except (ValueError, RuntimeError) as error:
+        raise ModelFolderInvalid(f"LiteRT cannot load {folder.model}: {error}") from error
+    names = [
+        {index: name for name, index in found.items()} for found in _names_in_file(interpreter)
+    ]
+    inputs, outputs = (
+        tuple(_offered_tensor(detail, kind) for detail in details)
+        for details, kind in zip(
+            (interpreter.get_input_details(), interpreter.get_output_details()), names, strict=True
+        )
+    )
+    return {next(iter(interpreter.get_signature_list()), "main"): Offered(inputs, outputs)}
+
+
+def _offered_tensor(detail: dict[str, Any], names: dict[int, str]) -> OfferedTensor:
+    datatype = "FP32" if detail["quantization"][0] else datatype_name(detail["dtype"])
+    shape = tuple(int(size) for size in detail["shape_signature"])
+    return OfferedTensor(names.get(detail["index"], detail["name"]), datatype, shape)
+
+
 class _Interpreter:
     """An interpreter with allocated tensors."""
 
     def __init__(self, folder: ModelFolder, rows: int) -> None:
         # One thread: each core has a process of its own.
-        self._interpreter = Interpreter(model_path=str(folder.litert_file), num_threads=1)
+        self._interpreter = Interpreter(model_path=str(folder.model), num_threads=1)
         signature = folder.info.signature
-        names = self._names_in_file()
+        names = _names_in_file(self._interpreter)
         inputs = _bind(signature.inputs, self._interpreter.get_input_details(), names[0])
+        if len(inputs) != len(self._interpreter.get_input_details()):
+            raise ValueError(f"model.json has {len(inputs)} of its inputs, expected all")
         outputs = _bind(signature.outputs, self._interpreter.get_output_details(), names[1])
         self._inputs = {name: (detail["index"], _quantize(detail)) for name, detail in inputs}
         self._outputs = {name: (detail["index"], _dequantize(detail)) for name, detail in outputs}
@@ -139,29 +170,34 @@ class _Interpreter:
             self._interpreter.resize_tensor_input(self._inputs[name][0], shape)
         self._interpreter.allocate_tensors()
 
-    def _names_in_file(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Tensor indices by the names in the file's signature, of inputs and outputs."""
-        signatures = self._interpreter.get_signature_list()
-        if not signatures:
-            return {}, {}
-        runner = self._interpreter.get_signature_runner(next(iter(signatures)))
-        return tuple(
-            {name: detail["index"] for name, detail in details.items()}
-            for details in (runner.get_input_details(), runner.get_output_details())
-        )  # type: ignore[return-value]
+
+def _names_in_file(interpreter: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Tensor indices by the names in the file's first signature, of inputs and outputs."""
+    signatures = interpreter.get_signature_list()
+    if not signatures:
+        return {}, {}
+    runner = interpreter.get_signature_runner(next(iter(signatures)))
+    inputs, outputs = (
+        {name: detail["index"] for name, detail in details.items()}
+        for details in (runner.get_input_details(), runner.get_output_details())
+    )
+    return inputs, outputs
 
 
 def _bind(
     specs: Sequence[TensorSpec], details: Sequence[dict[str, Any]], names: dict[str, int]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Pair each tensor of model.json with one of the file: by name, otherwise by position."""
-    if len(specs) != len(details):
-        raise ValueError(f"it has {len(details)} tensors, expected {len(specs)} from model.json")
+    """Pair each tensor of model.json with one of the file: by name, otherwise by position.
+
+    Outputs that model.json does not name are left out.
+    """
     by_name = {detail["name"]: detail for detail in details}
     by_index = {detail["index"]: detail for detail in details}
     by_name |= {name: by_index[index] for name, index in names.items() if index in by_index}
     if all(spec.name in by_name for spec in specs):
         return [(spec.name, by_name[spec.name]) for spec in specs]
+    if len(specs) != len(details):
+        raise ValueError(f"it has {len(details)} tensors, expected {len(specs)} from model.json")
     return [(spec.name, detail) for spec, detail in zip(specs, details, strict=True)]
 
 

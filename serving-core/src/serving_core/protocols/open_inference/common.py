@@ -17,7 +17,11 @@ from serving_core.tensors import Signature, TensorSpec
 SERVER_NAME = "prediction-services"
 SERVER_VERSION = version("prediction-services-serving-core")
 EXTENSIONS = ("binary_tensor_data",)
-PLATFORMS = {"litert": "litert_tflite", "tensorflow": "tensorflow_savedmodel"}
+PLATFORMS = {
+    "litert": "litert_tflite",
+    "tensorflow": "tensorflow_savedmodel",
+    "onnx": "onnxruntime_onnx",
+}
 
 _LENGTH = struct.Struct("<I")
 
