@@ -4,7 +4,7 @@ from pathlib import Path
 PROTOS = Path(__file__).parents[1]
 GENERATED = [
     f"{name}_pb2{suffix}"
-    for name in ("seldon", "open_inference", "seldon_core")
+    for name in ("seldon", "open_inference", "seldon_core", "tensorflow_serving")
     for suffix in (".py", ".pyi", "_grpc.py", "_grpc.pyi")
 ]
 

@@ -33,7 +33,8 @@ MAX_CONNECTIONS = 800
 MAX_LINE_BYTES = 1 << 20
 MAX_HEADER_BYTES = 96 << 10
 MAX_HEADERS_BYTES = 1 << 20
-MAX_HEADERS = 64
+# The gateway passes on 100 and adds about 8 of its own.
+MAX_HEADERS = 128
 
 
 def loop_settings(settings: Settings) -> LoopSettings:
