@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 from polling import eventually
 from seldon_gateway import api_errors, api_paths
-from seldon_gateway.strategies import Endpoint, Variation
+from seldon_gateway.strategies import Endpoint, Protocol, Variation
 
 KEY, SECRET = "acme-all-key", "acme-all-secret"
 ORIGIN = "https://app.example.com"
@@ -76,7 +76,9 @@ def gateway(
         for name in ("acme", "single", "empty", "dead"):
             keys = (f"{name}-js-key", f"{name}-all-key", f"{name}-all-secret")
             gateway.registry.setup_client(name, "DB", *keys)
-        for protocol, upstream in (("rest", http_upstream), ("grpc", grpc_upstream)):
+        upstreams: dict[Protocol, HttpUpstream | GrpcUpstream]
+        upstreams = {"rest": http_upstream, "grpc": grpc_upstream}
+        for protocol, upstream in upstreams.items():
             gateway.registry.replace_variations(
                 "acme",
                 protocol,
@@ -370,7 +372,7 @@ def test_another_method_is_unimplemented(
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-class AddToken(grpc.StreamStreamClientInterceptor):  # type: ignore[misc]  # untyped base
+class AddToken(grpc.StreamStreamClientInterceptor):
     def __init__(self, token: str) -> None:
         self.token = token
 
