@@ -518,7 +518,7 @@ RAW = [
     ),
     (b"GET /" + b"x" * 1_100_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n", 414, 44),
     (b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"y" * 200_000 + b"\r\n\r\n", 431, 44),
-    (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"A: b\r\n" * 100 + b"\r\n", 431, 44),
+    (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"A: b\r\n" * 130 + b"\r\n", 431, 44),
     (b"GET / HTTP/1.1\r\nHost: h\r\n" + (b"A: " + b"y" * 90_000 + b"\r\n") * 13, 431, 44),
     (b"GET / HTTP/1.1\nHost: h\n\n", 400, 13),
     (b"BREW /predict HTTP/1.1\r\nHost: h\r\n\r\n", 405, 11),
