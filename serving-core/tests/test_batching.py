@@ -118,7 +118,37 @@ def test_a_failing_engine_fails_its_batch_and_serves_on(
     assert Submission(batcher, instances(1)[0]).result().batch_size == 1
 
 
-def test_an_engine_that_answers_too_few_fails_its_batch_and_serves_on() -> None:
+def test_a_request_that_fails_in_a_joined_batch_fails_alone(
+    batcher: MicroBatcher, predictor: FakePredictor
+) -> None:
+    class Choosy(FakePredictor):
+        def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+            scores = super().scores(rows)
+            if rows.min() < 0:
+                raise Refused(-1, "a row is negative")
+            return scores
+
+    class Refused(InvalidInput):
+        def __init__(self, code: int, message: str) -> None:  # not the base's arguments
+            super().__init__(message)
+            self.code = code
+
+    choosy = Choosy()
+    batcher = MicroBatcher(choosy)
+    batcher.start()
+    occupy(batcher, choosy)
+    good = [Submission(batcher, row) for row in instances(3)]
+    bad = Submission(batcher, -instances(1)[0])
+    choosy.gate.set()
+    with pytest.raises(Refused, match="a row is negative"):
+        bad.result()
+    for row, one in zip(instances(3), good, strict=True):
+        assert np.array_equal(one.scores(), [expected_scores(row)])
+    assert choosy.batches == [1, 4, 1, 1, 1, 1]
+    assert batcher.close()
+
+
+def test_an_engine_that_answers_too_few_rows_is_called_for_each_request() -> None:
     class ShortPredictor(FakePredictor):
         def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
             scores = super().scores(rows)
@@ -129,13 +159,12 @@ def test_an_engine_that_answers_too_few_fails_its_batch_and_serves_on() -> None:
     batcher.start()
     first = occupy(batcher, short)
     others = [Submission(batcher, row) for row in instances(2)]
+    pair = Submission(batcher, instances(2))
     short.gate.set()
-    for other in others:
-        with pytest.raises(PredictorFailed, match="1 rows of probabilities, expected 2"):
-            other.result()
-    assert first.result().batch_size == 1
+    with pytest.raises(PredictorFailed, match="1 rows of probabilities, expected 2"):
+        pair.result()
+    assert [one.result().batch_size for one in [first, *others]] == [1, 1, 1]
     assert batcher.ready
-    assert Submission(batcher, instances(1)[0]).result().batch_size == 1
     assert batcher.close()
 
 
@@ -215,12 +244,12 @@ def test_a_request_of_more_rows_is_computed_in_parts_with_others_between(
     assert sum(predictor.batches) == rows + 2
 
 
-def test_a_request_of_more_parts_than_the_queue_holds_is_refused_whole(
+def test_a_request_of_more_parts_than_the_queue_holds_is_never_served(
     predictor: FakePredictor,
 ) -> None:
     batcher = MicroBatcher(predictor, max_queue=2)
     batcher.start()
-    with pytest.raises(QueueFull):
+    with pytest.raises(InvalidInput, match="has 33 rows, the limit is 32"):
         Submission(batcher, instances(33))
     assert Submission(batcher, instances(32)).scores().shape == (32, 10)
     assert predictor.batches == [16, 16]
@@ -315,3 +344,31 @@ def test_requests_of_a_model_without_a_batch_are_computed_one_by_one() -> None:
         pass
     assert model.shapes == [(1, 2), (2, 2), (40, 2)]
     assert all(isinstance(outcome, Computed) for outcome in outcomes)
+
+
+class Widening(Doubling):
+    """Its output is as wide as its call is late."""
+
+    def predict(self, inputs: Tensors) -> Tensors:
+        self.shapes.append(inputs["x"].shape)
+        return {"y": np.zeros((len(inputs["x"]), len(self.shapes)), np.int64)}
+
+
+def test_parts_whose_outputs_differ_fail_the_request_and_nothing_else() -> None:
+    batcher = MicroBatcher(Widening(batched=True))
+    outcomes = run_all(batcher, [np.zeros((40, 2), np.int64), np.zeros((1, 2), np.int64)])
+    assert isinstance(outcomes[0], PredictorFailed)
+    assert "parts differ in shape" in str(outcomes[0])
+    assert isinstance(outcomes[1], Computed)
+
+
+def test_a_receiver_that_fails_does_not_end_the_engine_thread(
+    batcher: MicroBatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(outcome: object) -> None:
+        raise RuntimeError("broken receiver")
+
+    batcher.enqueue({"instances": instances(1)}, 1, fail)
+    assert Submission(batcher, instances(1)[0]).scores().shape == (1, 10)
+    assert batcher.ready
+    assert "a request could not be completed" in caplog.text

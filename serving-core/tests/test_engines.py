@@ -134,6 +134,25 @@ def test_onnx_takes_several_inputs_and_datatypes(tmp_path: Path) -> None:
     assert outputs["t"].tolist() == ["a", "é"]
 
 
+def test_onnx_refuses_a_string_that_is_not_utf_8(tmp_path: Path) -> None:
+    folder = write_model_folder(tmp_path / "mixed", {"model.onnx": onnx_model()}, *MIXED)
+    inputs: dict[str, np.ndarray] = {
+        "x": np.zeros((1, 2), np.float32),
+        "n": np.zeros((1, 1), np.int64),
+        "s": np.array([b"\xff"], object),
+    }
+    with pytest.raises(InvalidInput, match="not UTF-8"):
+        load_predictor(folder).predict(inputs)
+
+
+def test_a_class_that_refuses_the_example_cannot_start(tmp_path: Path) -> None:
+    refusing = SUM.replace(
+        "return", "from serving_core import InvalidInput; raise InvalidInput('x is empty'); return"
+    )
+    with pytest.raises(ModelFolderInvalid, match="fails its warm-up: x is empty"):
+        load_predictor(python_model(tmp_path, refusing))
+
+
 def test_a_file_that_is_no_onnx_model_is_refused(tmp_path: Path) -> None:
     folder = write_model_folder(tmp_path / "mixed", {"model.onnx": b"no model"}, *MIXED)
     with pytest.raises(ModelFolderInvalid, match=r"ONNX Runtime cannot load .*model\.onnx"):

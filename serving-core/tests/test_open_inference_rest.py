@@ -150,8 +150,12 @@ def test_another_model_or_version_is_not_found(path: str) -> None:
         decode(post({"inputs": INPUTS}, path=path))
 
 
-def test_the_model_may_be_named_with_its_version_and_with_escapes() -> None:
-    assert decode(post({"inputs": INPUTS}, path="/v2/models/mi%78ed/versions/3/infer")).rows == 2
+def test_the_model_may_be_named_with_its_version_and_beyond_ascii() -> None:
+    assert decode(post({"inputs": INPUTS}, path="/v2/models/mixed/versions/3/infer")).rows == 2
+    # The reader has decoded the escapes of the path, to bytes as latin-1.
+    named = MIXED._replace(names="é%41")
+    path = f"/v2/models/{'é%41'.encode().decode('latin-1')}/infer"
+    assert decode(post({"inputs": INPUTS}, path=path), named).rows == 2
 
 
 def changed(number: int, **fields: object) -> dict[str, Any]:
@@ -178,6 +182,14 @@ REFUSED: dict[str, tuple[object, str]] = {
     "a shape of texts": (changed(0, shape=["2"]), "expected a list of integers"),
     "a negative size": (changed(0, shape=[-1, 2]), "expected sizes from 0"),
     "another rank": (changed(0, shape=[4]), r"has shape \[4\], expected \[-1, 2\]"),
+    "a size beyond numpy's": (
+        changed(0, shape=[0, 2**63], data=[]),
+        "has a size that is too large",
+    ),
+    "sizes whose product is": (
+        changed(0, shape=[0, 2**62, 2**62], data=[]),
+        "has a size that is too large",
+    ),
     "another count": (changed(0, shape=[3, 2]), r"has 4 elements, expected 6"),
     "other rows": (changed(1, shape=[1], data=[7]), "'n' has 1 rows, expected 2"),
     "no rows": (
@@ -214,7 +226,13 @@ def test_an_invalid_request_is_refused_with_field_and_limit(document: object, te
 
 @pytest.mark.parametrize(
     ("length", "text"),
-    [("x", "is 'x'"), ("-1", "is '-1'"), ("99999", "at most the"), ("\u0661", "is '\u0661'")],
+    [
+        ("x", "is 'x'"),
+        ("-1", "is '-1'"),
+        ("99999", "at most the"),
+        ("1" * 5000, "at most the"),
+        ("\u0661", "is '\u0661'"),
+    ],
 )
 def test_an_invalid_length_of_the_json_is_refused(length: str, text: str) -> None:
     with pytest.raises(InvalidInput, match=text):

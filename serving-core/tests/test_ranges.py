@@ -22,6 +22,7 @@ from serving_core import (
     load_predictor,
     read_model_folder,
 )
+from serving_core.loading import example
 from serving_core.testing import FakePredictor
 
 PIXELS = TensorSpec("x", "FP32", (-1, 2, 2), range=(0, 1))
@@ -184,6 +185,31 @@ def test_a_wrong_range_is_named(tmp_path: Path, more: dict[str, object], message
         tmp_path / "m", {"model.py": ""}, [source], [tensor("y", "FP32", [-1])]
     )
     with pytest.raises(ModelFolderInvalid, match=message):
+        read_model_folder(folder)
+
+
+def test_integers_written_by_hand_do_not_wrap(tmp_path: Path) -> None:
+    source = tensor("x", "INT8", [-1, 2]) | {"range": [0, 100], "rescale": [-128, 127]}
+    folder = write_model_folder(
+        tmp_path / "m", {"model.py": ""}, [source], [tensor("y", "FP32", [-1])]
+    )
+    (spec,) = read_model_folder(folder).info.signature.inputs
+    assert spec.in_range(np.array([[-128, 127]], np.int8)).tolist() == [[0, 100]]
+
+
+def test_an_example_of_a_request_is_what_a_caller_sends() -> None:
+    signature = Signature((BYTES_TO_PIXELS,), ())
+    sent = example(signature, 16, of_request=True)["x"]
+    assert 1 < sent.max() <= 255
+    assert np.abs(signature.in_range({"x": sent})["x"]).max() <= 1
+    assert np.abs(example(signature, 16)["x"]).max() <= 1
+
+
+def test_a_batch_needs_a_first_size_of_its_own(tmp_path: Path) -> None:
+    folder = write_model_folder(
+        tmp_path / "m", {"model.py": ""}, [tensor("x", "FP32", [-1, 4])], [tensor("y", "FP32", [])]
+    )
+    with pytest.raises(ModelFolderInvalid, match=r"y has shape \[\], expected -1 as its first"):
         read_model_folder(folder)
 
 

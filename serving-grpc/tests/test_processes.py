@@ -385,6 +385,19 @@ def test_sighup_replaces_the_workers_without_a_failed_call(launch, tmp_path):
     assert "reloaded" in stack.log.read_text()
 
 
+def test_a_second_sighup_serves_what_changed_during_the_first(launch, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(MODEL, folder)
+    stack = launch(MODEL_FOLDER=str(folder), GRPC_WORKERS="1")
+    description = json.loads((folder / "model.json").read_text())
+    for name in ("first", "second"):
+        stack.process.send_signal(signal.SIGHUP)
+        eventually(lambda: len(stack.workers()) == 2, within_s=20)
+        (folder / "model.json").write_text(json.dumps(description | {"name": name}))
+    eventually(lambda: stack.log.read_text().count("reloaded") == 2, within_s=30)
+    assert model_name(stack.port) == "second"
+
+
 def test_sighup_with_a_broken_model_keeps_the_workers(launch, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(MODEL, folder)

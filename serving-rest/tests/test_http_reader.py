@@ -344,3 +344,23 @@ def read_by_gunicorn(data: bytes) -> tuple[HttpRequest, bool] | str:
 def test_a_header_with_an_underscore_names_nobody() -> None:
     found = complete(HEAD + b"x_seldon_client: root\r\n\r\n" + BODY)
     assert found.request.client == ""
+
+
+def test_a_length_of_many_digits_is_malformed() -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: h\r\nContent-Length: " + b"0" * 5000 + b"5\r\n\r\n"
+    with pytest.raises(RequestMalformed, match="Content-Length has 5001 digits"):
+        RequestReader(LIMITS).read(head + b"12345")
+
+
+def test_trailers_without_an_end_are_refused_early() -> None:
+    reader = RequestReader(LIMITS)
+    head = b"POST /predict HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    assert reader.read(head) is None
+    request = None
+    pieces = 0
+    while request is None:
+        request = reader.read(b"A: " + b"b" * 59 + b"\r\n")
+        pieces += 1
+    assert request.refusal is not None
+    assert "the trailers are too large" in str(request.refusal)
+    assert pieces <= 130

@@ -352,7 +352,7 @@ def puid_of(answer: dict[str, object]) -> object:
 
 
 def test_requests_sent_ahead_are_answered_in_order(server: Running) -> None:
-    # Plain ones, one for gunicorn's threads, and bad ones that are refused before they are scored.
+    # Plain ones, a chunked one, and bad ones that are refused before they are scored.
     chunked = b"POST /predict?puid=c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
     text = document(4).encode()
     chunked += b"%x\r\n%b\r\n0\r\n\r\n" % (len(text), text)

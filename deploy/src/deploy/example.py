@@ -54,7 +54,7 @@ def over_rest(base: str, token: str, name: str, signature: Signature | None) -> 
                     if array.dtype.kind == "O"
                     else array.ravel().tolist(),
                 }
-                for input_name, array in example(signature, _ROWS).items()
+                for input_name, array in example(signature, _ROWS, of_request=True).items()
             ]
             answer = session.post(f"{url}/infer", json={"inputs": inputs}, timeout=_TIMEOUT_S)
             answer.raise_for_status()
@@ -78,7 +78,7 @@ def over_grpc(address: str, token: str, name: str, signature: Signature | None) 
                     [(one.name, one.datatype, one.shape) for one in described.inputs]
                 )
             request = pb.ModelInferRequest(model_name=name)
-            for input_name, array in example(signature, _ROWS).items():
+            for input_name, array in example(signature, _ROWS, of_request=True).items():
                 datatype = signature.input(input_name).datatype
                 request.inputs.add(name=input_name, datatype=datatype, shape=array.shape)
                 request.raw_input_contents.append(to_binary(array))

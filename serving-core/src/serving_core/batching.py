@@ -100,10 +100,14 @@ class _Parts:
                 self._on_done(part or PredictorFailed("a part of the request has no outcome"))
                 return
             parts.append(part)
-        outputs = {
-            name: np.concatenate([part.outputs[name] for part in parts])
-            for name in parts[0].outputs
-        }
+        try:
+            outputs = {
+                name: np.concatenate([part.outputs[name] for part in parts])
+                for name in parts[0].outputs
+            }
+        except ValueError:
+            self._on_done(PredictorFailed("the outputs of the request's parts differ in shape"))
+            return
         self._on_done(
             Computed(
                 outputs,
@@ -201,7 +205,8 @@ class MicroBatcher:
             timeout_s: Deadline in seconds; a request that is still queued then is not computed.
 
         Raises:
-            QueueFull: `max_queue` requests are queued; `on_done` is not called.
+            InvalidInput: The request has more parts than the queue holds; `on_done` is not called.
+            QueueFull: `max_queue` requests are queued; likewise.
             DeadlinePassed: `timeout_s` has passed; likewise.
             PredictorNotReady: Not started, or closed; likewise.
         """
@@ -214,6 +219,9 @@ class MicroBatcher:
             pending = (_Pending(inputs, rows, on_done, now, deadline),)
         else:
             pending = self._in_parts(inputs, rows, on_done, now, deadline)
+            if len(pending) > self._max_queue:
+                limit = self._max_queue * self._max_batch
+                raise InvalidInput(f"the request has {rows} rows, the limit is {limit}")
         with self._lock:
             if not self._open:
                 raise PredictorNotReady("the model is not ready")
@@ -303,44 +311,30 @@ class MicroBatcher:
         live = []
         for pending in taken:
             if pending.deadline is not None and pending.deadline <= now:
-                pending.on_done(DeadlinePassed("the deadline passed while the request was queued"))
+                _finish(pending, DeadlinePassed("the deadline passed while the request was queued"))
             else:
                 live.append(pending)
         return live
 
     def _compute(self, batch: list[_Pending]) -> None:
         started = time.perf_counter()
-        first = batch[0]
-        rows = first.rows
+        rows = sum([pending.rows for pending in batch])
         try:
-            if len(batch) == 1:
-                inputs = first.inputs
-            else:
-                rows = sum([pending.rows for pending in batch])
-                inputs = {
-                    name: np.concatenate([pending.inputs[name] for pending in batch])
-                    for name in first.inputs
-                }
-            outputs = self._predictor.predict(inputs)
-            if self._joins:
-                for name, array in outputs.items():
-                    if len(array) != rows:
-                        raise PredictorFailed(
-                            f"the model gave {len(array)} rows of {name}, expected {rows}"
-                        )
-        except ServingError as error:
-            for pending in batch:  # one object each: each caller's thread adds its traceback
-                pending.on_done(type(error)(str(error)))
-            return
-        except Exception:  # the engine thread must survive any error of the engine
-            log.exception("the predictor failed on a batch of %d", rows)
-            for pending in batch:
-                pending.on_done(PredictorFailed("the model failed on this input"))
+            outputs = self._call(batch, rows)
+        except Exception as error:  # the engine thread must survive any error of the engine
+            if len(batch) > 1:  # the input of one request must not fail the others
+                for pending in batch:
+                    self._compute([pending])
+                return
+            if not isinstance(error, ServingError):
+                log.exception("the predictor failed on a batch of %d", rows)
+                error = PredictorFailed("the model failed on this input")
+            _finish(batch[0], error)
             return
         compute_s = time.perf_counter() - started
         # Finite values near float32's limit overflow inside a classifier.
-        scores = None if self._classifier is None else outputs[self._classifier.output]
-        all_finite = scores is None or bool(np.isfinite(scores).all())
+        scored = None if self._classifier is None else self._classifier.output
+        all_finite = scored is None or bool(np.isfinite(outputs[scored]).all())
         start = 0
         for pending in batch:
             own = outputs
@@ -348,10 +342,35 @@ class MicroBatcher:
                 end = start + pending.rows
                 own = {name: array[start:end] for name, array in outputs.items()}
                 start = end
-            if all_finite or np.isfinite(own[self._classifier.output]).all():  # type: ignore[union-attr]
-                pending.on_done(Computed(own, started - pending.enqueued_at, compute_s, rows))
+            if scored is None or all_finite or np.isfinite(own[scored]).all():
+                queue_s = started - pending.enqueued_at
+                _finish(pending, Computed(own, queue_s, compute_s, rows))
             else:
-                pending.on_done(InvalidInput(NO_FINITE_SCORE))
+                _finish(pending, InvalidInput(NO_FINITE_SCORE))
+
+    def _call(self, batch: list[_Pending], rows: int) -> Tensors:
+        """The outputs of the joined requests."""
+        inputs = batch[0].inputs
+        if len(batch) > 1:
+            inputs = {
+                name: np.concatenate([pending.inputs[name] for pending in batch]) for name in inputs
+            }
+        outputs = self._predictor.predict(inputs)
+        if self._joins:
+            for name, array in outputs.items():
+                if len(array) != rows:
+                    raise PredictorFailed(
+                        f"the model gave {len(array)} rows of {name}, expected {rows}"
+                    )
+        return outputs
+
+
+def _finish(pending: _Pending, outcome: Computed | ServingError) -> None:
+    """Pass on an outcome; an error of the receiver must not end the engine thread."""
+    try:
+        pending.on_done(outcome)
+    except Exception:
+        log.exception("a request could not be completed")
 
 
 def _same_item_shapes(one: _Pending, other: _Pending) -> bool:

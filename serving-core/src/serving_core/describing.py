@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving_core.engines.offered import Offered, OfferedTensor
-from serving_core.errors import ModelFolderInvalid, PredictorFailed
+from serving_core.errors import ModelFolderInvalid, PredictorFailed, ServingError
 from serving_core.loading import PREDICTORS, create, example
 from serving_core.model_folder import LITERT, ModelFolder
 from serving_core.predictor import Predictor
@@ -220,7 +220,7 @@ def _with_signature(folder: ModelFolder, signature: Signature) -> ModelFolder:
 def _call(predictor: Predictor, inputs: Tensors, folder: ModelFolder) -> Tensors:
     try:
         return predictor.predict(inputs)
-    except PredictorFailed as error:
+    except ServingError as error:  # a Python class may refuse the example
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
         reason = " ".join(getattr(error, "__notes__", ())) or str(error)
         cause = error.__cause__

@@ -192,7 +192,7 @@ def _try(
         result = Path(work) / "result.json"
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "serving_core.trial", str(result)],
+                [sys.executable, "-P", "-m", "serving_core.trial", str(result)],
                 input=json.dumps(job),
                 env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
                 capture_output=True,

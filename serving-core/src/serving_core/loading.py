@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving_core.digits import held_out
-from serving_core.errors import ModelFolderInvalid, PredictorFailed
+from serving_core.errors import ModelFolderInvalid, ServingError
 from serving_core.model_folder import (
     LITERT,
     ONNX,
@@ -88,8 +88,10 @@ def is_fast(predictor: Predictor) -> bool:
     return min(durations) < FAST_CALL_S
 
 
-def example(signature: Signature, rows: int) -> Tensors:
+def example(signature: Signature, rows: int, of_request: bool = False) -> Tensors:
     """Values within the model's ranges, the same in every call.
+
+    With `of_request` they are what a caller sends, before the server rescales them.
 
     Variable dimensions other than the batch have size 1, strings are empty. Without a range,
     floats are in [0, 1), bytes in 0..255, and other integers 0 or 1, which most models have as an
@@ -105,7 +107,7 @@ def example(signature: Signature, rows: int) -> Tensors:
             inputs[spec.name] = np.full(shape, b"", spec.dtype)
             continue
         highest = {"f": 1, "b": 2}.get(spec.dtype.kind, 256 if spec.datatype == "UINT8" else 2)
-        low, high = spec.range or (0, highest)
+        low, high = (of_request and spec.rescale) or spec.range or (0, highest)
         # The multiples of the golden ratio spread evenly; numpy.random would cost 3 MB of memory.
         fractions = (np.arange(1, prod(shape) + 1) * 0.6180339887498949) % 1
         inputs[spec.name] = (low + fractions * (high - low)).astype(spec.dtype).reshape(shape)
@@ -126,7 +128,7 @@ def warm_up(predictor: Predictor, folder: Path) -> None:
             inputs = view.inputs(held_out().images[:rows])
         try:
             outputs = predictor.predict(inputs)
-        except PredictorFailed as error:
+        except ServingError as error:  # a Python class may refuse the example
             reason = " ".join(getattr(error, "__notes__", [])) or str(error)
             raise ModelFolderInvalid(
                 f"the model in {folder} fails its warm-up: {reason}"

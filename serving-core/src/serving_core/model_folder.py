@@ -191,11 +191,18 @@ def _read_signature(folder: Path, description: dict[str, Any], classes: int) -> 
     A folder of the first format has `input` alone, the row of a classifier.
     """
     if "inputs" in description:
-        return Signature(
+        signature = Signature(
             inputs=_read_specs(folder, description, "inputs"),
             outputs=_read_specs(folder, description, "outputs"),
             batched=_field(folder, description, "batched", bool),
         )
+        for spec in (*signature.inputs, *signature.outputs) if signature.batched else ():
+            if spec.shape[:1] != (ANY,):
+                raise ModelFolderInvalid(
+                    f"{folder}/model.json: {spec.name} has shape {list(spec.shape)}, expected -1 "
+                    f'as its first size, the batch; or write "batched": false'
+                )
+        return signature
     if not classes:
         raise ModelFolderInvalid(f"{folder}/model.json: classes is not a list of names")
     source = _field(folder, description, "input", dict)
@@ -265,7 +272,7 @@ def _limits(folder: Path, value: object, place: str) -> tuple[float, float]:
         raise ModelFolderInvalid(
             f"{folder}/model.json: {place} is {value!r:.80}, expected [low, high]"
         )
-    return value[0], value[1]
+    return float(value[0]), float(value[1])
 
 
 def _field(folder: Path, document: object, field: str, kind: type, prefix: str = "") -> Any:

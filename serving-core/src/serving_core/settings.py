@@ -19,7 +19,7 @@ def model_folder() -> Any:
 
 def model_name() -> Any:
     meaning = "the model's name in responses"
-    return env.text("MODEL_NAME", None, meaning, words="the name in `model.json`")
+    return env.text("MODEL_NAME", None, meaning, words="the name in `model.json`, or the folder's")
 
 
 def model_engine() -> Any:

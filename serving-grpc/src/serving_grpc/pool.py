@@ -103,12 +103,18 @@ class WorkerPool:
         serving, reloaded = self._start_generation(), None
         serving.serving = True
         keepers = list(serving.keepers)
+        again = False
         while True:
+            if again and reloaded is None:  # one more, for what changed during the last
+                again = False
+                self.reload()
             event = self._events.get()
-            if event.kind == "reload" and reloaded is None:
-                log.info("reloading")
-                reloaded = self._start_generation()
-                keepers += reloaded.keepers
+            if event.kind == "reload":
+                again = reloaded is not None
+                if reloaded is None:
+                    log.info("reloading")
+                    reloaded = self._start_generation()
+                    keepers = [one for one in keepers if one.is_alive()] + reloaded.keepers
             elif event.kind == "ready" and event.generation is reloaded and reloaded is not None:
                 reloaded.serving = True
                 self._retire(serving)

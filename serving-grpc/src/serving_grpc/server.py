@@ -52,7 +52,7 @@ class PredictionServer:
         self._health = health.HealthServicer()
         for name in _HEALTH_NAMES:
             self._health.set(name, _NOT_SERVING)
-        # For health and reflection; without maximum_concurrent_rpcs their queue is unbounded.
+        # For calls that compute nothing; without maximum_concurrent_rpcs their queue is unbounded.
         self._other_calls = _CountingExecutor(settings.threads)
         self._server = grpc.server(
             self._other_calls,

@@ -28,7 +28,11 @@ class Settings:
     workers: int = common.workers("GRPC")
     queue_limit: int = common.queue_limit("GRPC")
     threads: int = env.integer(
-        "GRPC_THREADS", 32, 1, 200_000, "threads per worker, for health and reflection calls alone"
+        "GRPC_THREADS",
+        32,
+        1,
+        200_000,
+        "threads per worker, for calls that compute nothing: health, reflection, metadata",
     )
     max_message_bytes: int = env.integer(
         "GRPC_MAX_MESSAGE_BYTES", 1 << 20, 1024, 1 << 30, "largest request", unit="bytes"

@@ -32,7 +32,8 @@ _STDIN = 0
 def main() -> None:
     """Load the model, serve and drain; exit with status 1 without a model or a port."""
     report = _claim_stdout()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent sends SIGTERM
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's signals are the parent's
+        signal.signal(number, signal.SIG_IGN)
     lifeline = _Lifeline()
     logs.configure()
     settings = Settings.from_env(os.environ)

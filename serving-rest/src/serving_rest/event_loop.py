@@ -528,7 +528,7 @@ class EventLoop:
             self._next_due = due
 
     def _act_on_due(self, now: float) -> None:
-        """Act on what is due. Most requests finish earlier: a sweep is cheaper than timers."""
+        """Act on what is due. Most requests finish earlier: a pass is cheaper than timers."""
         self._next_due = math.inf
         for conn in list(self._connections.values()):
             if conn.due <= now:

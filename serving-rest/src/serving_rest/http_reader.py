@@ -19,6 +19,9 @@ from serving_core.protocols.seldon.rest import ErrorCode, RequestRefused
 # Beyond this limit the rest of a body that is too large is not read: the connection closes.
 MAX_DISCARDED_BYTES = 16 << 20
 
+_MAX_TRAILERS_BYTES = 8 << 10
+_MAX_LENGTH_DIGITS = 20
+
 _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")}
 _METHOD = re.compile(rb"[A-Z0-9!$%&'*+.^_`|~-]{3,20}")
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
@@ -318,7 +321,7 @@ class RequestReader:
                 at = end + 2
             else:
                 end = at - 2 if data[at : at + 2] == b"\r\n" else data.find(b"\r\n\r\n", at)
-                if end < 0 and len(data) - at <= limits.section:
+                if end < 0 and len(data) - at <= _MAX_TRAILERS_BYTES:
                     break
                 if end < 0:
                     raise _unreadable("the trailers are too large")
@@ -381,7 +384,10 @@ def parse_head(
                 raise _malformed(f"the header {name.decode()} appears twice")
             text = f"{into[field]},{text}"
         into[field] = text
-    length = int(own.get("length", "0"))
+    digits = own.get("length", "0")
+    if len(digits) > _MAX_LENGTH_DIGITS:
+        raise _malformed(f"Content-Length has {len(digits)} digits")
+    length = int(digits)
     body = data[head_end + 4 : head_end + 4 + length]
     request = ReceivedRequest(HttpRequest(path, method, query, body=body, **fields), version, lines)
     request.close = version == "1.0"

@@ -13,7 +13,7 @@ SCORE = np.float32(0.91)
 
 
 class NullPredictor:
-    """Replaces either engine; see sitecustomize.py."""
+    """Replaces the engines of the released models; see sitecustomize.py."""
 
     def __init__(self, folder: ModelFolder) -> None:
         """Reads only the model's description."""

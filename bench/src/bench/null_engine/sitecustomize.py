@@ -1,4 +1,4 @@
-"""On a server's PYTHONPATH, replaces both engines with null_predictor.py.
+"""On a server's PYTHONPATH, replaces the engines of the released models with null_predictor.py.
 
 Python imports this file at startup, in the parent and in every worker, so the servers run
 unchanged.

@@ -167,7 +167,7 @@ def _print_report(folder: Path, imported: Imported) -> None:
     if "classes" in description:
         click.echo(f"  classifier of {len(description['classes'])} classes")
     else:
-        click.echo("  no classifier: served by the Open Inference and TensorFlow Serving protocols")
+        click.echo("  no classifier: /predict and Classify do not serve it, other protocols do")
 
 
 def _values(values: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving_core.engines.offered import Offered, OfferedTensor
-from serving_core.errors import ModelFolderInvalid, PredictorFailed
+from serving_core.errors import InvalidInput, ModelFolderInvalid, PredictorFailed
 from serving_core.model_folder import ModelFolder
 from serving_core.predictor import ModelInfo
 from serving_core.tensors import ANY, Tensors
@@ -62,9 +62,9 @@ class OnnxPredictor:
 
     def predict(self, inputs: Tensors) -> Tensors:
         """See Predictor.predict."""
+        if self._texts:
+            inputs = {**inputs, **{name: _decoded(inputs[name]) for name in self._texts}}
         try:
-            if self._texts:
-                inputs = {**inputs, **{name: _decoded(inputs[name]) for name in self._texts}}
             outputs = self._session.run(self._outputs, inputs)
             return dict(zip(self._outputs, outputs, strict=True))
         except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
@@ -122,5 +122,8 @@ def session_of(folder: ModelFolder) -> Any:
 
 def _decoded(texts: NDArray[Any]) -> NDArray[Any]:
     decoded = np.empty(texts.shape, np.object_)
-    decoded.ravel()[:] = [text.decode() for text in texts.ravel()]
+    try:
+        decoded.ravel()[:] = [text.decode() for text in texts.ravel()]
+    except UnicodeDecodeError:
+        raise InvalidInput("an input has a string that is not UTF-8") from None
     return decoded

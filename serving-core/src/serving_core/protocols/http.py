@@ -44,7 +44,6 @@ class HttpResponse(NamedTuple):
     Attributes:
         body: The complete body.
         status: The status of the response.
-        models: The gateway's labels of all variations of the client; empty if there is one.
         content_type: The Content-Type header.
         headers: Further headers.
         outcome: The status that is counted, where it differs from the response's.

@@ -125,7 +125,26 @@ def shaped(array: NDArray[Any], shape: Sequence[int], name: str) -> NDArray[Any]
             f"input {name!r} has {array.size} elements, expected {prod(shape)} "
             f"for its shape {list(shape)}"
         )
-    return array.reshape(shape)
+    return reshaped(array, shape, name)
+
+
+def reshaped(array: NDArray[Any], shape: Sequence[int], name: str) -> NDArray[Any]:
+    """An array in a shape with as many elements.
+
+    Raises:
+        InvalidInput: numpy has no such shape: a size is too large.
+    """
+    try:
+        return array.reshape(shape)
+    except (ValueError, OverflowError):
+        raise InvalidInput(
+            f"input {name!r} has shape {list(shape)}, which has a size that is too large"
+        ) from None
+
+
+def text_of(part: str) -> str:
+    """A part of a path, whose escapes are decoded to bytes as latin-1."""
+    return part.encode("latin-1").decode("utf-8", "replace")
 
 
 def from_binary(data: bytes | memoryview, dtype: np.dtype[Any], name: str) -> NDArray[Any]:

@@ -3,7 +3,6 @@
 import re
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import orjson
@@ -23,6 +22,7 @@ from serving_core.protocols.open_inference.common import (
     output_of,
     shaped,
     strings_of,
+    text_of,
     to_binary,
 )
 
@@ -53,7 +53,7 @@ def decode(message: HttpRequest, served: Served) -> InferenceRequest:
     path = _PATH.fullmatch(message.path)
     if path is None:
         raise InvalidInput(f"path is {message.path[:64]!r}, expected {PREFIX}MODEL{SUFFIX}")
-    check_model(unquote(path["name"]), unquote(path["version"] or ""), served)
+    check_model(text_of(path["name"]), text_of(path["version"] or ""), served)
     check_identity(message)
     text, binary = _split(message)
     request = _object(_loads(text), "the body")
@@ -97,7 +97,8 @@ def _split(message: HttpRequest) -> tuple[bytes, memoryview]:
     text = message.header_length
     if not text:
         return message.body, memoryview(b"")
-    if not (text.isascii() and text.isdigit()) or int(text) > len(message.body):
+    digits = text.isascii() and text.isdigit() and len(text) < 20
+    if not digits or int(text) > len(message.body):
         raise InvalidInput(
             f"{HEADER_LENGTH} is {text[:32]!r}, expected at most the {len(message.body)} bytes "
             f"of the body"

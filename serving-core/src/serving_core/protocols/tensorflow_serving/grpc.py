@@ -17,6 +17,7 @@ from serving_core.protocols.open_inference.common import (
     from_binary,
     model_name,
     output_of,
+    reshaped,
     strings_of,
     to_binary,
 )
@@ -107,17 +108,17 @@ def _array(tensor: TensorProto, spec: TensorSpec) -> NDArray[Any]:
         array = from_binary(tensor.tensor_content, spec.dtype, spec.name)
     else:
         array = _values(tensor, spec)
-        if array.size == 1 and 1 < count <= _MAX_REPEATED:
+        if array.size == 1 and 1 < count * array.itemsize <= _MAX_REPEATED_BYTES:
             array = np.repeat(array, count)
     if array.size != count:
         raise InvalidInput(
             f"input {spec.name!r} has {array.size} elements, expected {count} for its shape {shape}"
         )
-    return array.reshape(shape)
+    return reshaped(array, shape, spec.name)
 
 
-# A tensor that one value abbreviates must not occupy more memory than a message may.
-_MAX_REPEATED = 1 << 20
+# A small message must not cost the inference of a large one.
+_MAX_REPEATED_BYTES = 1 << 16
 
 
 def _values(tensor: TensorProto, spec: TensorSpec) -> NDArray[Any]:

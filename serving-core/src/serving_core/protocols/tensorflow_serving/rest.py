@@ -4,7 +4,6 @@ import base64
 import re
 from http import HTTPStatus
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 import orjson
 from numpy.typing import NDArray
@@ -14,8 +13,14 @@ from serving_core.errors import InvalidInput
 from serving_core.exchange import InferenceRequest, Served
 from serving_core.predictor import ModelInfo
 from serving_core.protocols.http import HttpRequest, HttpResponse, check_identity
-from serving_core.protocols.json_tensors import array_of, check_finite, may_hold_booleans, type_name
-from serving_core.protocols.open_inference.common import check_model, model_name
+from serving_core.protocols.json_tensors import (
+    MAX_DIMENSIONS,
+    array_of,
+    check_finite,
+    may_hold_booleans,
+    type_name,
+)
+from serving_core.protocols.open_inference.common import check_model, model_name, text_of
 from serving_core.protocols.open_inference.rest import refuse
 from serving_core.tensors import TensorSpec
 
@@ -49,7 +54,7 @@ def decode(message: HttpRequest, served: Served) -> InferenceRequest:
     path = _PATH.fullmatch(message.path)
     if path is None:
         raise InvalidInput(f"path is {message.path[:64]!r}, expected {PREFIX}MODEL{SUFFIX}")
-    check_model(unquote(path["name"]), unquote(path["version"] or ""), served)
+    check_model(text_of(path["name"]), text_of(path["version"] or ""), served)
     check_identity(message)
     try:
         request = orjson.loads(message.body)
@@ -118,10 +123,12 @@ def _array(data: object, spec: TensorSpec, field: str, booleans: bool) -> NDArra
     return array_of(data, spec.datatype, field, booleans)
 
 
-def _decoded(data: object, field: str) -> object:
+def _decoded(data: object, field: str, depth: int = 0) -> object:
     """Replace each {"b64": …} by its bytes."""
     if type(data) is list:
-        return [_decoded(item, field) for item in data]
+        if depth == MAX_DIMENSIONS:
+            raise InvalidInput(f"{field} is nested deeper than {MAX_DIMENSIONS} lists")
+        return [_decoded(item, field, depth + 1) for item in data]
     if type(data) is dict:
         encoded = data.get("b64")
         if type(encoded) is not str or len(data) != 1:
