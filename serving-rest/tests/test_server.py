@@ -780,6 +780,20 @@ def test_sighup_replaces_the_workers_and_every_request_is_served(
         assert_good_request_is_served(server, scores)
 
 
+def test_sighup_with_a_broken_model_keeps_the_workers(
+    tmp_path: Path, scores: NDArray[np.float32]
+) -> None:
+    folder = Path(shutil.copytree(MODEL, tmp_path / "model"))
+    with running(tmp_path / "log", MODEL_FOLDER=folder) as server:
+        workers = server.workers()
+        (folder / "model.tflite").write_bytes(b"broken")
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "not reloaded: " in server.log.read_text(), "the refusal is logged")
+        assert "fails its checksum" in server.log.read_text()
+        assert server.workers() == workers
+        assert_good_request_is_served(server, scores)
+
+
 # Makes the engine one that takes long: Python imports this at its start.
 SLOW_ENGINE = """
 import time

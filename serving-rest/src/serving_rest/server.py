@@ -1,11 +1,14 @@
 """The gunicorn application: its configuration, and what a worker loads."""
 
 import gc
+import logging
 import math
 import os
 import shutil
+import signal
 import socket
 from pathlib import Path
+from types import FrameType
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
@@ -16,13 +19,22 @@ from prometheus_client import CollectorRegistry
 from monitoring.metrics import ServingMetrics
 from monitoring.process_tree import ProcessTree
 from monitoring.shared_metrics import SharedMetrics, absorb, share
-from serving_core import DataPlane, MicroBatcher, ModelFolderInvalid, is_fast, load_predictor
+from serving_core import (
+    DataPlane,
+    MicroBatcher,
+    ModelFolderInvalid,
+    is_fast,
+    load_predictor,
+    read_model_folder,
+)
 from serving_rest.app import Predictions, create_app
 from serving_rest.connection_counts import ConnectionCounts
 from serving_rest.event_loop import LoopSettings
 from serving_rest.http_reader import Limits
 from serving_rest.settings import Settings
 from serving_rest.worker import Worker
+
+log = logging.getLogger(__name__)
 
 # Longer than Envoy's idle timeout of upstream connections (1 h by default): if the server closed
 # first, a request could meet a closing connection.
@@ -89,6 +101,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             # In memory: a slow disk would look like a dead worker.
             "worker_tmp_dir": str(shared_memory) if os.access(shared_memory, os.W_OK) else None,
             "control_socket_disable": True,
+            "when_ready": self._guard_reload,
             "pre_fork": self._assign_slot,
             "child_exit": self._absorb_worker,
             "worker_exit": self._close_batcher,
@@ -122,6 +135,25 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         gc.collect()
         gc.freeze()
         return app
+
+    def _guard_reload(self, arbiter: Arbiter) -> None:
+        """Refuse SIGHUP while the folder is invalid: gunicorn would stop the workers that serve.
+
+        Called in the master once gunicorn has set its signal handlers.
+        """
+        reload = signal.getsignal(signal.SIGHUP)
+        settings = self.settings
+
+        def check_first(number: int, frame: FrameType | None) -> None:
+            try:
+                read_model_folder(settings.model_folder, settings.model_engine, settings.model_name)
+            except ModelFolderInvalid as error:
+                log.error("not reloaded: %s; the workers serve on", error)
+            else:
+                if callable(reload):
+                    reload(number, frame)
+
+        signal.signal(signal.SIGHUP, check_first)
 
     def _assign_slot(self, arbiter: Arbiter, worker: "Worker") -> None:
         """Assign a free slot; called in the master before a worker starts."""
