@@ -104,6 +104,7 @@ def test_a_model_of_another_kind_is_served_and_checked(
     assert "nothing was changed" in serving.ok(start_microservice, *words)
     serving.start(*BOTH)
     assert "a handwritten 7 is predicted as 7" in serving.cli("check", "--client-name", CLIENT)
+    serving.stop("lengths")
 
 
 def test_both_protocols_are_served_and_recorded(serving: StackUnderTest) -> None:
