@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
 
@@ -158,13 +159,9 @@ def _from_numbers(
     if len(numbers) != features:
         raise InvalidInput(f"data has {len(numbers)} values, expected {features}")
     if not may_hold_booleans:
-        try:
-            row = np.frombuffer(_floats(features).pack(*numbers), np.float32)
-        except (struct.error, OverflowError):  # _from_anything finds the value
-            pass
-        else:
-            if np.isfinite(row).all():
-                return row
+        # JSON has no number that is not finite, and what is too large for a float32 overflows.
+        with suppress(struct.error, OverflowError):  # _from_anything finds the value
+            return np.frombuffer(_floats(features).pack(*numbers), np.float32)
     return _from_anything(numbers, name)
 
 
