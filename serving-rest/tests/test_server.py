@@ -766,11 +766,11 @@ def test_sighup_replaces_the_workers_and_every_request_is_served(
             assert kept.predict(1).status == 200
             server.process.send_signal(signal.SIGHUP)
 
-            def is_told() -> bool:
-                """The old worker answers, and says that it closes the connection."""
+            def closes() -> bool:
+                """The old worker responds with Connection: close."""
                 return kept.predict(1).headers["Connection"] == "close"
 
-            eventually(is_told, "the kept connection is told to go")
+            eventually(closes, "the old worker closes the connection")
         eventually(lambda: not before & server.workers(), "the old workers are gone")
         eventually(server.both_serve, "two new workers serve")
         reloaded.set()

@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from serving_core.errors import InvalidInput
@@ -35,6 +36,31 @@ _JSON_TYPES: dict[type, str] = {
 def type_name(value: object) -> str:
     """What a decoded JSON value is, for messages."""
     return _JSON_TYPES.get(type(value), "another type")
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """Decode a body that is a JSON object.
+
+    Raises:
+        InvalidInput: It is none; names the place of a syntax error.
+    """
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        place = f"at line {error.lineno} column {error.colno}"
+        raise InvalidInput(f"the body is no valid JSON: {error.msg} {place}") from None
+    return object_of(document, "the body")
+
+
+def object_of(value: object, place: str) -> dict[str, Any]:
+    """A decoded JSON object.
+
+    Raises:
+        InvalidInput: Another type.
+    """
+    if type(value) is not dict:
+        raise InvalidInput(f"{place} is {type_name(value)}, expected an object")
+    return value
 
 
 def may_hold_booleans(text: bytes) -> bool:

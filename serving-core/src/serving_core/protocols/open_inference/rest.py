@@ -12,7 +12,14 @@ from serving_core.batching import Computed
 from serving_core.errors import ErrorKind, InvalidInput, ServingError
 from serving_core.exchange import InferenceRequest, Served
 from serving_core.protocols.http import JSON, HttpRequest, HttpResponse, check_identity
-from serving_core.protocols.json_tensors import array_of, check_finite, may_hold_booleans, type_name
+from serving_core.protocols.json_tensors import (
+    array_of,
+    check_finite,
+    may_hold_booleans,
+    object_of,
+    parse_object,
+    type_name,
+)
 from serving_core.protocols.open_inference.common import (
     Options,
     check_model,
@@ -56,7 +63,7 @@ def decode(message: HttpRequest, served: Served) -> InferenceRequest:
     check_model(text_of(path["name"]), text_of(path["version"] or ""), served)
     check_identity(message)
     text, binary = _split(message)
-    request = _object(_loads(text), "the body")
+    request = parse_object(text)
     model = served.model
     identifier = _string(request.get("id", ""), "id")
     inputs: dict[str, NDArray[Any]] = {}
@@ -64,7 +71,7 @@ def decode(message: HttpRequest, served: Served) -> InferenceRequest:
     at = 0
     for number, item in enumerate(_list(request.get("inputs"), "inputs")):
         place = f"inputs[{number}]"
-        tensor = _object(item, place)
+        tensor = object_of(item, place)
         name = _string(tensor.get("name"), f"{place}.name")
         if name in inputs:
             raise InvalidInput(f"input {name!r} appears twice")
@@ -107,21 +114,13 @@ def _split(message: HttpRequest) -> tuple[bytes, memoryview]:
     return message.body[:length], memoryview(message.body)[length:]
 
 
-def _loads(text: bytes) -> object:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        place = f"at line {error.lineno} column {error.colno}"
-        raise InvalidInput(f"the body is no valid JSON: {error.msg} {place}") from None
-
-
 def _requested(request: dict[str, Any], served: Served) -> dict[str, bool]:
     """The requested outputs, and whether each is binary."""
     all_binary = _parameters(request, "the body").get("binary_data_output") is True
     outputs: dict[str, bool] = {}
     for number, item in enumerate(_list(request.get("outputs", []), "outputs")):
         place = f"outputs[{number}]"
-        output = _object(item, place)
+        output = object_of(item, place)
         name = output_of(served.model, output.get("name"))
         outputs[name] = _parameters(output, place).get("binary_data", all_binary) is True
     return outputs or dict.fromkeys(served.model.signature.output_names, all_binary)
@@ -131,16 +130,10 @@ def _parameters(document: dict[str, Any], place: str) -> dict[str, Any]:
     parameters = document.get("parameters")
     if not parameters:
         return {}
-    checked = _object(parameters, f"{place}.parameters")
+    checked = object_of(parameters, f"{place}.parameters")
     if "shared_memory_region" in checked:
         raise InvalidInput(f"{place} is in shared memory, expected it in the request")
     return checked
-
-
-def _object(value: object, place: str) -> dict[str, Any]:
-    if type(value) is not dict:
-        raise InvalidInput(f"{place} is {type_name(value)}, expected an object")
-    return value
 
 
 def _list(value: object, place: str) -> list[Any]:

@@ -9,7 +9,14 @@ from serving_core.batching import Computed
 from serving_core.errors import ErrorKind, InvalidInput, ServingError
 from serving_core.exchange import InferenceRequest, Served
 from serving_core.protocols.http import JSON, HttpRequest, HttpResponse, check_identity
-from serving_core.protocols.json_tensors import array_of, check_finite, may_hold_booleans, type_name
+from serving_core.protocols.json_tensors import (
+    array_of,
+    check_finite,
+    may_hold_booleans,
+    object_of,
+    parse_object,
+    type_name,
+)
 from serving_core.protocols.open_inference.common import model_name
 from serving_core.protocols.open_inference.rest import STATUS
 from serving_core.protocols.seldon_core.common import choose_puid, inputs_of, names, only_tensors
@@ -24,24 +31,19 @@ def decode(message: HttpRequest, served: Served) -> InferenceRequest:
         InvalidInput: Invalid JSON, or data that differs from the model's input.
     """
     check_identity(message)
-    try:
-        request = orjson.loads(message.body)
-    except orjson.JSONDecodeError as error:
-        place = f"at line {error.lineno} column {error.colno}"
-        raise InvalidInput(f"the body is no valid JSON: {error.msg} {place}") from None
-    document = _object(request, "the body")
+    document = parse_object(message.body)
     source, _ = only_tensors(served.model)
-    data = _object(document.get("data"), "data")
+    data = object_of(document.get("data"), "data")
     if ("ndarray" in data) == ("tensor" in data):
         raise InvalidInput("data has both or none of ndarray and tensor, expected one")
     booleans = may_hold_booleans(message.body)
     if "ndarray" in data:
         values = array_of(data["ndarray"], source.datatype, "data.ndarray", booleans)
     else:
-        tensor = _object(data["tensor"], "data.tensor")
+        tensor = object_of(data["tensor"], "data.tensor")
         flat = array_of(tensor.get("values"), source.datatype, "data.tensor.values", booleans)
         values = _shaped(flat, tensor.get("shape"))
-    meta = _object(document.get("meta") or {}, "meta")
+    meta = object_of(document.get("meta") or {}, "meta")
     puid = meta.get("puid", "")
     if type(puid) is not str:
         raise InvalidInput(f"meta.puid is {type_name(puid)}, expected a string")
@@ -59,12 +61,6 @@ def _shaped(flat: Any, shape: object) -> Any:
         raise InvalidInput(
             f"data.tensor has {flat.size} values, expected as many as its shape {shape} has"
         ) from None
-
-
-def _object(value: object, place: str) -> dict[str, Any]:
-    if type(value) is not dict:
-        raise InvalidInput(f"{place} is {type_name(value)}, expected an object")
-    return value
 
 
 def encode(

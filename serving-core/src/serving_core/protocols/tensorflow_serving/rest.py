@@ -18,6 +18,7 @@ from serving_core.protocols.json_tensors import (
     array_of,
     check_finite,
     may_hold_booleans,
+    parse_object,
     type_name,
 )
 from serving_core.protocols.open_inference.common import check_model, model_name, text_of
@@ -56,13 +57,7 @@ def decode(message: HttpRequest, served: Served) -> InferenceRequest:
         raise InvalidInput(f"path is {message.path[:64]!r}, expected {PREFIX}MODEL{SUFFIX}")
     check_model(text_of(path["name"]), text_of(path["version"] or ""), served)
     check_identity(message)
-    try:
-        request = orjson.loads(message.body)
-    except orjson.JSONDecodeError as error:
-        place = f"at line {error.lineno} column {error.colno}"
-        raise InvalidInput(f"the body is no valid JSON: {error.msg} {place}") from None
-    if type(request) is not dict:
-        raise InvalidInput(f"the body is {type_name(request)}, expected an object")
+    request = parse_object(message.body)
     check_signature(request.get("signature_name", ""))
     model = served.model
     if ("instances" in request) == ("inputs" in request):
