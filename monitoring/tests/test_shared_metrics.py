@@ -1,6 +1,7 @@
 """Counts of workers that come and go: none is lost, none is there twice."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -26,6 +27,17 @@ for _ in range(int(sys.argv[1])):
     metrics.observe("c", "v", "200", 0.0005, 0.0, 0.0004, 1)
 print("counted", flush=True)
 sys.stdin.read()
+"""
+# A worker that stops when it has opened its first file, which is empty then.
+STARTING = """
+import os, signal, sys
+from pathlib import Path
+from prometheus_client import CollectorRegistry
+from monitoring.metrics import ServingMetrics
+from monitoring.shared_metrics import share
+share(Path(sys.argv[1]))
+os.fstat = lambda _: os.kill(os.getpid(), signal.SIGSTOP)
+ServingMetrics(CollectorRegistry(), "rest", "m", "1")
 """
 # A thousand workers, one after the other, that count three requests and are killed.
 THOUSAND = """
@@ -125,6 +137,24 @@ def test_what_killed_workers_have_counted_stays(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("*.db")} == {"counter_gone.db", "histogram_gone.db"}
     forget(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_killed_while_it_creates_its_files(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    SharedMetrics(tmp_path, registry)
+    serves = worker(tmp_path, 5)
+    starts = subprocess.Popen([sys.executable, "-c", STARTING, str(tmp_path)])
+    _, status = os.waitpid(starts.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    assert 0 in [path.stat().st_size for path in tmp_path.glob(f"*_{starts.pid}.*")]
+    assert read(registry)[COUNT] == 5
+    starts.kill()
+    starts.wait()
+    absorb(tmp_path, starts.pid)
+    assert list(tmp_path.glob(f"*_{starts.pid}.*")) == []
+    assert read(registry)[COUNT] == 5
+    end(tmp_path, serves)
+    assert read(registry)[COUNT] == 5
 
 
 def test_a_scrape_never_sees_a_count_twice_or_not_at_all(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 GONE = "gone"  # in place of a process id
 KINDS = ("counter", "histogram")
 _LOCK = "lock"
+_NEW = ".new"
 
 
 def share(folder: Path) -> None:
@@ -48,7 +49,7 @@ def share(folder: Path) -> None:
             prefix = f"{kind}_{multiprocess_mode}" if kind == "gauge" else kind
             with lock:
                 if prefix not in files:
-                    files[prefix] = MmapedDict(str(folder / f"{prefix}_{pid}.db"))  # type: ignore[no-untyped-call]
+                    files[prefix] = _create(folder / f"{prefix}_{pid}.db")
                 self._file = files[prefix]
                 self._key = mmap_key(metric, name, label_names, label_values, help_text)
                 self._value: float = self._file.read_value(self._key)[0]  # type: ignore[no-untyped-call]
@@ -90,6 +91,8 @@ class SharedMetrics(Collector):
 def absorb(folder: Path, pid: int) -> None:
     """Merge the counts of an exited worker and remove its files."""
     mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+    for unfinished in folder.glob(f"*_{pid}{_NEW}"):
+        unfinished.unlink()
     for kind in KINDS:
         ended = folder / f"{kind}_{pid}.db"
         if not ended.exists():
@@ -111,6 +114,19 @@ def forget(folder: Path) -> None:
     """Remove the merged counts after the last scrape."""
     for file in (*folder.glob(f"*_{GONE}.*"), folder / _LOCK):
         file.unlink(missing_ok=True)
+
+
+def _create(file: Path) -> MmapedDict:
+    """Create a file of values.
+
+    It gets its name when it has its size: neither a scrape nor the merge after a kill can read an
+    empty file.
+    """
+    new = file.with_suffix(_NEW)
+    new.unlink(missing_ok=True)
+    created = MmapedDict(str(new))  # type: ignore[no-untyped-call]
+    new.rename(file)
+    return created
 
 
 def _add(source: Path, target: Path) -> None:
