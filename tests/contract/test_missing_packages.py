@@ -33,7 +33,8 @@ def without(package: str, folder: Path) -> str:
 
 def start_error(server: str, **variables: object) -> str:
     """The only line of a failed start that is not an entry of the log."""
-    given = {"REST_PORT": 0, "REST_WORKERS": 1, "GRPC_PORT": 0, "GRPC_METRICS_PORT": 0}
+    ports = {"REST_PORT": 0, "GRPC_PORT": 0, "GRPC_METRICS_PORT": 0}
+    given = {**ports, "REST_WORKERS": 3, "GRPC_WORKERS": 3}
     end = subprocess.run(
         [sys.executable, "-m", f"serving_{server}"],
         env={**os.environ, **{name: str(value) for name, value in (given | variables).items()}},
