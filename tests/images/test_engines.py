@@ -76,7 +76,7 @@ def test_a_lone_onnx_file_is_served(podman: Podman, image: str) -> None:
         (
             *("model.py", b"import sklearn"),
             "/models/model.py needs the module sklearn, which is not installed; pip install its "
-            "package beside the server's, for an image as docs/models.md shows",
+            "package beside the server's, for an image as docs/containers.md shows",
         ),
     ],
 )

@@ -172,7 +172,7 @@ def _failure(folder: Path, place: str, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return (
             f"{folder}/model.py needs the module {error.name}, which is not installed; pip install "
-            f"its package beside the server's, for an image as docs/models.md shows"
+            f"its package beside the server's, for an image as docs/containers.md shows"
         )
     log.exception("model.py failed in %s", place)
     at = [
