@@ -29,7 +29,8 @@ for transport, address in (("rest", http_address), ("grpc", grpc_address)):
                 data=images[:count],
                 payload_type=form,
                 names=[f"x{index}" for index in range(images.shape[1])],
-                gateway_prefix="",
+                # Paths of Seldon Core's ingress with a namespace and without.
+                namespace="models" if count == 1 else None,
                 headers=headers,
             )
             assert answer.success, answer.msg
@@ -37,9 +38,13 @@ for transport, address in (("rest", http_address), ("grpc", grpc_address)):
             found[f"{transport} {form} {count}"] = get_data_from_proto(answer.response).tolist()
             found[f"{transport} classes"] = list(answer.response.data.names)
             found[f"{transport} model"] = dict(answer.response.meta.requestPath)
-    wrong = client.predict(data=images[:1, :3], gateway_prefix="", headers=headers)
-    assert not wrong.success
-    # Over gRPC the message is the call's error.
-    found[f"{transport} wrong shape"] = wrong.response.status.info if wrong.response else wrong.msg
+    for case, answer in (
+        ("no ingress", client.predict(data=images[:1], gateway_prefix="", headers=headers)),
+        ("wrong shape", client.predict(data=images[:1, :3], headers=headers)),
+        ("other", client.predict(data=images[:1], deployment_name="other", headers=headers)),
+    ):
+        # Over gRPC the message is the call's error.
+        status = answer.response.status.info if answer.response else answer.msg
+        found[f"{transport} {case}"] = [answer.success, status]
 
 json.dump(found, sys.stdout)

@@ -112,8 +112,14 @@ def test_seldon_cores_client_gets_the_models_scores(
         assert_scores(found, scores, transport, "tensor", "ndarray")
         assert found.pop(f"{transport} classes") == list("0123456789")
         assert found.pop(f"{transport} model") == {MICROSERVICE: "1"}
-        wrong = found.pop(f"{transport} wrong shape")
-        assert "has shape [1, 3], expected [-1, 784]" in wrong
+        assert found.pop(f"{transport} no ingress") == [True, ""]
+        for case, text in (
+            ("wrong shape", "has shape [1, 3], expected [-1, 784]"),
+            ("other", MICROSERVICE),
+        ):
+            success, status = found.pop(f"{transport} {case}")
+            assert not success
+            assert text in status
     assert not found
 
 
