@@ -21,7 +21,7 @@ from protocol_calls import WAYS, Target
 from serving_core import Classifier, Signature, load_predictor, read_model_folder
 from serving_core.digits import held_out
 
-REQUESTS = int(os.environ.get("MIXED_REQUESTS", "3000"))
+REQUESTS = int(os.environ.get("MIXED_REQUESTS", "3200"))
 CALLERS, PROCESSES = 32, 4
 BLENDS = 400
 OTHER_CLIENT, SCALING = "scaling_client", "scaling"
