@@ -184,7 +184,7 @@ PARALLEL = -n 3 --dist loadscope
 test: setup-dev  ## Test tier of every change, in minutes: unit, contract and one end-to-end test
 	$(BIN)/pytest $(PARALLEL)
 
-test-stack: setup-dev .venv-s3/.ready .venv-clients/.ready  ## Real stacks: deploys, kills, restarts, load, bench, dashboards
+test-stack: setup-dev .venv-s3/.ready .venv-clients/.ready .venv-seldon-core/.ready  ## Real stacks: deploys, kills, restarts, load, bench, dashboards
 	$(BIN)/pytest -m stack
 
 test-truth: setup-dev  ## Measurements against known truth, over real time: serial, on a quiet machine
@@ -213,9 +213,15 @@ test-all:  ## Run every tier that this machine can, then report wall times and s
 	.venv-s3/bin/pip install --disable-pip-version-check -c constraints.txt -e './model-download[s3,gs]' 'moto[server]'
 	@touch $@
 
-.venv-clients/.ready: requirements-clients.txt
+.venv-clients/.ready: requirements-clients.txt requirements-tensorflow-serving.txt
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/pip install --disable-pip-version-check -r requirements-clients.txt
+	.venv-clients/bin/pip install --disable-pip-version-check --no-deps -r requirements-tensorflow-serving.txt
+	@touch $@
+
+.venv-seldon-core/.ready: requirements-seldon-core.txt
+	$(PYTHON) -m venv .venv-seldon-core
+	.venv-seldon-core/bin/pip install --disable-pip-version-check --no-deps -r requirements-seldon-core.txt
 	@touch $@
 
 # In .venv jsonschema would take 8 s to import: cyclonedx-bom requires its extra "format-nongpl".
@@ -225,4 +231,4 @@ test-all:  ## Run every tier that this machine can, then report wall times and s
 	@touch $@
 
 clean:  ## Remove the environments, .peers and caches (make undeploy first)
-	rm -rf .venv .venv-s3 .venv-sbom .venv-clients .peers .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-s3 .venv-sbom .venv-clients .venv-seldon-core .peers .mypy_cache .ruff_cache .pytest_cache

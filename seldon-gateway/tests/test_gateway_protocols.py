@@ -177,12 +177,38 @@ def test_an_unknown_model_is_404_and_names_the_clients_models(
             assert answer.json() == {"error": f"The model is {said}, expected one of {models}"}
 
 
+@pytest.mark.parametrize("place", ["/seldon/v1", "/seldon/my-namespace/v2.0"])
+def test_a_path_of_seldon_cores_ingress_reaches_the_servers_without_it(
+    gateway: GatewayUnderTest, tokens: dict[str, str], place: str
+) -> None:
+    answer = ask(gateway, "POST", f"{place}/api/v1.0/predictions", tokens["acme"])
+    assert answer.status_code == 200, answer.text
+    seen = answer.json()
+    assert (seen["path"], seen["body"]) == ("/api/v1.0/predictions", "{}")
+    assert seen["headers"]["x-seldon-client"] == "acme"
+    assert seen["headers"]["x-seldon-variation"] in MODELS
+
+
+@pytest.mark.parametrize("place", ["/seldon/v3", "/seldon/v1/v3"])
+def test_another_deployment_of_seldon_core_is_404_and_names_the_clients_models(
+    gateway: GatewayUnderTest, tokens: dict[str, str], place: str
+) -> None:
+    answer = ask(gateway, "POST", f"{place}/api/v1.0/predictions", tokens["acme"])
+    error = api_errors.ApiError(21, "The model is v3, expected one of v1, v2.0", 404)
+    assert (answer.status_code, answer.json()) == (404, seldon_core(error))
+
+
 def open_inference(error: api_errors.ApiError) -> dict[str, Any]:
     return {"error": error.message}
 
 
 def seldon_core(error: api_errors.ApiError) -> dict[str, Any]:
-    reasons = {400: "BAD_REQUEST", 401: "UNAUTHORIZED", 503: "SERVICE_UNAVAILABLE"}
+    reasons = {
+        400: "BAD_REQUEST",
+        401: "UNAUTHORIZED",
+        404: "NOT_FOUND",
+        503: "SERVICE_UNAVAILABLE",
+    }
     status = {"code": error.status, "info": error.message, "reason": reasons[error.status]}
     return {"status": {**status, "status": "FAILURE"}}
 
@@ -198,6 +224,7 @@ def of_2016(error: api_errors.ApiError) -> dict[str, Any]:
         ("POST", "/v2/models/v1/infer", open_inference),
         ("POST", "/v1/models/v1:predict", open_inference),
         ("POST", "/api/v1.0/predictions", seldon_core),
+        ("POST", "/seldon/my-namespace/v1/api/v1.0/predictions", seldon_core),
         ("GET", "/openapi.json", of_2016),
         ("POST", "/predict", of_2016),
     ],
@@ -256,6 +283,23 @@ def test_another_path_of_a_protocol_is_404_in_its_shape(
 ) -> None:
     answer = ask(gateway, "GET", path, tokens["acme"])
     assert (answer.status_code, answer.json()) == (404, open_inference(api_errors.NOT_FOUND))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/seldon",
+        "/seldon/v1",
+        "/seldon/api/v1.0/predictions",
+        "/seldon/a/b/v1/api/v1.0/predictions",
+        "/seldon/v1/api/v1.0/feedback",
+    ],
+)
+def test_another_path_of_seldon_cores_ingress_is_404_in_its_shape(
+    gateway: GatewayUnderTest, tokens: dict[str, str], path: str
+) -> None:
+    answer = ask(gateway, "POST", path, tokens["acme"])
+    assert (answer.status_code, answer.json()) == (404, seldon_core(api_errors.NOT_FOUND))
 
 
 @pytest.mark.parametrize("path", ["/v2x", "/v1", "/v1/x", "/api", "/api/v1.0", "/openapi.json/x"])

@@ -9,6 +9,7 @@ import pytest
 
 import seldon_pb2
 from polling import eventually
+from seldon_core_pb2 import SeldonMessage
 from serving_core import ErrorKind
 from serving_core.protocols.grpc import CODES
 from serving_core.testing import FakePredictor, expected_scores
@@ -134,6 +135,30 @@ def test_the_gateway_s_metadata_name_variation_and_client(start, good):
     metadata = (("x-seldon-client", "acme"), ("x-seldon-variation", "blue"))
     assert running.classify(good, metadata=metadata)[0].meta.variation == "blue"
     assert running.count("OK", client="acme", variation="blue") == 1
+
+
+@pytest.mark.parametrize("names", ["blue", "green,blue"])
+def test_a_deployment_of_seldon_core_is_one_of_the_gateway_s_models(names, start):
+    running = start()
+    predict = running.channel.unary_unary("/seldon.protos.Seldon/Predict")
+    message = SeldonMessage()
+    message.data.tensor.shape.extend((1, 784))
+    message.data.tensor.values.extend([0.0] * 784)
+
+    def call(*metadata: tuple[str, str]) -> dict[str, str]:
+        reply = predict(message.SerializeToString(), metadata=metadata, timeout=10)
+        return dict(SeldonMessage.FromString(reply).meta.requestPath)
+
+    gateway = (("x-seldon-variation", "blue"), ("x-seldon-models", names))
+    assert call(*gateway, ("seldon", "blue"), ("namespace", "any")) == {"blue": "1"}
+    assert call(*gateway) == {"blue": "1"}
+    assert call(("seldon", "other")) == {"fake": "1"}  # no gateway
+    with pytest.raises(grpc.RpcError) as refused:
+        call(*gateway, ("seldon", "other"))
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    expected = f"model name is 'other', expected one of: {names.replace(',', ', ')}"
+    assert refused.value.details() == expected
+    assert running.count("NOT_FOUND", client="direct", variation="blue") == 1
 
 
 def test_an_answer_carries_its_server_timing(start, good):

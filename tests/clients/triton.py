@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
 
 http_address, grpc_address, model, images_file, token = sys.argv[1:]
 images = np.load(images_file)
@@ -32,6 +33,12 @@ with triton_http.InferenceServerClient(http_address) as client:
     found["http metadata"] = described(metadata)
     name = metadata["inputs"][0]["name"]
     result_name = metadata["outputs"][0]["name"]
+    tensor = triton_http.InferInput(name, [1, images.shape[1]], "FP32")
+    tensor.set_data_from_numpy(images[:1])
+    try:
+        client.infer("other", [tensor], headers=dict(headers))
+    except InferenceServerException as error:
+        found["http other"] = error.message()
     for count in (1, 64):
         for binary in (False, True):
             tensor = triton_http.InferInput(name, [count, images.shape[1]], "FP32")
@@ -57,6 +64,12 @@ with triton_grpc.InferenceServerClient(grpc_address) as client:
     found["grpc metadata"] = described(
         client.get_model_metadata(model, headers=headers, as_json=True)
     )
+    tensor = triton_grpc.InferInput(name, [1, images.shape[1]], "FP32")
+    tensor.set_data_from_numpy(images[:1])
+    try:
+        client.infer("other", [tensor], headers=headers)
+    except InferenceServerException as error:
+        found["grpc other"] = error.message()
     for count in (1, 64):
         tensor = triton_grpc.InferInput(name, [count, images.shape[1]], "FP32")
         tensor.set_data_from_numpy(images[:count])

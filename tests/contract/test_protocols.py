@@ -1,7 +1,7 @@
 """The same model by every protocol through the gateway: the same scores, each in its own form."""
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,16 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 import open_inference_pb2 as v2
-import seldon_core_pb2
 import tensorflow_serving_pb2 as tfs
 from deploy.deployment import MICROSERVICE
 from local_stack import ROOT, Stack
-from serving_core import Classifier, load_predictor
+from protocol_calls import WAYS, Gateway, Prediction, Target
+from serving_core import Classifier, load_predictor, read_model_folder
 from serving_core.digits import held_out
 
 ROWS = 20  # more than a batch
 IMAGES = held_out().images[:: 200 // ROWS]
-CLASSES = list("0123456789")
+MODEL = ROOT / "models" / "deep_mnist" / "1"
 
 
 @dataclass
@@ -60,115 +60,36 @@ def caller(stack: Stack) -> Iterator[Caller]:
 
 
 @pytest.fixture(scope="module")
+def gateway(stack: Stack) -> Iterator[Gateway]:
+    with Gateway(stack.rest_port, stack.grpc_target) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def target(stack: Stack, caller: Caller) -> Target:
+    signature = read_model_folder(MODEL).info.signature
+    return Target(MICROSERVICE, signature, stack.credentials().js_key, caller.token)
+
+
+@pytest.fixture(scope="module")
 def scores() -> np.ndarray:
     """What the model says of the images, shape (ROWS, 10)."""
-    return Classifier(load_predictor(ROOT / "models" / "deep_mnist" / "1")).predict(IMAGES)
+    return Classifier(load_predictor(MODEL)).predict(IMAGES)
 
 
-def v2_json(caller: Caller) -> object:
-    tensor = {"name": "instances", "datatype": "FP32", "shape": [ROWS, 784]}
-    tensor["data"] = IMAGES.tolist()
-    answer = caller.post(f"/v2/models/{MICROSERVICE}/infer", {"id": "7", "inputs": [tensor]})
-    assert answer.status_code == 200, answer.text
-    document = answer.json()
-    assert (document["id"], document["model_name"]) == ("7", MICROSERVICE)
-    (output,) = document["outputs"]
-    assert output["shape"] == [ROWS, 10]
-    return np.reshape(output["data"], (ROWS, 10))
-
-
-def v2_binary(caller: Caller) -> object:
-    blob = IMAGES.tobytes()
-    tensor: dict[str, object] = {"name": "instances", "datatype": "FP32", "shape": [ROWS, 784]}
-    tensor["parameters"] = {"binary_data_size": len(blob)}
-    text = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
-    answer = caller.post(
-        f"/v2/models/{MICROSERVICE}/versions/1/infer",
-        text + blob,
-        Inference_Header_Content_Length=str(len(text)),
-    )
-    assert answer.status_code == 200, answer.text
-    length = int(answer.headers["Inference-Header-Content-Length"])
-    return np.frombuffer(answer.content[length:], np.float32).reshape(ROWS, 10)
-
-
-def v1_rows(caller: Caller) -> object:
-    answer = caller.post(f"/v1/models/{MICROSERVICE}:predict", {"instances": IMAGES.tolist()})
-    assert answer.status_code == 200, answer.text
-    return answer.json()["predictions"]
-
-
-def v1_columns(caller: Caller) -> object:
-    path = f"/v1/models/{MICROSERVICE}/versions/1:predict"
-    answer = caller.post(path, {"inputs": {"instances": IMAGES.tolist()}})
-    assert answer.status_code == 200, answer.text
-    return answer.json()["outputs"]
-
-
-def seldon_core_rest(caller: Caller) -> object:
-    answer = caller.post("/api/v1.0/predictions", {"data": {"ndarray": IMAGES.tolist()}})
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["data"]["names"] == CLASSES
-    return answer.json()["data"]["ndarray"]
-
-
-def v2_grpc(caller: Caller, raw: bool) -> object:
-    message = v2.ModelInferRequest(model_name=MICROSERVICE, id="7")
-    item = message.inputs.add(name="instances", datatype="FP32", shape=IMAGES.shape)
-    if raw:
-        message.raw_input_contents.append(IMAGES.tobytes())
-    else:
-        item.contents.fp32_contents.extend(IMAGES.ravel().tolist())
-    method = "/inference.GRPCInferenceService/ModelInfer"
-    reply = caller.call(method, message, v2.ModelInferResponse)
-    assert (reply.id, reply.model_name, reply.model_version) == ("7", MICROSERVICE, "1")
-    if raw:
-        return np.frombuffer(reply.raw_output_contents[0], np.float32).reshape(ROWS, 10)
-    return np.reshape(reply.outputs[0].contents.fp32_contents, (ROWS, 10))
-
-
-def v1_grpc(caller: Caller) -> object:
-    request = tfs.PredictRequest()
-    request.model_spec.name = MICROSERVICE
-    tensor = request.inputs["instances"]
-    tensor.dtype = tfs.DT_FLOAT
-    for size in IMAGES.shape:
-        tensor.tensor_shape.dim.add(size=size)
-    tensor.tensor_content = IMAGES.tobytes()
-    method = "/tensorflow.serving.PredictionService/Predict"
-    reply = caller.call(method, request, tfs.PredictResponse)
-    return np.reshape(reply.outputs["probabilities"].float_val, (ROWS, 10))
-
-
-def seldon_core_grpc(caller: Caller) -> object:
-    message = seldon_core_pb2.SeldonMessage()
-    message.data.tensor.shape.extend(IMAGES.shape)
-    message.data.tensor.values.extend(IMAGES.ravel().tolist())
-    reply = caller.call("/seldon.protos.Seldon/Predict", message, seldon_core_pb2.SeldonMessage)
-    assert list(reply.data.names) == CLASSES
-    return np.reshape(reply.data.tensor.values, (ROWS, 10))
-
-
-WAYS: dict[str, Callable[[Caller], object]] = {
-    "Open Inference, JSON": v2_json,
-    "Open Inference, binary": v2_binary,
-    "TensorFlow Serving, rows": v1_rows,
-    "TensorFlow Serving, columns": v1_columns,
-    "Seldon Core": seldon_core_rest,
-    "Open Inference, gRPC typed": lambda caller: v2_grpc(caller, raw=False),
-    "Open Inference, gRPC raw": lambda caller: v2_grpc(caller, raw=True),
-    "TensorFlow Serving, gRPC": v1_grpc,
-    "Seldon Core, gRPC": seldon_core_grpc,
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", WAYS)
 def test_every_protocol_gives_the_models_scores(
-    way: str, caller: Caller, scores: np.ndarray
+    name: str, gateway: Gateway, target: Target, scores: np.ndarray
 ) -> None:
-    found = np.array(WAYS[way](caller), np.float32)
-    assert found.shape == (ROWS, 10)
-    assert np.abs(found - scores).max() <= 1e-5
+    way = WAYS[name]
+    images = IMAGES[: way.max_rows]
+    answer = gateway.send(way, target, {"instances": images}, "7")
+    assert isinstance(answer, Prediction), answer
+    assert answer.id in (None, "7")
+    assert answer.model in (None, MICROSERVICE)
+    found = answer.outputs["probabilities"]
+    assert found.shape == (len(images), 10)
+    assert np.abs(found - scores[: len(images)]).max() <= 1e-5
 
 
 def test_health_and_metadata_over_rest(caller: Caller) -> None:

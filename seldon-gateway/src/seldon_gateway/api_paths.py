@@ -9,7 +9,10 @@ PREDICT = "/predict"
 CONTROL_PLANE = ("/token", "/version", "/.well-known/jwks.json")
 HEALTH = ("/health/live", "/health/ready")
 
-_SELDON_CORE = "/api/v1.0/predictions"
+SELDON_CORE = "/api/v1.0/predictions"
+# At Seldon Core's ingress the path begins with the deployment, behind its namespace or alone.
+_INGRESS = "/seldon"
+_SELDON_CORE_FORM = rf"({_INGRESS}(/[^/]+)?/[^/]+)?/api/v1\.0/predictions"
 _OPENAPI = "/openapi.json"
 _TENSORFLOW_SERVING = "/v1/models/"
 
@@ -27,22 +30,24 @@ PREDICTIONS: tuple[Json, ...] = (
         r"|/models/[^/:]+(/versions/[A-Za-z0-9_.-]+)?(/ready|/infer)?)?"
     ),
     regex(r"/v1/models/[^/:]+(/versions/[A-Za-z0-9_.-]+)?(:predict|/metadata)?"),
-    {"exact": _SELDON_CORE},
+    regex(_SELDON_CORE_FORM),
     {"exact": _OPENAPI},
 )
-# The model in a path, as a Lua pattern.
+# The model in a path, as Lua patterns. The second is of paths that the servers know without it.
 MODEL_PATTERN = "^/v[12]/models/([^/:]+)"
+DEPLOYMENT_PATTERN = f"^{_INGRESS}/.-([^/]+){SELDON_CORE.replace('.', '%.')}$"
 # What the JWT filter verifies: at least the paths above.
 TOKEN_PATHS: tuple[Json, ...] = (
     {"prefix": PREDICT},
     {"path_separated_prefix": "/v2"},
     {"prefix": _TENSORFLOW_SERVING},
-    {"path": _SELDON_CORE},
+    {"path": SELDON_CORE},
+    {"path_separated_prefix": _INGRESS},
     {"path": _OPENAPI},
 )
 # Matchers of the paths whose errors are {"error": text}, or {"status": …}.
 ERROR_TEXT_PATHS: Json = {"safe_regex": {"regex": f"/v2(/.*)?|{_TENSORFLOW_SERVING}.*"}}
-SELDON_CORE_PATHS: Json = {"exact": _SELDON_CORE}
+SELDON_CORE_PATHS: Json = {"safe_regex": {"regex": rf"{_INGRESS}(/.*)?|/api/v1\.0/predictions"}}
 
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"

@@ -67,14 +67,17 @@ local function refuse_unknown_model(handle, model, models)
   end
   handle:respond(
     {{[":status"] = "404"}},
-    '{{"error": "The model is ' .. model .. ', expected one of ' .. models:gsub(",", ", ") .. '"}}'
+    "The model is " .. model .. ", expected one of " .. models:gsub(",", ", ")
   )
 end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local model = (headers:get("{envoy_headers.PATH}") or ""):match("{api_paths.MODEL_PATTERN}")
+  local path = headers:get("{envoy_headers.PATH}") or ""
+  local deployment = path:match("{api_paths.DEPLOYMENT_PATTERN}")
+  local model = deployment or path:match("{api_paths.MODEL_PATTERN}")
   local models = model and handle:streamInfo():routeName() or ""
+  if deployment then headers:replace(":path", "{api_paths.SELDON_CORE}") end
   local callback = headers:get("{envoy_headers.CALLBACK}") or ""
   if #callback > {envoy_headers.CALLBACK_LENGTH} or callback:find("[^%w_.$]") then
     headers:remove("{envoy_headers.CALLBACK}")
@@ -86,7 +89,7 @@ function envoy_on_request(handle)
   end
   if models ~= "" then return refuse_unknown_model(handle, model, models) end
   if headers:get(":method") ~= "POST" then return end
-  if headers:get("{envoy_headers.PATH}") ~= "{api_paths.JS_PREDICT}" then return end
+  if path ~= "{api_paths.JS_PREDICT}" then return end
   local content_type = headers:get("content-type")
   if content_type == nil then return end
   if not content_type:lower():find("application/x-www-form-urlencoded", 1, true) then return end

@@ -36,7 +36,6 @@ _IF_OURS = 'response.code_details == "direct_response"'
 _IF_EXPIRED = 'response.code_details.contains("Jwt_is_expired")'
 _IF_MISSING = 'response.code_details.contains("Jwt_is_missing")'
 _IF_REFUSED = 'response.code_details.contains("jwt_authn_access_denied")'
-_IF_UNKNOWN_MODEL = 'response.code_details == "lua_response"'
 _IF_TO_CONTROL_PLANE = (
     f"{_has(envoy_headers.PATH)} && "
     f"{_value(envoy_headers.PATH)} in {json.dumps(list(api_paths.CONTROL_PLANE))}"
@@ -130,6 +129,10 @@ _SEVERAL_TOKENS = (
         (_SUBJECT,),
     ),
 )
+_UNKNOWN_MODEL = _Case(
+    'response.code_details == "lua_response"',
+    replace(api_errors.NOT_FOUND, message="%LOCAL_REPLY_BODY%"),
+)
 _OURS = (
     _Case(f"{_IF_OURS} && response.code == 401", api_errors.NOT_AUTHORIZED, CHALLENGE),
     _Case(f"{_IF_OURS} && response.code == 503", api_errors.NO_STRATEGY),
@@ -175,7 +178,6 @@ def rest() -> list[Json]:
     # Only there: elsewhere jsonpCallback is a parameter like any other.
     scripted = f'{callback} && {form} && {_value(envoy_headers.PATH)} == "{api_paths.JS_PREDICT}"'
     mappers = [
-        _mapper(_IF_UNKNOWN_MODEL, "%LOCAL_REPLY_BODY%", _JSON, filters=(_ERROR_TEXT_PATHS,)),
         *_standard(_ERROR_TEXT_PATHS, _error_text),
         *_standard(_SELDON_CORE_PATHS, _seldon_core),
     ]
@@ -249,7 +251,7 @@ def _seldon_core(error: ApiError) -> Json:
 
 def _standard(paths: Json, document: Callable[[ApiError], Json]) -> Iterable[Json]:
     """Errors of a standard protocol."""
-    for case in (*_SEVERAL_TOKENS, *_OURS, *_REST_CASES):
+    for case in (_UNKNOWN_MODEL, *_SEVERAL_TOKENS, *_OURS, *_REST_CASES):
         yield _case(replace(case, filters=(paths, *case.filters)), document(case.error))
 
 

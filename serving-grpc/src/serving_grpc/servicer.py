@@ -8,10 +8,11 @@ import grpc
 import open_inference_pb2
 import seldon_core_pb2
 import seldon_pb2
-from serving_core import DataPlane, Exchange, Served
+from serving_core import DataPlane, Exchange, ModelNotFound, Served
 from serving_core.exchange import Codec, server_timing
 from serving_core.protocols.grpc import GrpcReply
 from serving_core.protocols.open_inference import grpc as open_inference
+from serving_core.protocols.open_inference.common import check_model
 from serving_core.protocols.seldon import grpc as seldon
 from serving_core.protocols.seldon_core import grpc as seldon_core
 from serving_core.protocols.tensorflow_serving import grpc as tensorflow_serving
@@ -33,6 +34,8 @@ CODECS: dict[str, Codec[bytes, GrpcReply]] = {
 CLIENT_KEY = "x-seldon-client"
 VARIATION_KEY = "x-seldon-variation"
 MODELS_KEY = "x-seldon-models"
+# Seldon Core's ingress routes by it, and its messages name no model.
+DEPLOYMENT_KEY = "seldon"
 TIMING_KEY = "server-timing"
 
 NO_MESSAGE = "the call has no message, expected one"
@@ -43,7 +46,7 @@ _MAX_DEADLINE_S = 86_400.0
 
 def serve(plane: DataPlane, codec: Codec[bytes, GrpcReply], call: Call) -> None:
     """Serve one RPC; the engine thread sends the reply."""
-    client, variation, models = _caller(call.metadata)
+    client, variation, models, deployment = _caller(call.metadata)
     if call.message is None:
         _refuse_without_message(plane, call, client, variation)
         return
@@ -53,7 +56,14 @@ def serve(plane: DataPlane, codec: Codec[bytes, GrpcReply], call: Call) -> None:
         call.respond(status, reply.details, reply.message, ((TIMING_KEY, timing),), count)
 
     served = Served.by(plane.batcher.info, variation, models)
-    Exchange(plane, codec, client, served, send).start(call.message, _timeout_s(call))
+    exchange = Exchange(plane, codec, client, served, send)
+    if deployment and served.names and codec is seldon_core:
+        try:
+            check_model(deployment, "", served)
+        except ModelNotFound as error:
+            exchange.refuse(call.message, error)
+            return
+    exchange.start(call.message, _timeout_s(call))
 
 
 def _refuse_without_message(plane: DataPlane, call: Call, client: str, variation: str) -> None:
@@ -72,9 +82,12 @@ def _refuse_without_message(plane: DataPlane, call: Call, client: str, variation
     call.respond(grpc.StatusCode.INVALID_ARGUMENT, NO_MESSAGE, None, timing)
 
 
-def _caller(metadata: Metadata) -> tuple[str, str, str]:
-    """Client, variation and models from the gateway's metadata; empty without a gateway."""
-    client = variation = models = ""
+def _caller(metadata: Metadata) -> tuple[str, str, str, str]:
+    """Client, variation and models from the gateway's metadata, and the caller's deployment.
+
+    Those that are missing are empty, as without a gateway.
+    """
+    client = variation = models = deployment = ""
     for key, value in metadata:
         if key == VARIATION_KEY:
             variation = str(value)
@@ -82,7 +95,9 @@ def _caller(metadata: Metadata) -> tuple[str, str, str]:
             client = str(value)
         elif key == MODELS_KEY:
             models = str(value)
-    return client, variation, models
+        elif key == DEPLOYMENT_KEY:
+            deployment = str(value)
+    return client, variation, models, deployment
 
 
 def _timeout_s(call: Call) -> float | None:
