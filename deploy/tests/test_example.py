@@ -15,7 +15,6 @@ from deploy.errors import StackUnhealthy
 from model_folders import tensor, write_model_folder
 from polling import eventually
 from ports import free_ports
-from serving_core import read_model_folder
 
 MODEL = """
 import numpy as np
@@ -62,13 +61,12 @@ def test_an_example_of_any_model_is_predicted(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "model.py").write_text(MODEL)
     with serving(folder, tmp_path / "log") as (rest, rpc):
-        # Without model.json the server alone knows the inputs.
-        assert example.over_rest(rest, "", NAME, None) == ["y [1, 2]"]
-        assert example.over_grpc(rpc, "", NAME, None) == ["y [1, 2]"]
+        assert example.over_rest(rest, "", NAME) == ["y [1, 2]"]
+        assert example.over_grpc(rpc, "", NAME) == ["y [1, 2]"]
         with pytest.raises(StackUnhealthy, match="model name is 'other'"):
-            example.over_rest(rest, "", "other", None)
+            example.over_rest(rest, "", "other")
         with pytest.raises(StackUnhealthy, match="NOT_FOUND"):
-            example.over_grpc(rpc, "", "other", None)
+            example.over_grpc(rpc, "", "other")
 
 
 def test_an_example_is_within_the_ranges(tmp_path: Path) -> None:
@@ -78,9 +76,6 @@ def test_an_example_is_within_the_ranges(tmp_path: Path) -> None:
         [tensor("x", "FP32", [-1, 3], range=[5, 6]), tensor("n", "INT16", [-1], range=[300, 400])],
         [tensor("y", "FP32", [-1, 2])],
     )
-    signature = read_model_folder(folder).info.signature
     with serving(folder, tmp_path / "log") as (rest, rpc):
-        assert example.over_rest(rest, "", NAME, signature) == ["y [1, 2]"]
-        assert example.over_grpc(rpc, "", NAME, signature) == ["y [1, 2]"]
-        with pytest.raises(StackUnhealthy, match="expected 5 to 6"):
-            example.over_rest(rest, "", NAME, None)
+        assert example.over_rest(rest, "", NAME) == ["y [1, 2]"]
+        assert example.over_grpc(rpc, "", NAME) == ["y [1, 2]"]
