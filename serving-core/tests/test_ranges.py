@@ -215,6 +215,11 @@ def test_metadata_tells_a_client_what_to_send(describe: Any) -> None:
     assert np.abs(example(signature, 16)["x"]).max() <= 1
 
 
+def test_an_example_has_both_booleans() -> None:
+    booleans = example(Signature((TensorSpec("x", "BOOL", (ANY,)),), ()), 16)["x"]
+    assert set(booleans.tolist()) == {True, False}
+
+
 @pytest.mark.parametrize(
     "metadata",
     [

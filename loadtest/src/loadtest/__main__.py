@@ -152,7 +152,7 @@ def run_capacity(
         ]
         folder = measure_capacities(
             wanted,
-            lambda settings: credentials.load(client, settings.protocol),
+            lambda settings: credentials.load(client, settings.scopes),
             objective,
             run_load_test,
             start_rate=start_rate,

@@ -49,7 +49,7 @@ def launch(
         settings = LoadTestSettings.from_env(
             os.environ, client=client, test_type=test_type, **given(flags)
         )
-        keys = credentials.load(settings.client, settings.protocol)
+        keys = credentials.load(settings.client, settings.scopes)
         if worker_of is not None:
             if bind is not None:
                 raise SettingInvalid(

@@ -105,7 +105,10 @@ def example(signature: Signature, rows: int) -> Tensors:
         low, high = spec.usual_range
         # The multiples of the golden ratio spread evenly; numpy.random would cost 3 MB of memory.
         fractions = (np.arange(1, prod(shape) + 1) * 0.6180339887498949) % 1
-        inputs[spec.name] = (low + fractions * (high - low)).astype(spec.dtype).reshape(shape)
+        values = low + fractions * (high - low)
+        if spec.dtype.kind == "b":
+            values = np.trunc(values)
+        inputs[spec.name] = values.astype(spec.dtype).reshape(shape)
     return inputs
 
 
