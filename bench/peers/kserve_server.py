@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import uvloop
-from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
+from kserve import InferRequest, InferResponse, Model, ModelServer
 from kserve.logging import KSERVE_LOG_CONFIG, configure_logging
+from kserve.utils.utils import get_predict_response
 
-from model import CLASSES, NAME, PIXELS, load
+from model import NAME, PIXELS, load
 
 
 class Mnist(Model):
-    """V1 over HTTP, V2 over gRPC."""
+    """V1 and V2 over HTTP, V2 over gRPC."""
 
     def __init__(self) -> None:
         super().__init__(NAME)
@@ -31,9 +32,8 @@ class Mnist(Model):
 
     def _v2(self, request: InferRequest) -> InferResponse:
         scores = self._model.predict(request.inputs[0].as_numpy().reshape(-1, PIXELS))
-        output = InferOutput("scores", [len(scores), CLASSES], "FP32")
-        output.set_data_from_numpy(scores)  # as raw bytes, as the request had them
-        return InferResponse(request.id, NAME, [output])
+        response: InferResponse = get_predict_response(request, scores, NAME)
+        return response
 
 
 def without_access_logs() -> dict[str, Any]:

@@ -1,12 +1,12 @@
 import pytest
 
-from bench.cases import Way, all_cases, interleaved, parse_callers, select
+from bench.cases import Form, Way, all_cases, interleaved, parse_callers, select
 from bench.errors import BenchError
 
 
 def test_every_way_is_measured_directly_and_through_the_gateway() -> None:
     names = {case.name for case in all_cases([1])}
-    for way in ("grpc", "rest-post", "rest-jsonp"):
+    for way in ("grpc", "grpc-v2", "rest-post", "rest-jsonp", "rest-v2", "rest-v2-binary"):
         for name in (way, f"null-{way}"):
             assert {name, f"{name}-gateway"} <= names
 
@@ -41,7 +41,7 @@ def test_what_runs_on_two_cores_has_twice_of_everything() -> None:
 
 
 def test_patterns_choose_cases() -> None:
-    cases = all_cases([1, 8], [("other", Way.POST)])
+    cases = all_cases([1, 8], [("other", Way.POST, Form.V1)])
     assert {case.name for case in select(cases, "grpc, other")} == {"grpc", "other"}
     assert {case.callers for case in select(cases, "other")} == {1, 8}
     assert select(cases, "") == cases

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.cases import Way
+from bench.cases import Form, Way
 from bench.errors import BenchError
 from bench.peers import parse
-from bench.requesting import Contents, Digits, Form
+from bench.requesting import Contents, Digits
 from open_inference_pb2 import ModelInferRequest
 from seldon_core_pb2 import SeldonMessage
 
@@ -118,6 +118,11 @@ def test_wrong_short_forms_are_reported(text: str, message: str) -> None:
         ("[{name: a, command: c, url: 'http://h/', answered: 10}]", "answered is 10, expected a"),
         ("[{name: a, command: c, url: 'http://h/', answered: yes}]", "answered is True, expected"),
         ("[{name: grpc, command: c, url: 'http://h/'}]", "peer grpc: the name is not unique"),
+        ("[{name: rest-v2, command: c, url: 'http://h/'}]", "peer rest-v2: the name is not unique"),
+        (
+            "[{name: a, command: c, url: 'grpc://h/p.S/M', form: v2-binary}]",
+            "form v2-binary does not match",
+        ),
     ],
 )
 def test_wrong_files_are_reported(tmp_path: Path, text: str, message: str) -> None:

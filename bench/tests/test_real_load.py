@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from bench.cases import ServerKind, Way
+from bench.cases import OUR_FORMS, Form, ServerKind, Way
 from bench.checking import check
 from bench.errors import BenchError
 from bench.load import H2LOAD, OWN, WRK, Load, run, tool_for
 from bench.processes import usable_cores
-from bench.requesting import Digits, RequestSet, ours
+from bench.requesting import Digits, RequestSet, ours, ours_v2
 from bench.run import NULL_DIGIT
 from bench.server_metrics import read
 from bench.servers import HOST, Ports, Running, our_plan, running
@@ -28,14 +28,21 @@ BAD = {
     Way.JSONP: b"/js/predict?json={}&jsonpCallback=j",
     Way.GRPC: b"not a message",
 }
+VARIANTS = [
+    pytest.param(way, form, id=name) for forms in OUR_FORMS.values() for name, way, form in forms
+]
 TOOLS = [
     pytest.param(
-        way,
+        *variant.values,
         tool,
-        marks=pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} is not installed"),
+        id=f"{variant.id}-{tool}",
+        marks=pytest.mark.skipif(
+            tool != OWN and shutil.which(tool) is None, reason=f"{tool} is not installed"
+        ),
     )
-    for way, tool in ((Way.POST, WRK), (Way.JSONP, WRK), (Way.GRPC, H2LOAD))
-] + [pytest.param(way, OWN) for way in Way]
+    for variant in VARIANTS
+    for tool in (H2LOAD if variant.values[0] is Way.GRPC else WRK, OWN)
+]
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +73,11 @@ def servers(ports: Ports, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield {"rest": first, "grpc": second}
 
 
-def asking_of(way: Way, ports: Ports) -> RequestSet:
+def asking_of(way: Way, ports: Ports, form: Form = Form.OURS) -> RequestSet:
     port = ports.grpc if way is Way.GRPC else ports.rest
-    return ours(way, HOST, port, DIGITS, answered=NULL_DIGIT)
+    if form is Form.OURS:
+        return ours(way, HOST, port, DIGITS, answered=NULL_DIGIT)
+    return ours_v2(form, HOST, port, DIGITS, answered=NULL_DIGIT)
 
 
 def load(
@@ -78,11 +87,17 @@ def load(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("way", "tool"), TOOLS)
+@pytest.mark.parametrize(("way", "form", "tool"), TOOLS)
 def test_good_answers_are_counted_and_timed(
-    servers: dict[str, Running], ports: Ports, tmp_path: Path, way: Way, tool: str, threads: int
+    servers: dict[str, Running],
+    ports: Ports,
+    tmp_path: Path,
+    way: Way,
+    form: Form,
+    tool: str,
+    threads: int,
 ) -> None:
-    request_set = asking_of(way, ports)
+    request_set = asking_of(way, ports, form)
     url = servers["grpc" if way is Way.GRPC else "rest"].metrics_url
     assert url is not None
     size = check(request_set)
@@ -98,10 +113,12 @@ def test_good_answers_are_counted_and_timed(
     assert seen.client_cpu_ms > 0
 
 
-@pytest.mark.parametrize(("way", "tool"), TOOLS)
+@pytest.mark.parametrize(("way", "form", "tool"), TOOLS)
 @pytest.mark.usefixtures("servers")
-def test_refusals_are_failures(ports: Ports, tmp_path: Path, way: Way, tool: str) -> None:
-    good = asking_of(way, ports)
+def test_refusals_are_failures(
+    ports: Ports, tmp_path: Path, way: Way, form: Form, tool: str
+) -> None:
+    good = asking_of(way, ports, form)
     size = check(good)
     bodies = (BAD[way],) if tool == H2LOAD else (BAD[way], good.bodies[0])
     mixed = replace(good, bodies=bodies, digits=(NULL_DIGIT,) * len(bodies))
@@ -112,9 +129,11 @@ def test_refusals_are_failures(ports: Ports, tmp_path: Path, way: Way, tool: str
 
 
 @pytest.mark.usefixtures("servers")
-@pytest.mark.parametrize("way", list(Way))
-def test_a_wrong_digit_is_found_before_anything_is_measured(ports: Ports, way: Way) -> None:
-    request_set = asking_of(way, ports)
+@pytest.mark.parametrize(("way", "form"), VARIANTS)
+def test_a_wrong_digit_is_found_before_anything_is_measured(
+    ports: Ports, way: Way, form: Form
+) -> None:
+    request_set = asking_of(way, ports, form)
     with pytest.raises(BenchError, match="is 3, expected 5"):
         check(replace(request_set, digits=(5,) * len(request_set.bodies)))
 

@@ -5,8 +5,8 @@ import orjson
 import pytest
 
 from bench import requesting
-from bench.cases import Way
-from bench.requesting import Contents, Digits, Form, RequestSet, framed, predicted_digit
+from bench.cases import Form, Way
+from bench.requesting import Contents, Digits, RequestSet, framed, predicted_digit
 from open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from seldon_core_pb2 import SeldonMessage
 from seldon_pb2 import ClassificationReply, ClassificationRequest, DefaultCustomPredictRequest
@@ -31,6 +31,11 @@ def v2_grpc(digits: Digits, contents: Contents) -> RequestSet:
 
 def seldon_grpc(digits: Digits, contents: Contents) -> RequestSet:
     return requesting.seldon_grpc("h", 1, "/p", digits, contents)
+
+
+def binary_answer(stated_bytes: int) -> bytes:
+    output = {"name": "o", "parameters": {"binary_data_size": stated_bytes}}
+    return orjson.dumps({"outputs": [output]}) + np.array(SCORES, "<f4").tobytes()
 
 
 def test_every_request_holds_the_digit_that_it_is_checked_for(digits: Digits) -> None:
@@ -84,6 +89,7 @@ def test_answers_of_every_form_tell_their_digit(digits: Digits) -> None:
             requesting.v2("h", 1, "/p", digits, "input"),
             orjson.dumps({"outputs": [{"name": "o", "data": SCORES}]}),
         ),
+        (requesting.v2_binary("h", 1, "/p", digits, "input"), binary_answer(40)),
     ):
         assert predicted_digit(asked, answer) == 4
 
@@ -103,6 +109,21 @@ def test_answers_of_every_form_tell_their_digit(digits: Digits) -> None:
 def test_answers_of_no_form_are_refused(digits: Digits, answer: bytes) -> None:
     with pytest.raises(ValueError, match="not of form v1"):
         predicted_digit(requesting.v1("h", 1, "/p", digits), answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b'{"error": "busy"}',
+        binary_answer(44),
+        binary_answer(40)[:-1],
+        orjson.dumps({"outputs": [{"name": "o", "data": SCORES}]}),
+    ],
+)
+def test_binary_answers_without_scores_are_refused(digits: Digits, answer: bytes) -> None:
+    with pytest.raises(ValueError, match="not of form v2-binary"):
+        predicted_digit(requesting.v2_binary("h", 1, "/p", digits, "x"), answer)
 
 
 @pytest.mark.parametrize("answer", [b"[]", b'{"error": "busy"}', b"[[1], [2]]", b"[[1, 2]]"])
@@ -127,6 +148,7 @@ def test_good_answers_over_http_hold_their_marker_and_errors_do_not(form: Form) 
     good = {
         Form.V1_BARE: [SCORES],
         Form.V2: {"outputs": [{"data": SCORES}]},
+        Form.V2_BINARY: {"outputs": [{"parameters": {"binary_data_size": 40}}]},
         Form.SELDON: {"data": {"ndarray": [SCORES]}},
     }.get(form, {"predictions": [SCORES]})
     assert asked.marker in orjson.dumps(good).decode()
@@ -143,6 +165,39 @@ def test_v1_and_v2_bodies(digits: Digits) -> None:
     assert tensor["data"] == pytest.approx(image)
     ((row,),) = orjson.loads(requesting.seldon("h", 1, "/p", digits).bodies[0])["data"].values()
     assert row == pytest.approx(image)
+
+
+def test_the_binary_extension(digits: Digits) -> None:
+    asked = requesting.v2_binary("h", 1, "/p", digits, "x")
+    for position in (0, 100):
+        body = asked.bodies[position]
+        length = int(asked.headers["Inference-Header-Content-Length"])
+        document = orjson.loads(body[:length])
+        (tensor,) = document["inputs"]
+        assert document["parameters"] == {"binary_data_output": True}
+        assert (tensor["name"], tensor["shape"], tensor["datatype"]) == ("x", [1, 784], "FP32")
+        assert tensor["parameters"] == {"binary_data_size": len(body) - length}
+        image = held_out().images[digits.indices[position]]
+        assert body[length:] == image.astype("<f4").tobytes()
+
+
+@pytest.mark.parametrize("form", [Form.V2, Form.V2_BINARY, Form.V2_GRPC])
+def test_open_inference_through_the_gateway_has_the_token_and_the_variation(
+    digits: Digits, form: Form
+) -> None:
+    direct = requesting.ours_v2(form, "h", 1, digits, answered=3)
+    through = requesting.ours_v2(form, "h", 1, digits, "variation", "t")
+    assert (direct.digits, through.digits) == ((3,) * len(direct.bodies), digits.labels)
+    access = dict(set(through.headers.items()) - set(direct.headers.items()))
+    if form is Form.V2_GRPC:
+        assert access == {"oauth_token": "t"}
+        names = [ModelInferRequest.FromString(r.bodies[0]).model_name for r in (direct, through)]
+        assert names == ["mnist", "variation"]
+    else:
+        assert access == {"Authorization": "Bearer t"}
+        assert direct.path == "/v2/models/mnist/infer"
+        assert through.path == "/v2/models/variation/infer"
+        assert through.bodies == direct.bodies
 
 
 @pytest.mark.parametrize("contents", [Contents.RAW, Contents.FP32])

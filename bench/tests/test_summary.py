@@ -1,7 +1,9 @@
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from bench.cases import Form
 from bench.summary import Spread, cost_in_batches, mean_batch, ratio, spread, summarise
 from bench.tables import markdown, remarks, tables
 from bench.targets import evaluate
@@ -19,14 +21,17 @@ def sample(case: str, callers: int, **figures: Any) -> dict[str, Any]:
         "problem": "",
         "tool": "wrk",
         "by_batch": {"1": 10},
+        "round": 0,
     }
     return {**usual, **figures, "case": case, "callers": callers}
 
 
-def document(*samples: dict[str, Any], engine: str = "litert") -> dict[str, Any]:
+def document(
+    *samples: dict[str, Any], engine: str = "litert", peers: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
     raw = {"batch": 1, "per_s": 5000.0, "cpu_ms": 0.2, "p50_ms": 0.2, "p99_ms": 0.3}
     started = {"server": "grpc", "cold_start_s": 0.4, "rss_mb": 130.0, "uss_mb": 60.0}
-    settings = {"model": "models/deep_mnist/1", "engine": engine}
+    settings = {"model": "models/deep_mnist/1", "engine": engine, "peers": list(peers)}
     return {
         "settings": settings,
         "raw": [raw],
@@ -137,31 +142,75 @@ def test_a_gain_is_of_the_same_round() -> None:
     assert rest["two"]["cores_used"] == Spread(0.5 * 2.75, 0.5 * 1.9, 0.5 * 3.6)
 
 
+def peer(name: str, form: Form, null: bool = False) -> dict[str, Any]:
+    return {"name": name, "url": "http://h", "form": form, "null": null}
+
+
+PEERS = (
+    peer("grpcio", Form.V2_GRPC),
+    peer("mlserver-grpc", Form.V2_GRPC),
+    peer("null-grpcio", Form.V2_GRPC, null=True),
+    peer("mosec", Form.V1),
+    peer("mosec-32", Form.V1),
+    peer("kserve-rest", Form.V1),
+    peer("file", Form.RECORDED),
+)
+
+
 def test_peers_of_the_run_are_compared_with_ours() -> None:
-    summary = summarise(
-        document(
-            sample("grpc", 8, per_s=4000.0),
-            sample("grpcio", 8, per_s=1000.0),
-            sample("kserve-grpc", 8, per_s=2500.0),
-            sample("null-grpcio", 8, per_s=9000.0),
-            sample("rest-post", 32, per_s=3000.0),
-            sample("mosec", 32, per_s=2000.0),
-            sample("kserve-rest", 32, per_s=2000.0, problem="1 of 9 requests failed"),
-        )
+    measured = document(
+        sample("grpc", 8, per_s=1.0),
+        sample("grpc-v2", 8, per_s=4000.0),
+        sample("grpcio", 8, per_s=2500.0),
+        sample("null-grpcio", 8, per_s=9000.0),
+        sample("rest-post", 32, per_s=3000.0),
+        sample("mosec", 32, per_s=1000.0),
+        sample("mosec-32", 32, per_s=2000.0),
+        sample("kserve-rest", 32, per_s=2000.0, problem="1 of 9 requests failed"),
+        sample("file", 32),
+        peers=PEERS,
     )
+    summary = summarise(measured)
     rows = [row for row in evaluate(summary) if row.what == "throughput ratio to best peer"]
     assert [(row.case, row.callers, row.measured, row.met) for row in rows] == [
-        ("grpc / kserve-grpc", 8, 1.6, True),
+        ("grpc-v2 / grpcio", 8, 1.6, True),
         ("rest-post / kserve-rest", 32, None, None),
-        ("rest-post / mosec", 32, 1.5, True),
+        ("rest-post / mosec-32", 32, 1.5, True),
     ]
+    (table,) = (t for t in tables(summary, []) if t.title.startswith("Throughput divided by"))
+    assert table.rows == (
+        ("grpc-v2", "grpcio", "8", "4,000", "2,500", "1.60"),
+        ("rest-post", "mosec", "32", "3,000", "1,000", "3.00"),
+        ("rest-post", "mosec-32", "32", "3,000", "2,000", "1.50"),
+    )
+
+
+def test_a_peer_without_a_model_is_compared_with_our_server_without_one() -> None:
+    cases = (sample("null-grpc-v2", 8, per_s=9000.0), sample("null-grpcio", 8, per_s=3000.0))
+    (line,) = summarise(document(*cases, sample("grpc-v2", 8), peers=PEERS))["compared"]
+    assert (line["case"], line["peer"], line["gain"].median) == ("null-grpc-v2", "null-grpcio", 3.0)
+
+
+def test_the_ratio_to_a_peer_is_of_the_same_round() -> None:
+    """The machine was twice as fast in the second; ours alone was measured in the third."""
+    samples = [
+        sample("grpc-v2", 8, per_s=per_s, round=number)
+        for number, per_s in enumerate((2000.0, 4000.0, 9000.0))
+    ]
+    samples += [
+        sample("grpcio", 8, per_s=per_s, round=number)
+        for number, per_s in enumerate((1000.0, 1600.0))
+    ]
+    (line,) = summarise(document(*samples, peers=PEERS))["compared"]
+    assert line["gain"] == Spread(2.25, 2.0, 2.5)
 
 
 def test_the_best_peer_is_not_known_while_one_has_failed() -> None:
-    failed = sample("mlserver-grpc", 32, per_s=1.0, problem="1 of 9 requests failed")
-    cases = (sample("grpc", 32), sample("grpcio", 32, per_s=100.0), failed)
-    (row,) = (row for row in evaluate(summarise(document(*cases))) if "best peer" in row.what)
-    assert (row.case, row.measured) == ("grpc / grpcio", None)
+    failed = sample("mosec-32", 32, per_s=1.0, problem="1 of 9 requests failed")
+    cases = (sample("rest-post", 32), sample("mosec", 32, per_s=100.0), failed)
+    summary = summarise(document(*cases, peers=PEERS))
+    (row,) = (row for row in evaluate(summary) if "best peer" in row.what)
+    assert (row.case, row.measured) == ("rest-post / mosec", None)
 
 
 def test_a_busy_client_is_reported() -> None:

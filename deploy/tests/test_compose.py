@@ -1,8 +1,11 @@
 """compose.yaml as it stands, and what is decided before compose is called."""
 
 import json
+import os
 import re
 import stat
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 import yaml
 
 from deploy import compose
+from deploy.deployment import MODEL_FOLDER
 from deploy.errors import ComposeFailed
 from deploy.kubernetes.objects.monitoring import IMAGES as PINNED
 
@@ -81,6 +85,35 @@ def test_the_strategy_is_the_documented_one() -> None:
     documented = (ROOT / "docs" / "containers.md").read_text().split("```json\n")[1]
     mounted = (ROOT / "deploy" / "compose" / "strategy.json").read_text()
     assert json.loads(documented.split("```")[0]) == json.loads(mounted)
+
+
+def test_the_servers_have_the_variations_name_and_the_default_model() -> None:
+    strategy = json.loads((ROOT / "deploy" / "compose" / "strategy.json").read_text())
+    assert {one["label"] for one in strategy["variations"]} == {compose.VARIATION}
+    for name in ("serving-rest", "serving-grpc"):
+        assert SERVICES[name]["environment"]["MODEL_NAME"] == compose.VARIATION
+        (folder,) = re.findall(r"MODEL_FOLDER:-\./([^}]+)\}", SERVICES[name]["volumes"][0])
+        assert folder == str(MODEL_FOLDER)
+
+
+def test_what_is_no_model_folder_is_refused_before_a_container_starts(tmp_path: Path) -> None:
+    """A docker that works and notes what it is to start."""
+    docker, started = tmp_path / "docker", tmp_path / "started"
+    docker.write_text(f'#!/bin/sh\ncase "$*" in *" up "*) echo "$*" >> {started} ;; esac\n')
+    docker.chmod(0o755)
+    (tmp_path / "empty").mkdir()
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "MODEL_FOLDER": str(tmp_path / "empty")}
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy", "compose", "deploy"],
+        env={**os.environ, **environ},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path}/empty is not a model folder")
+    assert not started.exists()
 
 
 def test_a_password_is_made_once_and_its_folder_is_closed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,26 @@ def test_podman_is_asked_for_the_format_that_has_health_checks() -> None:
     assert "--format" not in images.build_command("docker", a_build(), REST, {})
 
 
-def test_tensorflow_is_for_the_servers_alone() -> None:
-    build = a_build(with_tensorflow=True)
-    takes = {image.name for image in images.IMAGES if "WITH_TENSORFLOW" in build.arguments(image)}
+@pytest.mark.parametrize("engine", images.ENGINES)
+def test_an_engine_is_for_the_servers_alone(engine: str) -> None:
+    build, argument = a_build(engines=[engine]), f"WITH_{engine.upper()}"
+    takes = {image.name for image in images.IMAGES if argument in build.arguments(image)}
     assert takes == {"serving-rest", "serving-grpc"}
-    assert "WITH_TENSORFLOW" not in a_build().arguments(REST)
+    assert argument not in a_build().arguments(REST)
+    for image in images.IMAGES:
+        text = (ROOT / image.dockerfile).read_text()
+        assert (f"ARG {argument}=\n" in text) is image.serves_model
+        assert (f"${{{argument}:+[{engine}]}}" in text) is image.serves_model
+
+
+def test_the_engines_of_images_are_extras_of_the_core_with_pinned_packages() -> None:
+    project = tomllib.loads((ROOT / "serving-core" / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert extras.keys() - {"grpc"} == set(images.ENGINES)
+    pins = (ROOT / "constraints.txt").read_text().replace("_", "-")
+    for engine in images.ENGINES:
+        for package in extras[engine]:
+            assert f"\n{package}==" in pins
 
 
 def test_envoy_of_the_package_stands_on_the_base_image() -> None:

@@ -3,12 +3,14 @@ from pathlib import Path
 
 import pytest
 
+from deploy.errors import SettingInvalid
 from deploy.microservices import Api, Microservice, Replica
 from deploy.settings import StackSettings
 from deploy.stack import (
     GATEWAY_PROGRAMS,
     gateway_ports,
     gateway_programs,
+    grace_s,
     microservice_program,
     server_environment,
 )
@@ -58,8 +60,6 @@ def test_a_replica_becomes_a_program() -> None:
         (Api.REST, {"REST_GRACE_S": "60.5"}, 66),
         (Api.RPC, {"GRPC_GRACE_S": "60"}, 65),
         (Api.RPC, {"GRPC_GRACE_S": "0"}, 5),
-        (Api.RPC, {"GRPC_GRACE_S": "soon"}, 15),
-        (Api.RPC, {"GRPC_GRACE_S": "nan"}, 15),
     ],
 )
 def test_a_server_is_not_killed_within_its_grace(
@@ -68,6 +68,12 @@ def test_a_server_is_not_killed_within_its_grace(
     service = Microservice("mnist", api, "/m/1", "abc", environment)
     program = microservice_program(service, Replica("mnist-0", 9100, 9101), Path("/home"))
     assert program.stop_wait_s == wait_s
+
+
+@pytest.mark.parametrize("value", ["soon", "nan", "-1", "3601"])
+def test_a_grace_that_the_server_refuses_is_an_error(value: str) -> None:
+    with pytest.raises(SettingInvalid, match=f"GRPC_GRACE_S is '{value}', expected seconds from 0"):
+        grace_s(Api.RPC, {"GRPC_GRACE_S": value})
 
 
 def test_the_gateway_is_stopped_around_the_microservices(tmp_path: Path) -> None:

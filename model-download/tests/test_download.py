@@ -205,6 +205,27 @@ def test_from_archives(web: FileServer, tmp_path: Path, below: str) -> None:
     assert_installed(tmp_path / "zip" / "1")
 
 
+@pytest.mark.parametrize("below", ["", "deep_mnist/"])
+def test_a_model_alone_is_installed_from_an_archive_of_a_stated_checksum(
+    tmp_path: Path, below: str
+) -> None:
+    target = tmp_path / "to"
+
+    def install(*files: str) -> subprocess.CompletedProcess[str]:
+        members = {f"{below}{name}": name.encode() for name in files}
+        archive = tar_of(tmp_path / "model.tar.gz", members)
+        return download(archive, target, "--sha256", sha256(archive))
+
+    done = install("a.tflite", "b.tflite", "assets/words.txt")
+    assert done.returncode == 0, done.stderr
+    assert packed(target / "1").keys() == {"a.tflite", "b.tflite", "assets/words.txt"}
+    assert "is installed" in install("a.tflite").stdout
+    assert packed(target / "1") == {"a.tflite": b"a.tflite"}
+    (target / "1" / "__pycache__").mkdir()
+    (target / "1" / "__pycache__" / "model.pyc").touch()
+    assert "is there already" in install("a.tflite").stdout
+
+
 def test_by_the_environment(tmp_path: Path) -> None:
     environ = {
         "MODEL_SOURCE": str(a_model(tmp_path / "model")),
@@ -350,7 +371,8 @@ def test_nobody_there(installed: Path) -> None:
         ({"../out": b""}, None, "'../out', which is outside"),
         ({"/tmp/out": b""}, None, "'/tmp/out', which is outside"),  # noqa: S108
         ({"model.json": b"{}"}, "link", "'link', which is a link"),
-        ({"a": b""}, None, "no model.json"),
+        ({"a": b""}, None, "no model.json .*, expected --sha256 of the archive"),
+        ({}, None, "the archive has no file"),
         ({"model.json": b"{}"}, None, "not a model description"),
         ({"model.json": b'{"files": {"../x": "0"}}'}, None, "'../x', outside"),
         ({"model.json": b'{"files": {"x": "0"}}'}, None, "x is missing"),

@@ -39,6 +39,19 @@ share(Path(sys.argv[1]))
 os.fstat = lambda _: os.kill(os.getpid(), signal.SIGSTOP)
 ServingMetrics(CollectorRegistry(), "rest", "m", "1")
 """
+# A worker whose file outgrows its first size of 64 KiB between two counts of one value.
+GROWING = """
+import sys
+from pathlib import Path
+from prometheus_client import CollectorRegistry, Counter
+from monitoring.shared_metrics import share
+share(Path(sys.argv[1]))
+counter = Counter("counted", "Text.", ["of"], registry=CollectorRegistry())
+counter.labels("first").inc(2)
+for number in range(2000):
+    counter.labels(str(number)).inc()
+counter.labels("first").inc(3)
+"""
 # A thousand workers, one after the other, that count three requests and are killed.
 THOUSAND = """
 import json, os, signal, statistics, sys, time
@@ -155,6 +168,20 @@ def test_a_worker_killed_while_it_creates_its_files(tmp_path: Path) -> None:
     assert read(registry)[COUNT] == 5
     end(tmp_path, serves)
     assert read(registry)[COUNT] == 5
+
+
+def test_values_stay_where_they_are_when_their_file_grows(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    SharedMetrics(tmp_path, registry)
+    subprocess.run([sys.executable, "-c", GROWING, str(tmp_path)], check=True)
+    (file,) = tmp_path.glob("counter_*.db")
+    assert file.stat().st_size > 1 << 16
+    found = {
+        sample.labels["of"]: sample.value
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for sample in family.samples
+    }
+    assert found == {"first": 5} | {str(number): 1 for number in range(2000)}
 
 
 def test_a_scrape_never_sees_a_count_twice_or_not_at_all(tmp_path: Path) -> None:

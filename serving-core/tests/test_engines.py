@@ -1,7 +1,5 @@
 """The engines onnx and python; those of the released model are in test_predictors.py."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,17 +162,3 @@ def test_other_tensors_than_those_in_the_onnx_file_are_refused(tmp_path: Path) -
     folder = write_model_folder(tmp_path / "mixed", {"model.onnx": onnx_model()}, inputs, MIXED[1])
     with pytest.raises(ModelFolderInvalid, match="has the inputs x, n, s, expected other, n, s"):
         load_predictor(folder)
-
-
-def test_a_missing_extra_says_how_to_install_it(tmp_path: Path) -> None:
-    folder = write_model_folder(tmp_path / "mixed", {"model.onnx": onnx_model()}, *MIXED)
-    code = (
-        "import sys; sys.modules['onnxruntime'] = None; from pathlib import Path\n"
-        "from serving_core import load_predictor, ModelFolderInvalid\n"
-        "try: load_predictor(Path(sys.argv[1]))\n"
-        "except ModelFolderInvalid as error: sys.exit(str(error))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=60
-    )
-    assert "install serving-core with its extra [onnx]" in done.stderr

@@ -30,12 +30,18 @@ def mark() -> str:
 
 
 @pytest.fixture(scope="session")
-def images(podman: Podman) -> dict[str, str]:
-    """Each image's full name by its last part."""
+def bases(podman: Podman) -> tuple[str, ...]:
+    """Options of a build on Debian's Python."""
     podman.debootstrap(BASE, *BASE_PACKAGES)
     podman.debootstrap(BUILD, *BASE_PACKAGES, *BUILD_PACKAGES)
+    return ("--base-image", BASE, "--build-image", BUILD)
+
+
+@pytest.fixture(scope="session")
+def images(podman: Podman, bases: tuple[str, ...]) -> dict[str, str]:
+    """Each image's full name by its last part."""
     built = podman.build(
-        *("--base-image", BASE, "--build-image", BUILD, "--envoy-package", "--tag", "test"),
+        *(*bases, "--envoy-package", "--tag", "test"),
         PIP_TRUSTED_HOST=f"{os.environ.get('PIP_TRUSTED_HOST', '')} {MARK}",
     )
     found = {name.rpartition("/")[2].removesuffix(":test"): name for name in built}

@@ -24,7 +24,7 @@ from serving_core.digits import held_out
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
-BASE, BUILD = "localhost/test/base:bookworm", "localhost/test/build:bookworm"
+BASE = "localhost/test/base:bookworm"
 MARK = "a-package-host-that-no-image-may-name.invalid"
 CLIENT = "deep_mnist_client"
 SERVICES = ("control-plane", "envoy", "serving-rest", "serving-grpc")
@@ -233,10 +233,11 @@ def test_every_module_of_an_image_is_compiled(
     assert missing == "0"
 
 
-def test_buildah_builds_the_same(podman: Podman, images: dict[str, str]) -> None:
+def test_buildah_builds_the_same(
+    podman: Podman, images: dict[str, str], bases: tuple[str, ...]
+) -> None:
     if shutil.which("buildah") is None:
         pytest.skip("buildah is not installed: on Debian, apt-get install buildah")
-    bases = ("--base-image", BASE, "--build-image", BUILD)
     (built,) = podman.build(*bases, "--tag", "by-buildah", "model-download", tool="buildah")
     ours, theirs = podman.inspect(images["model-download"]), podman.inspect(built)
     assert theirs["User"] == ours["User"]

@@ -91,7 +91,7 @@ def main(
         engine = engine_of(model, engine)
         servers = peers.parse(others)
         every = cases.all_cases(
-            cases.parse_callers(callers), [(peer.name, peer.way) for peer in servers]
+            cases.parse_callers(callers), [(peer.name, peer.way, peer.form) for peer in servers]
         )
         settings = Settings(
             model,
@@ -207,7 +207,15 @@ def describe(settings: Settings, cores: processes.Cores, callers: str) -> dict[s
             "model": str(settings.model),
             "engine": settings.engine,
             "cases": [case.label for case in settings.cases],
-            "peers": [{"name": peer.name, "url": peer.url} for peer in settings.peers],
+            "peers": [
+                {
+                    "name": peer.name,
+                    "url": peer.url,
+                    "form": peer.form,
+                    "null": peer.answered is not None,
+                }
+                for peer in settings.peers
+            ],
         },
         "cores": {name: sorted(of) for name, of in vars(cores).items()},
     }

@@ -1,6 +1,6 @@
 """The cases of the benchmark, their selection and order. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -10,6 +10,7 @@ from bench.errors import BenchError
 MOST_CALLERS = 200  # below the servers' queue limit of 256
 TWO_WORKER_CALLERS = 32
 CALLERS_PER_CORE = 32
+NULL = "null-"  # prefix of servers without a model and their cases
 GATEWAY_CALLERS_PER_CORE = (8, 32)
 
 
@@ -19,6 +20,20 @@ class Way(StrEnum):
     POST = "post"
     JSONP = "jsonp"
     GRPC = "grpc"
+
+
+class Form(StrEnum):
+    """The format of requests and responses."""
+
+    OURS = "ours"
+    V1 = "v1"  # TensorFlow Serving's and KServe's {"instances": [[…]]}
+    V1_BARE = "v1-bare"  # V1 requests, bare array responses, as BentoML's batches
+    V2 = "v2"  # the open inference protocol, JSON tensors
+    V2_BINARY = "v2-binary"  # the same with the binary extension
+    V2_GRPC = "v2-grpc"  # the same over gRPC
+    SELDON = "seldon"  # Seldon Core's {"data": {"ndarray": [[…]]}}
+    SELDON_GRPC = "seldon-grpc"  # Seldon Core's SeldonMessage
+    RECORDED = "recorded"  # the bytes of a file
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,7 @@ class Case:
     way: Way
     callers: int
     gateway: bool = False
+    form: Form = Form.OURS
 
     @property
     def label(self) -> str:
@@ -84,19 +100,39 @@ OUR_SERVERS = (
     ServerKind("gateway-on-1-core", "rest", null=True, shared=True, upstream=True),
     ServerKind("gateway-on-2-cores", "rest", workers=2, null=True, shared=True, upstream=True),
 )
+# What every server of ours with one worker is asked, and the name of its cases.
+OUR_FORMS: Mapping[str, Sequence[tuple[str, Way, Form]]] = {
+    "rest": (
+        ("rest-post", Way.POST, Form.OURS),
+        ("rest-jsonp", Way.JSONP, Form.OURS),
+        ("rest-v2", Way.POST, Form.V2),
+        ("rest-v2-binary", Way.POST, Form.V2_BINARY),
+    ),
+    "grpc": (("grpc", Way.GRPC, Form.OURS), ("grpc-v2", Way.GRPC, Form.V2_GRPC)),
+}
+# The case of ours that is compared with a peer: with V2 the requests are the same bytes.
+COUNTERPARTS: Mapping[Form, str] = {
+    Form.V1: "rest-post",
+    Form.V1_BARE: "rest-post",
+    Form.SELDON: "rest-post",
+    Form.SELDON_GRPC: "grpc",
+    Form.V2: "rest-v2",
+    Form.V2_BINARY: "rest-v2-binary",
+    Form.V2_GRPC: "grpc-v2",
+}
 
 
-def all_cases(callers: Sequence[int], peers: Sequence[tuple[str, Way]] = ()) -> list[Case]:
+def all_cases(callers: Sequence[int], peers: Sequence[tuple[str, Way, Form]] = ()) -> list[Case]:
     """Every case.
 
     Args:
         callers: Numbers of connections; servers with two workers use TWO_WORKER_CALLERS, scaling
             cases CALLERS_PER_CORE per core, the gateway's GATEWAY_CALLERS_PER_CORE.
-        peers: Names and request variants of other servers.
+        peers: Names, request variants and formats of other servers.
     """
     cases = []
     for server in OUR_SERVERS:
-        ways = (Way.GRPC,) if server.protocol == "grpc" else (Way.POST, Way.JSONP)
+        forms = OUR_FORMS[server.protocol]
         if server.upstream:
             cases += [
                 Case(server.name.replace("-", f"-{name}-", 1), server, way, count, gateway=True)
@@ -105,20 +141,19 @@ def all_cases(callers: Sequence[int], peers: Sequence[tuple[str, Way]] = ()) -> 
             ]
             continue
         if server.shared:
-            cases.append(Case(server.name, server, ways[0], CALLERS_PER_CORE * server.workers))
+            cases.append(Case(server.name, server, forms[0][1], CALLERS_PER_CORE * server.workers))
             continue
         if server.workers > 1:
-            cases.append(Case(server.name, server, ways[0], TWO_WORKER_CALLERS))
+            cases.append(Case(server.name, server, forms[0][1], TWO_WORKER_CALLERS))
             continue
-        for way in ways:
-            name = server.name if way is Way.GRPC else f"{server.name}-{way}"
+        for name, way, form in forms:
             for gateway in (False, True):
-                named = f"{name}-gateway" if gateway else name
-                cases += [Case(named, server, way, count, gateway) for count in callers]
-    for name, way in peers:
+                named = f"{NULL if server.null else ''}{name}{'-gateway' if gateway else ''}"
+                cases += [Case(named, server, way, count, gateway, form) for count in callers]
+    for name, way, form in peers:
         protocol = "grpc" if way is Way.GRPC else "rest"
         server = ServerKind(name, protocol, peer=True)
-        cases += [Case(name, server, way, count) for count in callers]
+        cases += [Case(name, server, way, count, form=form) for count in callers]
     return cases
 
 

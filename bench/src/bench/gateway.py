@@ -30,10 +30,11 @@ _TIMEOUT_S = 15.0
 
 @dataclass(frozen=True)
 class Gateway:
-    """The gateway's ports, its client's credentials and Envoy's process id."""
+    """The gateway's ports, credentials and Envoy's process id; `model` is its variation."""
 
     rest_port: int
     grpc_port: int
+    model: str
     js_key: str
     token: str
     envoy_pid: int
@@ -91,4 +92,4 @@ def _route(local: LocalStack, environ: dict[str, str], servers: Ports) -> Gatewa
         shown = it.credentials(CLIENT)
     (envoy,) = stack_processes.of_stack(local.home, "envoy")
     token = check.access_token(settings, shown)
-    return Gateway(settings.rest_port, settings.grpc_port, shown.js_key, token, envoy.pid)
+    return Gateway(settings.rest_port, settings.grpc_port, CLIENT, shown.js_key, token, envoy.pid)

@@ -20,8 +20,8 @@ from typing import Any
 import grpc
 import numpy as np
 
-from bench.cases import Way
-from bench.requesting import Form, RequestSet, predicted_digit
+from bench.cases import Form, Way
+from bench.requesting import RequestSet, predicted_digit
 from loadtest.wire import CHANNEL_OPTIONS
 
 TIMEOUT_S = 10.0

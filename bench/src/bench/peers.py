@@ -10,14 +10,14 @@ from urllib.parse import SplitResult, urlsplit
 import yaml
 
 from bench import requesting
-from bench.cases import OUR_SERVERS, Way
+from bench.cases import Form, Way, all_cases
 from bench.errors import BenchError
-from bench.requesting import Contents, Digits, Form, RequestSet
+from bench.requesting import INPUT, MODEL, MODEL_INFER, Contents, Digits, RequestSet
 
 _KEYS = ("name", "command", "url", "form", "body", "input", "model", "contents", "answered")
 _FORMS = ", ".join(form for form in Form if form is not Form.OURS)
 _FORMS_OVER_GRPC = {
-    "/inference.GRPCInferenceService/ModelInfer": Form.V2_GRPC,
+    MODEL_INFER: Form.V2_GRPC,
     "/seldon.protos.Seldon/Predict": Form.SELDON_GRPC,
 }
 _CONTENTS = {
@@ -49,8 +49,8 @@ class Peer:
     url: str
     form: Form
     body: Path | None = None
-    input: str = "input"
-    model: str = "mnist"
+    input: str = INPUT
+    model: str = MODEL
     contents: Contents = Contents.RAW
     answered: int | None = None
 
@@ -79,6 +79,8 @@ class Peer:
             return requesting.v1(host, port, path, digits, self.form)
         if self.form is Form.V2:
             return requesting.v2(host, port, path, digits, self.input)
+        if self.form is Form.V2_BINARY:
+            return requesting.v2_binary(host, port, path, digits, self.input)
         if self.form is Form.V2_GRPC:
             return requesting.v2_grpc(
                 host, port, path, digits, self.model, self.input, self.contents
@@ -116,7 +118,7 @@ def parse(text: str) -> list[Peer]:
         raise BenchError(f"PEERS: {text} is not a list of objects with the keys {', '.join(_KEYS)}")
     peers = [_peer(one) for one in document]
     names = [peer.name for peer in peers]
-    taken = {server.name for server in OUR_SERVERS}
+    taken = {name for case in all_cases([1]) for name in (case.name, case.server.name)}
     for name in names:
         if names.count(name) > 1 or name in taken:
             raise BenchError(f"peer {name}: the name is not unique")
@@ -161,8 +163,8 @@ def _peer(entry: Mapping[str, Any]) -> Peer:
         url,
         form,
         body,
-        entry.get("input", "input"),
-        entry.get("model", "mnist"),
+        entry.get("input", INPUT),
+        entry.get("model", MODEL),
         _contents(name, entry, form),
         _answered(name, entry),
     )

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from bench.errors import BenchError
 from bench.processes import on_cores
 from serving_core.digits import held_out
-from serving_core.engines.tensorflow import SIGNATURE
-from serving_core.model_folder import TENSORFLOW, ModelFolder, read_model_folder
+from serving_core.model_folder import DEFAULT_SIGNATURE, TENSORFLOW, ModelFolder, read_model_folder
 from serving_core.predictor import classifier_of
 
 AROUND = (1, 32)  # batch sizes before and after each server
@@ -146,7 +145,7 @@ def _tensorflow(folder: ModelFolder, batches: Sequence[int]) -> dict[int, Score]
     import tensorflow as tf
 
     model = tf.saved_model.load(str(folder.model))
-    signature = model.signatures[SIGNATURE]
+    signature = model.signatures[DEFAULT_SIGNATURE]
     (source,) = signature.structured_input_signature[1]
     (result,) = signature.structured_outputs
 

@@ -1,7 +1,7 @@
 """Requests in every server's format, and the digit that a response predicts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from google.protobuf.message import DecodeError
 
-from bench.cases import Way
+from bench.cases import Form, Way
 from loadtest import answers, wire
 from loadtest.payloads import Payloads, misclassified
 from loadtest.payloads import digits as held_out_digits
@@ -21,6 +21,9 @@ from seldon_pb2 import ClassificationReply
 from serving_core.digits import held_out
 
 JSON_HEADERS = {"Content-Type": "application/json"}
+# In V2 requests to our servers and, unless the peer has others, to peers: the same bytes to all.
+MODEL, INPUT = "mnist", "instances"
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 _RAW = np.dtype("<f4")
 GRPC_PREFIX = b"\0"  # not compressed; four bytes of length follow, big-endian
 
@@ -33,20 +36,13 @@ class Contents(StrEnum):
     TENSOR = "tensor"  # Seldon Core's tensor, of doubles
 
 
-class Form(StrEnum):
-    """The format of requests and responses."""
-
-    OURS = "ours"
-    V1 = "v1"  # TensorFlow Serving's and KServe's {"instances": [[…]]}
-    V1_BARE = "v1-bare"  # V1 requests, bare array responses, as BentoML's batches
-    V2 = "v2"  # the open inference protocol
-    V2_GRPC = "v2-grpc"  # the same over gRPC
-    SELDON = "seldon"  # Seldon Core's {"data": {"ndarray": [[…]]}}
-    SELDON_GRPC = "seldon-grpc"  # Seldon Core's SeldonMessage
-    RECORDED = "recorded"  # the bytes of a file
-
-
-_MARKERS = {Form.RECORDED: "", Form.V1_BARE: "[[", Form.V2: '"outputs"', Form.SELDON: '"ndarray"'}
+_MARKERS = {
+    Form.RECORDED: "",
+    Form.V1_BARE: "[[",
+    Form.V2: '"outputs"',
+    Form.V2_BINARY: '"outputs"',
+    Form.SELDON: '"ndarray"',
+}
 
 
 @dataclass(frozen=True)
@@ -142,6 +138,37 @@ def ours(
     return RequestSet(way, host, port, "/js/predict", bodies, expected)
 
 
+def ours_v2(
+    form: Form,
+    host: str,
+    port: int,
+    digits: Digits,
+    model: str = MODEL,
+    token: str = "",
+    answered: int | None = None,
+) -> RequestSet:
+    """Open inference requests to our server, or to the gateway if there is a token.
+
+    Args:
+        form: One of the V2 formats.
+        host: The host.
+        port: The port.
+        digits: The instances.
+        model: The model's name; at the gateway that of the variation.
+        token: The token of the gateway.
+        answered: The fixed prediction of the null model.
+    """
+    if form is Form.V2_GRPC:
+        requests = v2_grpc(host, port, MODEL_INFER, digits, model, INPUT, Contents.RAW)
+        access = dict(wire.oauth_metadata(token)) if token else {}
+    else:
+        path = f"/v2/models/{model}/infer"
+        requests = (v2_binary if form is Form.V2_BINARY else v2)(host, port, path, digits, INPUT)
+        access = {"Authorization": f"Bearer {token}"} if token else {}
+    expected = digits.labels if answered is None else (answered,) * len(digits.indices)
+    return replace(requests, digits=expected, headers={**requests.headers, **access})
+
+
 def v1(host: str, port: int, path: str, digits: Digits, form: Form = Form.V1) -> RequestSet:
     """{"instances": [[784 numbers]]}; `form` is that of the response."""
     bodies = tuple(_dumps({"instances": [row]}) for row in _rows(digits))
@@ -166,6 +193,25 @@ def v2(host: str, port: int, path: str, digits: Digits, input_name: str) -> Requ
         for row in _rows(digits)
     )
     return RequestSet(Way.POST, host, port, path, bodies, digits.labels, Form.V2, JSON_HEADERS)
+
+
+def v2_binary(host: str, port: int, path: str, digits: Digits, input_name: str) -> RequestSet:
+    """The same with the binary extension: the tensors come behind the JSON, in both directions."""
+    data = [row.astype(_RAW).tobytes() for row in _rows(digits)]
+    size = len(data[0])
+    tensor = {
+        "name": input_name,
+        "shape": [1, size // _RAW.itemsize],
+        "datatype": "FP32",
+        "parameters": {"binary_data_size": size},
+    }
+    text = _dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(text)),
+    }
+    bodies = tuple(text + one for one in data)
+    return RequestSet(Way.POST, host, port, path, bodies, digits.labels, Form.V2_BINARY, headers)
 
 
 def v2_grpc(
@@ -234,6 +280,8 @@ def predicted_digit(request_set: RequestSet, body: bytes) -> int | None:
         if request_set.form is Form.OURS:
             document = answers.from_jsonp(200, body)
             return _largest(answers.of_document(200, document).scores)
+        if request_set.form is Form.V2_BINARY:
+            return _largest(_v2_binary_scores(body))
         document = orjson.loads(body)
         if request_set.form is Form.V1:
             (scores,) = document["predictions"]
@@ -263,6 +311,16 @@ def _v2_scores(response: ModelInferResponse) -> Sequence[float]:
     if response.raw_output_contents:
         return [float(score) for score in np.frombuffer(response.raw_output_contents[0], _RAW)]
     return response.outputs[0].contents.fp32_contents
+
+
+def _v2_binary_scores(body: bytes) -> Sequence[float]:
+    """The scores, which are the end of the body."""
+    size = len(answers.CLASSES) * _RAW.itemsize
+    (output,) = orjson.loads(body[:-size])["outputs"]
+    stated = output["parameters"]["binary_data_size"]
+    if stated != size:
+        raise ValueError(f"binary_data_size is {stated}, expected {size}")
+    return [float(score) for score in np.frombuffer(body[-size:], _RAW)]
 
 
 def _seldon_scores(message: SeldonMessage) -> Sequence[float]:

@@ -9,13 +9,13 @@ from statistics import mean
 from typing import Any
 
 from bench import load, null_upstream, raw_model, server_metrics
-from bench.cases import Case, ServerKind, Way, interleaved
+from bench.cases import Case, Form, ServerKind, Way, interleaved
 from bench.checking import check, wait_until_ready
 from bench.errors import BenchError
 from bench.gateway import Gateway, gateway
 from bench.peers import Peer
 from bench.processes import Cores, cpu_s, cpu_s_of_children, cpu_s_of_threads, worker_memory
-from bench.requesting import Digits, RequestSet, ours
+from bench.requesting import MODEL, Digits, RequestSet, ours, ours_v2
 from bench.servers import HOST, Plan, Ports, Running, our_plan, peer_plan, running
 from bench.summary import cost_in_batches, ratio
 
@@ -184,11 +184,11 @@ class Bench:
             self._gateway = before
 
     def _cases(self, cases: Sequence[Case], server: Running, samples: list[dict[str, Any]]) -> None:
-        warmed: set[tuple[Way, bool]] = set()
+        warmed: set[tuple[Way, Form, bool]] = set()
         for case in cases:
             request_set = self._request_set(case)
-            if (case.way, case.gateway) not in warmed:
-                warmed.add((case.way, case.gateway))
+            if (case.way, case.form, case.gateway) not in warmed:
+                warmed.add((case.way, case.form, case.gateway))
                 self._warm_up(request_set, case.server, max(other.callers for other in cases))
             samples.append(self._case(case, request_set, server))
 
@@ -267,9 +267,13 @@ class Bench:
             if up is None:
                 raise BenchError(f"{case.name} has no gateway")
             port = up.grpc_port if case.way is Way.GRPC else up.rest_port
-            return ours(case.way, HOST, port, self._digits, up.js_key, up.token, answered)
-        port = self._ports.grpc if case.way is Way.GRPC else self._ports.rest
-        return ours(case.way, HOST, port, self._digits, answered=answered)
+            model, js_key, token = up.model, up.js_key, up.token
+        else:
+            port = self._ports.grpc if case.way is Way.GRPC else self._ports.rest
+            model, js_key, token = MODEL, "", ""
+        if case.form is Form.OURS:
+            return ours(case.way, HOST, port, self._digits, js_key, token, answered)
+        return ours_v2(case.form, HOST, port, self._digits, model, token, answered)
 
     def _plan(self, kind: ServerKind, request_set: RequestSet) -> Plan:
         if kind.upstream:

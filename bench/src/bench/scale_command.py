@@ -16,10 +16,10 @@ from rich.console import Console
 
 from bench import load, scale
 from bench.__main__ import INTERRUPTED, commit, free_ports, sigterm_as_interrupt, write_json
-from bench.cases import Way
+from bench.cases import Form, Way
 from bench.errors import BenchError
 from bench.processes import usable_cores
-from bench.requesting import Form, RequestSet
+from bench.requesting import RequestSet
 from bench.scale import ScaleSettings
 from bench.scale_gateway import Gateway, null_servers
 from bench.servers import HOST

@@ -14,7 +14,7 @@ from bench.cases import ServerKind
 from bench.checking import wait_until_ready
 from bench.errors import BenchError
 from bench.processes import end, start
-from bench.requesting import RequestSet
+from bench.requesting import MODEL, RequestSet
 from deploy.ports import is_free
 from serving_core.model_folder import LITERT
 
@@ -55,7 +55,11 @@ class Running:
 def our_plan(kind: ServerKind, ports: Ports, model: Path, engine: str = LITERT) -> Plan:
     """The plan of one of our servers."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_INHERITED)}
-    environment |= {"MODEL_FOLDER": str(model.absolute()), "MODEL_ENGINE": engine}
+    environment |= {
+        "MODEL_FOLDER": str(model.absolute()),
+        "MODEL_ENGINE": engine,
+        "MODEL_NAME": MODEL,
+    }
     if kind.null:
         paths = (str(null_engine_folder()), environment.get("PYTHONPATH", ""))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
+from bench.cases import COUNTERPARTS, NULL
+
 # Figures of a case, in the order of the table.
 FIGURES = (
     "per_s",
@@ -55,12 +57,15 @@ def summarise(document: Mapping[str, Any]) -> dict[str, Any]:
     servers: dict[str, list[Mapping[str, Any]]] = {}
     for started in document["servers"]:
         servers.setdefault(started["server"], []).append(started)
+    figures = [_case(*key, samples) for key, samples in sorted(cases.items(), key=_by_name)]
+    valid = {key: cases[key] for key in cases if not any(one["problem"] for one in cases[key])}
     return {
         "model": document["settings"]["model"],
         "engine": document["settings"]["engine"],
         "raw": raw,
         "scaling": _scaling(document),
-        "cases": [_case(*key, samples) for key, samples in sorted(cases.items(), key=_by_name)],
+        "cases": figures,
+        "compared": _compared(document["settings"]["peers"], valid),
         "servers": {name: _figures(rows, SERVER_FIGURES) for name, rows in servers.items()},
     }
 
@@ -113,6 +118,41 @@ def _case(name: str, callers: int, samples: Sequence[Mapping[str, Any]]) -> dict
     }
 
 
+def _compared(
+    peers: Sequence[Mapping[str, Any]],
+    valid: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Compare the throughput of each peer with ours of the same format, within a round."""
+    lines = []
+    for peer in peers:
+        counterpart = COUNTERPARTS.get(peer["form"])
+        if counterpart is None:
+            continue
+        case = f"{NULL if peer['null'] else ''}{counterpart}"
+        for name, callers in valid:
+            own = valid.get((case, callers))
+            if name != peer["name"] or own is None:
+                continue
+            other = valid[name, callers]
+            lines.append(
+                {
+                    "case": case,
+                    "peer": name,
+                    "callers": callers,
+                    "own": spread([one["per_s"] for one in own]),
+                    "other": spread([one["per_s"] for one in other]),
+                    "gain": _gain(other, own),
+                }
+            )
+    return sorted(lines, key=lambda line: (line["case"], line["peer"], line["callers"]))
+
+
+def _gain(one: Sequence[Mapping[str, Any]], two: Sequence[Mapping[str, Any]]) -> Spread | None:
+    """The throughput of `two` divided by that of `one`, within a round."""
+    first = {row["round"]: row["per_s"] for row in one}
+    return spread([row["per_s"] / first[row["round"]] for row in two if row["round"] in first])
+
+
 def _scaling(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Compare one core with two; speedups are within a round."""
     raw: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
@@ -145,9 +185,8 @@ def _line(
     two: Sequence[Mapping[str, Any]],
     cost: str,
 ) -> dict[str, Any]:
-    alone = {row["round"]: row["per_s"] for row in one}
-    gains = [row["per_s"] / alone[row["round"]] for row in two if row["round"] in alone]
     figures = ("per_s", cost, "client_cpu_ms", "busiest_worker", "cores_used")
+    gain = _gain(one, two)
     one, two = ([{**row, "cores_used": _cores_used(row)} for row in rows] for rows in (one, two))
     return {
         "name": name,
@@ -155,7 +194,7 @@ def _line(
         "cost": cost,
         "one": _figures(one, figures),
         "two": _figures(two, figures),
-        "gain": spread(gains),
+        "gain": gain,
     }
 
 

@@ -54,6 +54,15 @@ def tables(summary: Mapping[str, Any], targets: Sequence[TargetResult]) -> list[
             ),
         ),
         Table(
+            "Throughput divided by that of other servers in the same round and format",
+            (
+                *("case", "other server", "connections"),
+                *("predictions/s", "other server's", "ratio"),
+            ),
+            tuple(map(_compared_row, summary["compared"])),
+            left=2,
+        ),
+        Table(
             "Scaling from 1 core to 2 (on 2), shared by server and load generator",
             (
                 *("case", "connections/core", "predictions/s", "on 2", "speedup"),
@@ -166,6 +175,17 @@ def _added_row(case: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> t
         _text(case["model_ms"], 3),
         _text(case["above_ms"], 3),
         "" if null is None else _text(null["server_cpu_ms"], 3),
+    )
+
+
+def _compared_row(line: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        line["case"],
+        line["peer"],
+        str(line["callers"]),
+        _text(line["own"], 0),
+        _text(line["other"], 0),
+        _text(line["gain"], 2),
     )
 
 

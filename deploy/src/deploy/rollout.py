@@ -81,6 +81,7 @@ class Rollout:
         Raises:
             UnknownClient: Make it with seldon-cli client --action setup.
             ModelFolderInvalid: A folder is no model folder.
+            SettingInvalid: A setting of a server is invalid.
             ProgramFailed: A server did not start; the old variations keep serving.
             StackUnhealthy: Envoy does not use the new variations in time; nothing is stopped.
         """

@@ -3,12 +3,16 @@
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import env_settings as env
+from deploy.errors import SettingInvalid
 from deploy.microservices import Api, Microservice, Replica
 from deploy.programs import Program
 from deploy.settings import StackSettings, gateway_host, reached_at
 from seldon_gateway import processes
+from serving_core import settings as serving
 
 _MODULES = {Api.REST: "serving_rest", Api.RPC: "serving_grpc"}
 
@@ -19,16 +23,19 @@ _CONTROL_PLANE_PRIORITY = 100
 
 GATEWAY_PROGRAMS = ("control-plane", "envoy")
 
-# Variables of the servers that start-microservice passes on.
-_SERVER_VARIABLES = {Api.REST: ("MODEL_ENGINE", "REST_"), Api.RPC: ("MODEL_ENGINE", "GRPC_")}
+PREFIX = {Api.REST: "REST", Api.RPC: "GRPC"}  # of a server's variables
 _SET_HERE = {
     "REST_HOST", "REST_PORT", "REST_METRICS_DIR", "GRPC_HOST", "GRPC_PORT", "GRPC_METRICS_PORT",
 }  # fmt: skip
 
-
-_GRACE_PREFIX = {Api.REST: "REST", Api.RPC: "GRPC"}
-_GRACE_S, _LONGEST_GRACE_S = 10, 86_400
 _BEYOND_GRACE_S = 5  # for a server to kill workers that outlive their grace period
+
+
+@dataclass(frozen=True)
+class _Server:
+    """What a server's programs and pods are made from."""
+
+    grace_s: float = serving.grace_s("…")
 
 
 def gateway_programs(settings: StackSettings) -> list[Program]:
@@ -77,21 +84,25 @@ def server_environment(api: Api, environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if name.startswith(_SERVER_VARIABLES[api]) and name not in _SET_HERE and value
+        if name.startswith(("MODEL_ENGINE", f"{PREFIX[api]}_")) and name not in _SET_HERE and value
     }
 
 
 def grace_s(api: Api, environment: Mapping[str, str]) -> int:
-    """The server's grace period for requests in flight, in seconds."""
-    try:
-        given = float(environment.get(f"{_GRACE_PREFIX[api]}_GRACE_S") or _GRACE_S)
-    except ValueError:
-        return _GRACE_S  # the server rejects it with a message
-    return math.ceil(min(given, _LONGEST_GRACE_S)) if given >= 0 else _GRACE_S
+    """The server's grace period for requests in flight, in seconds.
+
+    Raises:
+        SettingInvalid: The server would refuse it.
+    """
+    return math.ceil(_Server(**env.read(_Server, environment, SettingInvalid, PREFIX[api])).grace_s)
 
 
 def microservice_program(microservice: Microservice, replica: Replica, home: Path) -> Program:
-    """The server process group of one replica."""
+    """The server process group of one replica.
+
+    Raises:
+        SettingInvalid: See grace_s.
+    """
     environment = {
         **microservice.environment,
         "MODEL_FOLDER": microservice.folder,

@@ -1,8 +1,13 @@
 """What holds for the objects of every overlay, storage, service type and size."""
 
 import copy
+import hashlib
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,7 @@ from deploy.kubernetes.objects.serving import DEFAULT, Microservice, microservic
 from deploy.kubernetes.settings import KubernetesSettings
 from deploy.kubernetes.stack import needed_secrets, stack
 from deploy.microservices import Api
+from serving_core import read_model_folder
 
 ROOT = Path(__file__).parents[3]
 
@@ -445,6 +451,32 @@ def test_a_server_waits_for_a_model_that_is_being_downloaded_and_for_no_other() 
     settings = KubernetesSettings.from_env({"MODEL_SOURCE": "s3://models/1"})
     other = Microservice("other", Api.REST, settings.rest, "/seldon-data/other/1")
     assert waits(microservice(settings, other)) == set()
+
+
+def test_a_waiting_server_starts_once_a_model_alone_is_downloaded(tmp_path: Path) -> None:
+    templates = dict(pods(render(MODEL_SOURCE="s3://models/1")))
+    (waiting,) = templates[f"{DEFAULT}-rest"]["spec"]["initContainers"]
+    assert [one["name"] for one in waiting["env"]] == ["MODEL_FOLDER"]
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"any")
+    archive = shutil.make_archive(str(tmp_path / "model"), "gztar", tmp_path, model.name)
+    checksum = hashlib.sha256(Path(archive).read_bytes()).hexdigest()
+    download = [
+        *(sys.executable, "-m", "model_download", "--source", archive, "--sha256", checksum),
+        *("--target", str(tmp_path / "to")),
+    ]
+    folder = tmp_path / "to" / "1"
+    with subprocess.Popen(
+        waiting["command"], env={**os.environ, "MODEL_FOLDER": str(folder)}
+    ) as it:
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                it.wait(0.2)
+            subprocess.run(download, check=True, capture_output=True, timeout=60)
+            assert it.wait(10) == 0
+        finally:
+            it.kill()
+    assert read_model_folder(folder).info.engine == "onnx"
 
 
 def test_microservices_of_one_program_share_no_pods() -> None:

@@ -29,8 +29,8 @@ def main(
 ) -> None:
     """Download a model version into TARGET/VERSION, atomically; a repeated run is safe.
 
-    SOURCE is a folder with model.json or a .tar.gz, .tgz or .zip of one: a path, file:, http:,
-    https:, s3: or gs:.
+    SOURCE is a folder with model.json or a .tar.gz, .tgz or .zip of a model folder: a path, file:,
+    http:, https:, s3: or gs:.
     """
     progress = Progress()
     try:

@@ -11,6 +11,8 @@ from typing import IO
 
 from model_download.errors import ModelInvalid
 
+DESCRIPTION = "model.json"
+
 _Member = tuple[str, int, Callable[[], IO[bytes] | None]]
 
 
@@ -57,16 +59,23 @@ def unpack(archive: Path, name: str, folder: Path, max_bytes: int) -> None:
 
 
 def model_root(folder: Path) -> Path:
-    """Return the folder that has model.json: `folder` or its only subfolder.
+    """The model folder of an unpacked archive: `folder` or its only subfolder.
+
+    It is the one that has model.json. Without one it is `folder`, or the subfolder if nothing else
+    is in the archive.
 
     Raises:
-        ModelInvalid: Neither has it.
+        ModelInvalid: The archive has no file.
     """
-    inner = [one for one in folder.iterdir() if one.is_dir()]
-    for candidate in (folder, *inner[:1]):
-        if (candidate / "model.json").is_file() and (candidate == folder or len(inner) == 1):
+    entries = list(folder.iterdir())
+    inner = [one for one in entries if one.is_dir()]
+    only = inner[0] if len(inner) == 1 else folder
+    for candidate in (folder, only):
+        if (candidate / DESCRIPTION).is_file():
             return candidate
-    raise ModelInvalid("the archive has no model.json: pack the model folder itself")
+    if not entries:
+        raise ModelInvalid("the archive has no file: pack the model folder itself")
+    return only if len(entries) == 1 else folder
 
 
 def _tarred(archive: Path, name: str) -> Iterator[_Member]:

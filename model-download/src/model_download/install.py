@@ -12,13 +12,11 @@ from pathlib import Path, PurePosixPath
 
 import orjson
 
-from model_download.archives import model_root, unpack
+from model_download.archives import DESCRIPTION, model_root, unpack
 from model_download.errors import ModelInvalid, TargetFailed
 from model_download.progress import Progress
 from model_download.settings import Settings
 from model_download.sources import Source
-
-DESCRIPTION = "model.json"
 
 _RENAME_EXCHANGE = 2  # flag of renameat2
 _AT_FDCWD = -100  # paths relative to the working directory
@@ -75,6 +73,14 @@ def _from_archive(source: Source, settings: Settings, staging: Path) -> Path:
     name = settings.source.partition("?")[0].rpartition("/")[2]
     unpack(archive, name, unpacked, settings.max_bytes)
     folder = model_root(unpacked)
+    if not (folder / DESCRIPTION).is_file():
+        if settings.sha256 is None:
+            raise ModelInvalid(
+                f"the archive has no {DESCRIPTION} with the checksums of its files, expected "
+                "--sha256 of the archive: set it (MODEL_SHA256), or pack a folder that "
+                "seldon-cli model import has made"
+            )
+        return folder
     for file, checksum in _files(folder / DESCRIPTION).items():
         _verify(folder / file, checksum, file, DESCRIPTION)
     return folder
@@ -144,14 +150,17 @@ def _sha256(path: Path) -> str:
 
 
 def _is_installed(version: Path, folder: Path) -> bool:
-    """Whether the version has the same description, and files that match it."""
-    try:
-        if (version / DESCRIPTION).read_bytes() != (folder / DESCRIPTION).read_bytes():
-            return False
-        files = _files(folder / DESCRIPTION)
-        return all(_sha256(version / file) == checksum for file, checksum in files.items())
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    """Whether the version has the same files."""
+    return _checksums(version) == _checksums(folder)
+
+
+def _checksums(folder: Path) -> dict[Path, str]:
+    """The checksum of each file, without what Python caches beside a model.py."""
+    return {
+        path.relative_to(folder): _sha256(path)
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def _sync(folder: Path) -> None:

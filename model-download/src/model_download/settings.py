@@ -18,11 +18,12 @@ class Settings:
     """Source, destination and limits of a download.
 
     Attributes:
-        source: MODEL_SOURCE, a folder with model.json, or a .tar.gz, .tgz or .zip of one: a path
-            or a URL of PROTOCOLS.
+        source: MODEL_SOURCE, a folder with model.json, or a .tar.gz, .tgz or .zip of a model
+            folder: a path or a URL of PROTOCOLS.
         target: MODEL_TARGET, the model's folder in the repository; versions are its subfolders.
         version: MODEL_VERSION, the subfolder's name.
-        sha256: MODEL_SHA256, of the archive or of model.json; None trusts the source.
+        sha256: MODEL_SHA256, of the archive or of model.json; None trusts the source. An archive
+            without model.json needs it.
         max_bytes: MODEL_MAX_BYTES, maximum size of the download, and of the unpacked files.
         patience_s: MODEL_PATIENCE_S, how long to retry without receiving new bytes.
     """

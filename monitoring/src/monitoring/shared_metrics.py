@@ -50,19 +50,22 @@ def share(folder: Path) -> None:
             with lock:
                 if prefix not in files:
                     files[prefix] = _create(folder / f"{prefix}_{pid}.db")
-                self._file = files[prefix]
-                self._key = mmap_key(metric, name, label_names, label_values, help_text)
-                self._value: float = self._file.read_value(self._key)[0]  # type: ignore[no-untyped-call]
+                file = files[prefix]
+                key = mmap_key(metric, name, label_names, label_values, help_text)
+                self._value: float = file.read_value(key)[0]  # type: ignore[no-untyped-call]
+                # A write through the library takes three times as long, eleven times a request.
+                place = file._positions[key]
+                self._cell = memoryview(file._m)[place : place + 8].cast("d")
 
         def inc(self, amount: float) -> None:
             with lock:
                 self._value = value = self._value + amount
-                self._file.write_value(self._key, value, 0.0)  # type: ignore[no-untyped-call]
+                self._cell[0] = value
 
         def set(self, value: float, timestamp: float | None = None) -> None:
             with lock:
                 self._value = value
-                self._file.write_value(self._key, value, timestamp or 0.0)  # type: ignore[no-untyped-call]
+                self._cell[0] = value
 
         def get(self) -> float:
             return self._value

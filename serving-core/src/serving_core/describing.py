@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,11 @@ from numpy.typing import NDArray
 
 from serving_core.engines.offered import Offered, OfferedTensor
 from serving_core.errors import ModelFolderInvalid, PredictorFailed, ServingError
-from serving_core.loading import PREDICTORS, create, example
-from serving_core.model_folder import LITERT, ModelFolder
+from serving_core.loading import create, engine_module, example
+from serving_core.model_folder import DEFAULT_SIGNATURE, LITERT, ModelFolder
 from serving_core.predictor import Predictor
 from serving_core.tensors import ANY, DATATYPES, Signature, Tensors, TensorSpec
 
-DEFAULT_SIGNATURE = "serving_default"
 # Two sizes of a batch tell which dimension of an output is the batch.
 _ROWS = (2, 3)
 
@@ -64,8 +62,7 @@ def offers_of(folder: ModelFolder) -> dict[str, Offered]:
     Raises:
         ModelFolderInvalid: It cannot be loaded.
     """
-    module = import_module(PREDICTORS[folder.info.engine].partition(":")[0])
-    offers: dict[str, Offered] = module.offered(folder)
+    offers: dict[str, Offered] = engine_module(folder.info.engine).offered(folder)
     if not offers:
         raise ModelFolderInvalid(
             f"{folder.model} has no signature; export the model with one, as Keras' "

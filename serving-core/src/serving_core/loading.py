@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib import import_module
 from math import prod
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,20 @@ FAST_CALL_S = 0.02
 _SCORE_TOLERANCE = 1e-3
 SUM_TOLERANCE = 0.05
 
-PREDICTORS = {
-    LITERT: "serving_core.engines.litert:LiteRTPredictor",
-    TENSORFLOW: "serving_core.engines.tensorflow:TensorFlowPredictor",
-    ONNX: "serving_core.engines.onnx:OnnxPredictor",
-    PYTHON: "serving_core.engines.python:PythonPredictor",
+_PREDICTORS = {
+    LITERT: "LiteRTPredictor",
+    TENSORFLOW: "TensorFlowPredictor",
+    ONNX: "OnnxPredictor",
+    PYTHON: "PythonPredictor",
+}
+# What an engine without its package needs.
+_NEEDS = {
+    LITERT: "ai-edge-litert; pip install -c constraints.txt ./serving-core",
+    **{
+        engine: f"{package}; pip install -c constraints.txt './serving-core[{engine}]', or build "
+        f"the image with make images WITH_{engine.upper()}=1"
+        for engine, package in ((TENSORFLOW, "tensorflow-cpu"), (ONNX, "onnxruntime"))
+    },
 }
 
 
@@ -64,14 +74,30 @@ def load_predictor(folder: Path, engine: str | None = None, name: str | None = N
 
 
 def create(model: ModelFolder) -> Predictor:
-    """Load a model; a process does not load the library of another engine.
+    """Load a model.
 
     Raises:
-        ModelFolderInvalid: The engine cannot load it.
+        ModelFolderInvalid: The engine's package is missing, or the engine cannot load the model.
     """
-    module, _, name = PREDICTORS[model.info.engine].partition(":")
-    kind: Callable[[ModelFolder], Predictor] = getattr(import_module(module), name)
+    engine = model.info.engine
+    kind: Callable[[ModelFolder], Predictor] = getattr(engine_module(engine), _PREDICTORS[engine])
     return kind(model)
+
+
+def engine_module(engine: str) -> ModuleType:
+    """The module of an engine; it alone imports the engine's package.
+
+    Raises:
+        ModelFolderInvalid: The package is missing or cannot be imported.
+    """
+    try:
+        return import_module(f"serving_core.engines.{engine}")
+    except ImportError as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelFolderInvalid(
+            f"the engine {engine} cannot be imported ({reason}), expected the package "
+            f"{_NEEDS[engine]}"
+        ) from None
 
 
 def is_fast(predictor: Predictor) -> bool:

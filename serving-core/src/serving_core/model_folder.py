@@ -16,6 +16,8 @@ TENSORFLOW = "tensorflow"
 ONNX = "onnx"
 PYTHON = "python"
 
+DEFAULT_SIGNATURE = "serving_default"  # of a SavedModel
+
 
 class EngineFiles(NamedTuple):
     """The files that an engine needs.

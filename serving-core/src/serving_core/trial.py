@@ -14,7 +14,7 @@ import numpy as np
 
 from serving_core.describing import Choice, describe, offers_of
 from serving_core.errors import ModelFolderInvalid, ServingError
-from serving_core.loading import SUM_TOLERANCE, example, warm_up
+from serving_core.loading import SUM_TOLERANCE, engine_module, example, warm_up
 from serving_core.model_folder import (
     ENGINES,
     TENSORFLOW,
@@ -49,8 +49,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """
     path, options, engine = Path(job["folder"]), job["options"], job["engine"]
     if job["keras"] is not None:
-        from serving_core.engines.tensorflow import convert_keras
-
+        convert_keras = engine_module(TENSORFLOW).convert_keras
         convert_keras(Path(job["keras"]), path / ENGINES[TENSORFLOW].model)
     choice = Choice(
         options["signature"],

@@ -14,24 +14,19 @@ from prometheus_client.exposition import choose_encoder
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from serving_core import DataPlane, Exchange, Served
-from serving_core.exchange import Codec
+from serving_core.exchange import Codec, Send
 from serving_core.protocols.http import JSON, HttpRequest, HttpResponse
 from serving_core.protocols.open_inference import rest as open_inference
 from serving_core.protocols.seldon import rest as seldon
 from serving_core.protocols.seldon.rest import MESSAGES, ErrorCode
 from serving_core.protocols.seldon_core import rest as seldon_core
 from serving_core.protocols.tensorflow_serving import rest as tensorflow_serving
-from serving_rest.http_writer import Answer
 from serving_rest.settings import Settings
 from serving_rest.views import create_views
 
 log = logging.getLogger(__name__)
 
-_FIXED_HEADERS = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
-
 HttpCodec = Codec[HttpRequest, HttpResponse]
-# Sends a response and calls the second argument, which counts the request, just before the write.
-Send = Callable[[Answer, Callable[[], None]], None]
 
 _SELDON_METHODS = (*seldon.METHODS, "HEAD")
 _ROUTES: dict[tuple[str, str], HttpCodec] = {
@@ -147,7 +142,7 @@ class Predictions:
         self._timeout_s = settings.timeout_s
 
     def begin(
-        self, codec: HttpCodec, request: HttpRequest, send: Send
+        self, codec: HttpCodec, request: HttpRequest, send: Send[HttpResponse]
     ) -> Exchange[HttpRequest, HttpResponse]:
         """Begin a request, whose body may be incomplete; its deadline counts from now.
 
@@ -156,18 +151,8 @@ class Predictions:
             request: Its head.
             send: Called once, by a method of the exchange or in the thread that runs the engine.
         """
-
-        def reply(response: HttpResponse, timing: str, count: Callable[[], None]) -> None:
-            headers = [
-                ("Content-Type", response.content_type),
-                ("Server-Timing", timing),
-                *_FIXED_HEADERS,
-                *response.headers,
-            ]
-            send(Answer(response.body, response.status, headers), count)
-
         served = Served.by(self.batcher.info, request.variation, request.models)
-        return Exchange(self._plane, codec, request.client, served, reply)
+        return Exchange(self._plane, codec, request.client, served, send)
 
     def deadline_s(self, request: HttpRequest) -> float:
         """The gateway's deadline for the request, in seconds from its arrival."""

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from wsgiref.types import WSGIApplication
 
 from serving_core import DeadlinePassed, Exchange, MicroBatcher
-from serving_core.protocols.http import JSON, HttpRequest, HttpResponse
+from serving_core.protocols.http import HttpRequest, HttpResponse
 from serving_core.protocols.seldon.rest import (
     MESSAGES,
     ErrorCode,
@@ -37,7 +37,7 @@ from serving_rest import wsgi
 from serving_rest.app import Predictions, codec_of
 from serving_rest.connection_counts import Share
 from serving_rest.http_reader import Limits, ReceivedRequest, RequestMalformed, RequestReader
-from serving_rest.http_writer import CONTINUE, Answer, ResponseWriter
+from serving_rest.http_writer import CONTINUE, ResponseWriter
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,10 @@ MAX_DISCARDED_BYTES = 1 << 16
 # A stopping server keeps idle connections for so long: a request may be on its way.
 STOP_KEEPALIVE_S = 2.0
 BODY_CUT = "the body cannot be read: the connection closed before its end"
+
+
+def _count_nothing() -> None:
+    """A request that is no prediction is not counted."""
 
 
 class LoopSettings(NamedTuple):
@@ -157,7 +161,7 @@ class EventLoop:
         self._connections: dict[int, Connection] = {}
         self._pipelined: deque[Connection] = deque()
         # Responses from other threads.
-        self._answers: deque[tuple[Connection, Answer, Callable[[], None]]] = deque()
+        self._responses: deque[tuple[Connection, HttpResponse, str, Callable[[], None]]] = deque()
         self._next_due = math.inf  # no connection is due before
         self._open = True
         self._accepting = False
@@ -195,13 +199,13 @@ class EventLoop:
         now = time.monotonic()
         if self._open:
             timeout_s = self._control_accepting(now, timeout_s)
-        if self._pipelined or self._answers or (engine is not None and engine.queued):
+        if self._pipelined or self._responses or (engine is not None and engine.queued):
             timeout_s = 0.0
         else:
             timeout_s = min(timeout_s, max(self._next_due - now, 0.0))
         self._poll(timeout_s)
-        while self._answers:
-            self._send(*self._answers.popleft())
+        while self._responses:
+            self._send(*self._responses.popleft())
         while self._pipelined:
             conn = self._pipelined.popleft()
             if conn.events >= 0 and not conn.in_flight:
@@ -318,7 +322,7 @@ class EventLoop:
                 self._watch(conn, select.EPOLLIN)
         except RequestMalformed as error:
             conn.version, conn.without_body, conn.close_after_response = "1.1", False, True
-            self._send(conn, _error(error.code, str(error), error.status), _count_nothing)
+            self._send(conn, _error(error.code, str(error), error.status))
         except Exception:  # one request must not end the loop
             log.exception("unexpected error in the event loop, closing the connection")
             self._close(conn)
@@ -370,7 +374,7 @@ class EventLoop:
             else:
                 exchange.refuse(head, refusal)
         elif refusal is not None:
-            self._send(conn, _error(refusal.code, str(refusal)), _count_nothing)
+            self._send(conn, _error(refusal.code, str(refusal)))
         else:
             self._pool.submit(self._call_app, conn, request)
 
@@ -379,29 +383,42 @@ class EventLoop:
         try:
             peer = conn.peer if isinstance(conn.peer, tuple) else ("", "")
             environ = {"REMOTE_ADDR": str(peer[0]), "REMOTE_PORT": str(peer[1])}
-            answer = wsgi.call(self._app, request, self._server | environ)
+            response = wsgi.call(self._app, request, self._server | environ)
         except Exception:
             log.exception("%s %s failed", request.request.method, request.request.path)
-            answer = _error(ErrorCode.GENERIC, MESSAGES[ErrorCode.GENERIC])
-        self._send_safely(conn, answer, _count_nothing)
+            response = _error(ErrorCode.GENERIC, MESSAGES[ErrorCode.GENERIC])
+        self._send_safely(conn, response)
 
     # Responding
 
-    def _send_safely(self, conn: Connection, answer: Answer, count: Callable[[], None]) -> None:
+    def _send_safely(
+        self,
+        conn: Connection,
+        response: HttpResponse,
+        timing: str = "",
+        count: Callable[[], None] = _count_nothing,
+    ) -> None:
         """Send a response, from any thread."""
         if threading.get_ident() == self._thread:
-            self._send(conn, answer, count)
+            self._send(conn, response, timing, count)
         else:
-            self._answers.append((conn, answer, count))
+            self._responses.append((conn, response, timing, count))
             self.wake()
 
-    def _send(self, conn: Connection, answer: Answer, count: Callable[[], None]) -> None:
+    def _send(
+        self,
+        conn: Connection,
+        response: HttpResponse,
+        timing: str = "",
+        count: Callable[[], None] = _count_nothing,
+    ) -> None:
         """Send a response; called once per request.
 
         Args:
             conn: The request's connection.
-            answer: The response.
-            count: Counts the request, just before the write.
+            response: The response.
+            timing: The Server-Timing of a prediction; empty for another response.
+            count: Counts a prediction, just before the write.
         """
         conn.in_flight = False
         conn.exchange = None
@@ -411,7 +428,7 @@ class EventLoop:
             return
         conn.close_after_response = conn.close_after_response or not self._open
         data = self._writer.encode(
-            answer, conn.version, conn.close_after_response, conn.without_body
+            response, timing, conn.version, conn.close_after_response, conn.without_body
         )
         count()
         try:
@@ -560,11 +577,7 @@ def unread_bytes(sock: socket.socket) -> int:
     return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
-def _count_nothing() -> None:
-    """A request that is no prediction is not counted."""
-
-
-def _error(code: ErrorCode, message: str, status: HTTPStatus | None = None) -> Answer:
+def _error(code: ErrorCode, message: str, status: HTTPStatus | None = None) -> HttpResponse:
     status = status or code.status
     body = error_document(code.error_id, message, status)
-    return Answer(body, status, [("Content-Type", JSON)])
+    return HttpResponse(body, status)

@@ -36,13 +36,17 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         self._next_heartbeat = -math.inf
 
     def load_wsgi(self) -> None:
-        """Load the app; an invalid model folder ends a start, not the workers that still serve."""
+        """Load the app; an invalid model folder ends a start, not the workers that still serve.
+
+        The first worker alone ends it: gunicorn fails on a second such end while it stops.
+        """
         try:
             super().load_wsgi()
         except AppImportError as error:
-            if self.age <= self.cfg.workers:
+            if self.age == 1:
                 raise
-            self.log.error("no new worker: %s", error)
+            if self.age > self.cfg.workers:
+                self.log.error("no new worker: %s", error)
             time.sleep(1.0)  # the master retries at once
             sys.exit(1)
 

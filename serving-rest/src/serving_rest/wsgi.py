@@ -7,8 +7,8 @@ from http import HTTPStatus
 from types import TracebackType
 from wsgiref.types import WSGIApplication, WSGIEnvironment
 
+from serving_core.protocols.http import HttpResponse
 from serving_rest.http_reader import ReceivedRequest
-from serving_rest.http_writer import Answer
 
 Address = tuple[str, int]
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -16,7 +16,7 @@ _ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None
 _OF_THE_CONNECTION = frozenset(("connection", "content-length", "date", "server"))
 
 
-def call(app: WSGIApplication, request: ReceivedRequest, environ: dict[str, str]) -> Answer:
+def call(app: WSGIApplication, request: ReceivedRequest, environ: dict[str, str]) -> HttpResponse:
     """Call the app and collect its response.
 
     Args:
@@ -41,7 +41,9 @@ def call(app: WSGIApplication, request: ReceivedRequest, environ: dict[str, str]
             parts.close()
     status, headers = started[-1]
     kept = [(name, value) for name, value in headers if name.lower() not in _OF_THE_CONNECTION]
-    return Answer(b"".join(written), HTTPStatus(int(status[:3])), kept)
+    content_type = next((value for name, value in kept if name.lower() == "content-type"), "")
+    further = tuple(pair for pair in kept if pair[0].lower() != "content-type")
+    return HttpResponse(b"".join(written), HTTPStatus(int(status[:3])), content_type, further)
 
 
 def _environ(request: ReceivedRequest) -> WSGIEnvironment:

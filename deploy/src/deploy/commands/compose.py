@@ -18,6 +18,7 @@ from deploy.operator_view import Credentials
 from deploy.settings import gateway_host
 from seldon_gateway.registry import SCOPE_ALL, SCOPE_JS
 from seldon_gateway.settings import GatewaySettings
+from serving_core import read_model_folder
 
 _TEST_TYPES = ("js-predict", "grpc-predict")
 # compose.yaml sets the host and publishes no port of the load test.
@@ -58,6 +59,8 @@ def main() -> None:
 def deploy(without: tuple[str, ...]) -> None:
     """Build missing images, start every container and check one prediction per protocol."""
     it = _found()
+    folder = it.root / (it.environ.get("MODEL_FOLDER") or deployment.MODEL_FOLDER)
+    model = read_model_folder(folder).info
     if "prometheus" in without:
         without = (*without, "grafana")
     monitoring = [name for name in compose.MONITORING if name not in without]
@@ -70,7 +73,7 @@ def deploy(without: tuple[str, ...]) -> None:
     compose.bring_up(it, (*compose.SERVING, *monitoring), base)
     shown = _credentials(it)
     for api in Api:
-        say(check.prediction(api, gateway, shown))
+        say(check.prediction(api, gateway, shown, compose.VARIATION, model))
     say("")
     say(f"REST          {base}/js/predict and /predict")
     say(f"gRPC          {host}:{gateway.grpc_port} (io.seldon.api.rpc.Seldon/Classify)")

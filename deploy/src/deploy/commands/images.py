@@ -18,7 +18,8 @@ from deploy.errors import SettingInvalid
     "--registry", default="localhost", show_default=True, help="Registry in the image names."
 )
 @click.option(
-    "--tag", help="Image tag.  [default: the project's version, plus -tensorflow with TensorFlow]"
+    "--tag",
+    help="Image tag.  [default: the project's version, plus -ENGINE for each --with-ENGINE]",
 )
 @click.option("--base-image", default=images.BASE_IMAGE, show_default=True)
 @click.option("--build-image", default=images.BUILD_IMAGE, show_default=True)
@@ -29,6 +30,7 @@ from deploy.errors import SettingInvalid
     is_flag=True,
     help="Include TensorFlow, for SavedModels; adds over a gigabyte.",
 )
+@click.option("--with-onnx", is_flag=True, help="Include ONNX Runtime, for .onnx files.")
 @click.option(
     "--tool", type=click.Choice(images.TOOLS), help="Build tool.  [default: the first that works]"
 )
@@ -42,6 +44,7 @@ def build(
     envoy_image: str | None,
     envoy_package: bool,
     with_tensorflow: bool,
+    with_onnx: bool,
     tool: str | None,
 ) -> None:
     """Build every image, or those named, and print their full names."""
@@ -52,16 +55,18 @@ def build(
             "it; run the command from the root"
         )
     ours = version("prediction-services-deploy")
+    included = {"tensorflow": with_tensorflow, "onnx": with_onnx}
+    engines = [engine for engine in images.ENGINES if included[engine]]
     wanted = images.Build(
         registry=registry,
-        tag=tag or ours + "-tensorflow" * with_tensorflow,
+        tag=tag or "-".join((ours, *engines)),
         version=ours,
         revision=images.revision(root),
         base_image=base_image,
         build_image=build_image,
         envoy_image=envoy_image,
         envoy_package=envoy_package,
-        with_tensorflow=with_tensorflow,
+        engines=engines,
     )
     chosen = [image for image in images.IMAGES if not names or image.name in names]
     for reference in images.build_images(images.find_tool(tool), wanted, chosen, root, os.environ):

@@ -18,9 +18,9 @@ from serving_core.tensors import Tensors, TensorSpec
 
 log = logging.getLogger(__name__)
 
-# Batch sizes with an interpreter; each has a copy of the weights. A size of 2 or 8 would save
-# little (docs/performance-log.md).
-PREPARED = (MAX_BATCH, 4, 1)
+# Batch sizes with an interpreter; each has a copy of the weights. A size of 2 would save little
+# (docs/performance-log.md).
+PREPARED = (MAX_BATCH, 8, 4, 1)
 
 Array = NDArray[Any]
 

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from serving_core.engines.offered import Offered, OfferedTensor
@@ -35,11 +36,10 @@ class OnnxPredictor:
     """A session of ONNX Runtime."""
 
     def __init__(self, folder: ModelFolder) -> None:
-        """Import ONNX Runtime and load.
+        """Load the file.
 
         Raises:
-            ModelFolderInvalid: It is not installed or cannot read the file, or the file's tensors
-                differ from model.json.
+            ModelFolderInvalid: ONNX Runtime cannot read it, or its tensors differ from model.json.
         """
         self.info: ModelInfo = folder.info
         self._session = session_of(folder)
@@ -98,15 +98,8 @@ def session_of(folder: ModelFolder) -> Any:
     """An InferenceSession.
 
     Raises:
-        ModelFolderInvalid: ONNX Runtime is not installed or cannot read the file.
+        ModelFolderInvalid: ONNX Runtime cannot read the file.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ModelFolderInvalid(
-            "the engine onnx needs the package onnxruntime: "
-            "install serving-core with its extra [onnx]"
-        ) from None
     options = onnxruntime.SessionOptions()
     # One thread: each core has a process of its own.
     options.intra_op_num_threads = options.inter_op_num_threads = 1

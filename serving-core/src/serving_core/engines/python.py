@@ -40,7 +40,6 @@ class PythonPredictor:
             self._model = kind()
             self._model.load(self._folder)
         except Exception as error:
-            log.exception("model.py failed to load")
             raise ModelFolderInvalid(_failure(self._folder, "load", error)) from error
 
     def predict(self, inputs: Tensors) -> Tensors:
@@ -55,17 +54,11 @@ class PythonPredictor:
         except ServingError:
             raise
         except Exception as error:
-            log.exception("model.py failed on a batch")
-            failed = PredictorFailed("the model failed on this input")
-            failed.add_note(_failure(self._folder, "predict", error))
-            raise failed from error
+            raise _failed(_failure(self._folder, "predict", error)) from error
         try:
             return self._checked(outputs)
         except ModelFolderInvalid as error:
-            log.error("%s", error)
-            failed = PredictorFailed("the model failed on this input")
-            failed.add_note(str(error))
-            raise failed from error
+            raise _failed(str(error)) from error
 
     def _checked(self, outputs: object) -> Tensors:
         arrays = as_arrays(outputs, self._folder)
@@ -168,21 +161,20 @@ def _import(folder: Path) -> ModuleType:
     sys.path.insert(0, str(folder))  # for modules beside model.py
     try:
         spec.loader.exec_module(module)
-    except ModuleNotFoundError as error:
-        del sys.modules[MODULE]
-        raise ModelFolderInvalid(
-            f"{file} needs the module {error.name}, which is not installed; "
-            f"install its package beside the server's"
-        ) from error
     except Exception as error:
         del sys.modules[MODULE]
-        log.exception("model.py cannot be imported")
         raise ModelFolderInvalid(_failure(folder, "the import", error)) from error
     return module
 
 
 def _failure(folder: Path, place: str, error: Exception) -> str:
-    """Name the line of the model's code that raised, and the exception; the log has the rest."""
+    """Name the module that is not installed, or the line that raised; the log has the rest."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return (
+            f"{folder}/model.py needs the module {error.name}, which is not installed; pip install "
+            f"its package beside the server's, for an image as docs/containers.md shows"
+        )
+    log.exception("model.py failed in %s", place)
     at = [
         (frame.filename, frame.lineno)
         for frame in traceback.extract_tb(error.__traceback__)
@@ -193,3 +185,11 @@ def _failure(folder: Path, place: str, error: Exception) -> str:
     file, line = at[-1] if at else (str(folder / "model.py"), None)
     where = f"{file}, line {line}" if line else file
     return f"{where}: {place} raises {type(error).__name__}; the log has the traceback"
+
+
+def _failed(reason: str) -> PredictorFailed:
+    """An error whose reason the log has, and the caller does not."""
+    log.error("%s", reason)
+    failed = PredictorFailed("the model failed on this input")
+    failed.add_note(reason)
+    return failed

@@ -5,32 +5,31 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from serving_core.engines.offered import Offered, OfferedTensor, datatype_name
 from serving_core.errors import ModelFolderInvalid, PredictorFailed
-from serving_core.model_folder import ModelFolder
+from serving_core.model_folder import DEFAULT_SIGNATURE, ModelFolder
 from serving_core.predictor import ModelInfo
 from serving_core.tensors import ANY, Tensors
 
 log = logging.getLogger(__name__)
-
-SIGNATURE = "serving_default"
 
 
 class TensorFlowPredictor:
     """A SavedModel's serving signature."""
 
     def __init__(self, folder: ModelFolder) -> None:
-        """Import TensorFlow (seconds) and load.
+        """Load the SavedModel.
 
         Raises:
-            ModelFolderInvalid: TensorFlow is not installed or cannot read the SavedModel.
+            ModelFolderInvalid: TensorFlow cannot read it, or its signature differs from model.json.
         """
-        tf = _tensorflow()
         self.info: ModelInfo = folder.info
         self._constant = tf.constant
         # Keep the model: a signature has only a weak reference to its variables.
         self._model = _load(folder.model)
-        name = folder.signature_name or SIGNATURE
+        name = folder.signature_name or DEFAULT_SIGNATURE
         if name not in self._model.signatures:
             has = ", ".join(self._model.signatures) or "none"
             raise ModelFolderInvalid(
@@ -56,20 +55,8 @@ class TensorFlowPredictor:
             raise PredictorFailed("the model failed on this input") from error
 
 
-def _tensorflow() -> Any:
-    try:
-        import tensorflow as tf
-    except ImportError:
-        raise ModelFolderInvalid(
-            "the engine tensorflow needs the package tensorflow-cpu: "
-            "install serving-core with its extra [tensorflow], or use MODEL_ENGINE=litert"
-        ) from None
-    return tf
-
-
 @lru_cache(maxsize=1)  # loaded once to read its signatures and to serve it
 def _load(folder: Path) -> Any:
-    tf = _tensorflow()
     try:
         return tf.saved_model.load(str(folder))
     except (OSError, tf.errors.OpError) as error:
@@ -87,7 +74,7 @@ def offered(folder: ModelFolder) -> dict[str, Offered]:
     """The SavedModel's signatures.
 
     Raises:
-        ModelFolderInvalid: TensorFlow is not installed or cannot read the SavedModel.
+        ModelFolderInvalid: TensorFlow cannot read the SavedModel.
     """
     return {
         str(name): Offered(
@@ -115,9 +102,8 @@ def convert_keras(file: Path, target: Path) -> None:
     """Export a .keras or .h5 file as a SavedModel.
 
     Raises:
-        ModelFolderInvalid: TensorFlow is not installed, or Keras cannot load or export the file.
+        ModelFolderInvalid: Keras cannot load or export the file.
     """
-    tf = _tensorflow()
     try:
         tf.keras.models.load_model(file, compile=False).export(target, verbose=False)
     except Exception as error:

@@ -29,7 +29,7 @@ from deploy.kubernetes.objects.common import (
 from deploy.kubernetes.objects.gateway import ENVOY
 from deploy.kubernetes.settings import KubernetesSettings, Resources, Sizing
 from deploy.microservices import Api
-from deploy.stack import grace_s
+from deploy.stack import PREFIX, grace_s
 from monitoring.metrics import IN_FLIGHT
 
 REST_PORT, GRPC_PORT, GRPC_METRICS_PORT = 8500, 8600, 8601
@@ -171,7 +171,7 @@ def microservice(settings: KubernetesSettings, wanted: Microservice) -> list[Obj
 
 
 def _server(settings: KubernetesSettings, wanted: Microservice) -> Object:
-    own = "REST" if wanted.api is Api.REST else "GRPC"
+    own = PREFIX[wanted.api]
     environment: dict[str, str | Object] = {
         "MODEL_NAME": wanted.name,
         f"{own}_WORKERS": REQUESTED_CORES,
@@ -206,14 +206,17 @@ def _server(settings: KubernetesSettings, wanted: Microservice) -> Object:
 
 
 def _wait_for_download(settings: KubernetesSettings, wanted: Microservice) -> Object:
-    """An init container that waits for the model, since a failing server would be in back-off."""
+    """An init container that waits for the model, since a failing server would be in back-off.
+
+    The download publishes the folder complete; the server decides whether it is a model folder.
+    """
     if settings.model_source is None or wanted.folder != settings.model_folder:
         return {}
     waiting = container(
         "wait-for-model",
         settings.image(PROGRAMS[wanted.api]),
         Resources("10m", "16Mi", "32Mi"),
-        command=["sh", "-c", 'until [ -f "$MODEL_FOLDER/model.json" ]; do sleep 1; done'],
+        command=["sh", "-c", 'until [ -d "$MODEL_FOLDER" ]; do sleep 1; done'],
         environment={"MODEL_FOLDER": wanted.folder},
         mounts=[storage.data_mount(settings, read_only=True)[1]],
     )
