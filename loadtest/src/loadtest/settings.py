@@ -46,6 +46,11 @@ MODEL_NAME = "tensorflow-deep-mnist"  # of the stack's own microservice
 _NOT_REPEATED = {"loop", "web_port", "metrics_bind", "output", "model_folder", "server_metrics"}
 
 
+def workers(default: int, meaning: str, option: str = "") -> Any:
+    """The setting LOADTEST_WORKERS; its default depends on the target."""
+    return env.integer("LOADTEST_WORKERS", default, 1, MAX_PROCESSES, meaning, option=option)
+
+
 def _wait_range(text: str) -> tuple[float, float]:
     low, _, high = text.partition("-")
     return env.number(low), env.number(high or low)
@@ -93,11 +98,8 @@ class LoadTestSettings:
     hatch_rate: float = env.decimal(
         "", 5.0, 0.01, 1_000, "spawn rate", unit="users per second", option="--locust-hatch-rate"
     )
-    processes: int = env.integer(
-        "LOADTEST_WORKERS",
+    processes: int = workers(
         1,
-        1,
-        MAX_PROCESSES,
         "load-generator processes, which share the users or the schedule",
         option="--locust-slaves",
     )
