@@ -25,7 +25,7 @@ IN_CONTEXT = $(if $(filter kubernetes,$(TARGET)),$(if $(CONTEXT),--context $(CON
 IN_CLUSTER = $(if $(CONTEXT),--context $(CONTEXT)) $(if $(TIMEOUT),--timeout $(TIMEOUT))
 
 # Read by the load test; give them on the command line: make loadtest PROTO=grpc USERS=100
-LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD CONNECTIONS REST_FORM DECIMALS IMAGES SEED WORKERS LOOP RATE ARRIVALS MAX_IN_FLIGHT WEB_PORT
+LOADTEST_VARIABLES := USERS DURATION WARMUP WAIT HOST PAYLOAD MODEL_NAME DATA_SIZE CONNECTIONS REST_FORM DECIMALS IMAGES SEED WORKERS LOOP RATE ARRIVALS MAX_IN_FLIGHT WEB_PORT
 # Not what the shell happens to have: many export a HOST of their own.
 $(foreach v,$(LOADTEST_VARIABLES),$(if $(filter command,$(origin $(v))),$(eval export LOADTEST_$(v) := $($(v)))))
 
@@ -79,7 +79,7 @@ status: setup  ## Show every service: state, port, health
 logs: setup  ## Show the last log lines of every service: NAME= for one
 	@$(DEPLOY) logs $(IN_CONTEXT) $(NAME)
 
-loadtest: setup  ## Load-test one protocol: PROTO=rest|grpc USERS= DURATION= WAIT= HOST= PAYLOAD= CONNECTIONS=
+loadtest: setup  ## Load-test one protocol: PROTO=rest|grpc USERS= DURATION= WAIT= HOST= PAYLOAD= MODEL_NAME= CONNECTIONS=
 	@test -n "$(TEST_TYPE_$(PROTO))" || { echo "PROTO is '$(PROTO)', expected rest or grpc" >&2; exit 1; }
 	@$(if $(AT_$(TARGET)),$(DEPLOY) loadtest $(IN_CONTEXT),$(BIN)/launch-locust-load-test --seldon-client $(CLIENT)) \
 	    --test-type $(TEST_TYPE_$(PROTO))

@@ -1,21 +1,13 @@
 """A test prediction of a model that reads no digits, sent to real servers."""
 
-import contextlib
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
+from model_servers import serving
 
-from deploy import example, probes
+from deploy import example
 from deploy.errors import StackUnhealthy
 from model_folders import tensor, write_model_folder
-from polling import eventually
-from ports import free_ports
-from serving_core import read_model_folder
 
 MODEL = """
 import numpy as np
@@ -31,44 +23,17 @@ class Model:
 NAME = "any"
 
 
-@contextlib.contextmanager
-def serving(folder: Path, log: Path) -> Iterator[tuple[str, str]]:
-    """The REST server's URL and the gRPC server's address."""
-    rest, rpc, side = free_ports(3)
-    settings = {
-        "serving_rest": {"REST_PORT": rest, "REST_WORKERS": 1, "REST_DRAIN_DELAY_S": 0},
-        "serving_grpc": {"GRPC_PORT": rpc, "GRPC_METRICS_PORT": side, "GRPC_WORKERS": 1},
-    }
-    common = os.environ | {"MODEL_FOLDER": str(folder), "MODEL_NAME": NAME}
-    with contextlib.ExitStack() as running:
-        stream = running.enter_context(log.open("wb"))
-        for module, own in settings.items():
-            process = subprocess.Popen(
-                [sys.executable, "-m", module],
-                env=common | {name: str(value) for name, value in own.items()},
-                stdout=stream,
-                stderr=stream,
-            )
-            running.callback(process.wait, 20)
-            running.callback(process.terminate)
-        for port in (rest, side):
-            url = f"http://127.0.0.1:{port}/health/ready"
-            eventually(partial(probes.is_ready, url), "a ready server", within_s=60)
-        yield f"http://127.0.0.1:{rest}", f"127.0.0.1:{rpc}"
-
-
 def test_an_example_of_any_model_is_predicted(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "model.py").write_text(MODEL)
-    with serving(folder, tmp_path / "log") as (rest, rpc):
-        # Without model.json the server alone knows the inputs.
-        assert example.over_rest(rest, "", NAME, None) == ["y [1, 2]"]
-        assert example.over_grpc(rpc, "", NAME, None) == ["y [1, 2]"]
+    with serving(folder, tmp_path / "log", MODEL_NAME=NAME) as servers:
+        assert example.over_rest(servers.url, "", NAME) == ["y [1, 2]"]
+        assert example.over_grpc(servers.grpc_target, "", NAME) == ["y [1, 2]"]
         with pytest.raises(StackUnhealthy, match="model name is 'other'"):
-            example.over_rest(rest, "", "other", None)
+            example.over_rest(servers.url, "", "other")
         with pytest.raises(StackUnhealthy, match="NOT_FOUND"):
-            example.over_grpc(rpc, "", "other", None)
+            example.over_grpc(servers.grpc_target, "", "other")
 
 
 def test_an_example_is_within_the_ranges(tmp_path: Path) -> None:
@@ -78,9 +43,6 @@ def test_an_example_is_within_the_ranges(tmp_path: Path) -> None:
         [tensor("x", "FP32", [-1, 3], range=[5, 6]), tensor("n", "INT16", [-1], range=[300, 400])],
         [tensor("y", "FP32", [-1, 2])],
     )
-    signature = read_model_folder(folder).info.signature
-    with serving(folder, tmp_path / "log") as (rest, rpc):
-        assert example.over_rest(rest, "", NAME, signature) == ["y [1, 2]"]
-        assert example.over_grpc(rpc, "", NAME, signature) == ["y [1, 2]"]
-        with pytest.raises(StackUnhealthy, match="expected 5 to 6"):
-            example.over_rest(rest, "", NAME, None)
+    with serving(folder, tmp_path / "log", MODEL_NAME=NAME) as servers:
+        assert example.over_rest(servers.url, "", NAME) == ["y [1, 2]"]
+        assert example.over_grpc(servers.grpc_target, "", NAME) == ["y [1, 2]"]

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from loadtest.__main__ import main
 
 
 @pytest.fixture
@@ -86,6 +89,18 @@ def test_a_setting_outside_its_limits(
 ) -> None:
     host = start_stub("http_stub").port
     assert sentence in fails_at_once(launch, "--test-type", "js-predict", *options, host=host)
+
+
+@pytest.mark.parametrize(
+    ("command", "duration_s", "warmup_s"),
+    [("benchmark", 60, 5), ("matrix", 30, 5), ("capacity", 15, 2)],
+)
+def test_the_help_shows_the_commands_own_defaults(
+    command: str, duration_s: int, warmup_s: int
+) -> None:
+    text = " ".join(CliRunner().invoke(main, [command, "--help"]).output.split())
+    assert f"[env: LOADTEST_DURATION; default: {duration_s}]" in text
+    assert f"[env: LOADTEST_WARMUP; default: {warmup_s}]" in text
 
 
 def test_only_the_locustfiles_import_locust() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtest import credentials
-from loadtest.credentials import TokenRefused, TokenSource, TokenUnreachable
+from loadtest.credentials import ALL, JS, TokenRefused, TokenSource, TokenUnreachable
 from loadtest.errors import CredentialsMissing
 
 CLI = """#!/bin/sh
@@ -45,8 +45,8 @@ def test_the_environment_wins(environ: dict[str, str]) -> None:
 
 
 def test_a_protocol_wants_its_own_key_only(environ: dict[str, str]) -> None:
-    assert credentials.load("c", "rest", environ).oauth_key == ""
-    assert credentials.load("c", "grpc", environ).js_key == ""
+    assert credentials.load("c", (JS,), environ).oauth_key == ""
+    assert credentials.load("c", (ALL,), environ).js_key == ""
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_client_without_keys_is_reported_with_the_next_step(
 
 def test_a_secret_that_is_not_here_is_reported(environ: dict[str, str]) -> None:
     with pytest.raises(CredentialsMissing, match=r"secret of client .other. is not on") as told:
-        credentials.load("other", "grpc", environ)
+        credentials.load("other", (ALL,), environ)
     # seldon-cli refuses a change of a key of this scope without both.
     assert "--client-name other --scope all --key KEY --secret SECRET" in str(told.value)
 

@@ -19,6 +19,7 @@ from queue_simulation import departures, poisson
 
 from loadtest import answers, payloads, wire
 from loadtest.answers import GatewayTiming, ServerTiming
+from loadtest.dialects import SeldonPayload
 
 pytestmark = pytest.mark.truth
 
@@ -82,7 +83,7 @@ def rest(sent: payloads.Payloads, stub: Any) -> Send:
 
 def over_grpc(sent: payloads.Payloads, stub: Any, channels: ExitStack) -> Send:
     channel = channels.enter_context(wire.new_channel(f"127.0.0.1:{stub.grpc_port}"))
-    classify = wire.classify_on(channel)
+    classify = wire.predict_on(channel, SeldonPayload(sent))
 
     def send(index: int) -> Answered:
         request = wire.with_puid(str(index), sent.request_data[index])
@@ -247,8 +248,9 @@ def test_keys_are_asked_for(start_queue: Any) -> None:
     assert requests.get(f"{base}/health", timeout=5).status_code == 200
     assert requests.get(f"{base}/else", timeout=5).status_code == 404
     with wire.new_channel(f"127.0.0.1:{stub.grpc_port}") as channel:
+        classify = wire.predict_on(channel, SeldonPayload(payloads.digits()))
         with pytest.raises(grpc.RpcError) as refused:
-            wire.classify_on(channel)(b"", timeout=5, metadata=wire.oauth_metadata("x"))
+            classify(b"", timeout=5, metadata=wire.oauth_metadata("x"))
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
     counts = stub.counts()
     assert (counts["refused"], counts["requests"], counts["tokens"]) == (2, 0, 1)

@@ -19,7 +19,7 @@ def _away_from_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_defaults_are_the_originals() -> None:
     settings = LoadTestSettings.from_env({}, **NEEDED)
     assert (settings.users, settings.hatch_rate, settings.processes) == (50, 5, 1)
-    assert (settings.wait_ms, settings.data_size) == ((900, 1100), 784)
+    assert (settings.wait_ms, settings.document()["data_size"]) == ((900, 1100), 784)
     assert settings.host == settings.oauth_endpoint == "http://127.0.0.1:8080"
     assert settings.grpc_endpoint == "127.0.0.1:5000"
     assert (settings.duration_s, settings.warmup_s, settings.seed) == (60, 5, 1)
@@ -96,7 +96,11 @@ def test_a_locust_process_reads_the_same_settings(tmp_path: Path) -> None:
         ({"web_port": 0}, "--web-port is '0', expected an integer from 1 to 65535"),
         ({"metrics_bind": "here"}, "--metrics-bind is 'here', expected HOST:PORT"),
         ({"images": 8}, "--images is 8, expected 1 with jsonp-get; add --rest-form json-post"),
-        ({"payload": "cats"}, "--payload is 'cats', expected digits or random"),
+        (
+            {"payload": "cats.csv"},
+            "--payload is 'cats.csv', expected digits, random or a file .npy, .npz, .jsonl",
+        ),
+        ({"payload": "x.npy", "decimals": "2"}, "--decimals is 2, expected none with a file"),
         ({"connections": "many"}, "--connections is 'many', expected kept or per-call"),
         ({"data_size": 10}, "default-data-size is 10, expected 784 for digits; add --payload ran"),
         ({"host": "https://x"}, "--host is 'https://x', expected http://HOST:PORT"),

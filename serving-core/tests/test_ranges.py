@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from serving_core import (
     InvalidInput,
     MicroBatcher,
     ModelFolderInvalid,
+    ModelInfo,
     Served,
     ServingError,
     Signature,
@@ -23,6 +25,9 @@ from serving_core import (
     read_model_folder,
 )
 from serving_core.loading import example
+from serving_core.protocols.open_inference import common, grpc
+from serving_core.protocols.open_inference.client import signature_of
+from serving_core.tensors import ANY
 from serving_core.testing import FakePredictor
 
 PIXELS = TensorSpec("x", "FP32", (-1, 2, 2), range=(0, 1))
@@ -197,12 +202,36 @@ def test_integers_written_by_hand_do_not_wrap(tmp_path: Path) -> None:
     assert spec.in_range(np.array([[-128, 127]], np.int8)).tolist() == [[0, 100]]
 
 
-def test_an_example_of_a_request_is_what_a_caller_sends() -> None:
-    signature = Signature((BYTES_TO_PIXELS,), ())
-    sent = example(signature, 16, of_request=True)["x"]
-    assert 1 < sent.max() <= 255
-    assert np.abs(signature.in_range({"x": sent})["x"]).max() <= 1
+@pytest.mark.parametrize("describe", [common.model_metadata, grpc.model_metadata])
+def test_metadata_tells_a_client_what_to_send(describe: Any) -> None:
+    outputs = (TensorSpec("y", "FP32", (ANY, 2)),)
+    signature = Signature((BYTES_TO_PIXELS, TensorSpec("n", "INT8", (ANY,))), outputs)
+    told = signature_of(describe(Served(ModelInfo("m", "1", "fake", signature))))
+    assert told.inputs[0].range == BYTES_TO_PIXELS.rescale
+    assert (told.inputs[1:], told.outputs, told.batched) == (signature.inputs[1:], outputs, True)
+    sent = example(told, 16)
+    assert 1 < sent["x"].max() <= 255
+    assert np.abs(signature.in_range(sent)["x"]).max() <= 1
     assert np.abs(example(signature, 16)["x"]).max() <= 1
+
+
+def test_an_example_has_both_booleans() -> None:
+    booleans = example(Signature((TensorSpec("x", "BOOL", (ANY,)),), ()), 16)["x"]
+    assert set(booleans.tolist()) == {True, False}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"inputs": [], "outputs": [{"name": "y"}]},
+        {"inputs": [1], "outputs": []},
+        {"inputs": [{"name": "x", "datatype": "FP31", "shape": []}], "outputs": []},
+    ],
+)
+def test_metadata_of_another_form_is_refused(metadata: Any) -> None:
+    with pytest.raises(ValueError, match=r"metadata is incomplete|datatype of x is 'FP31'"):
+        signature_of(metadata)
 
 
 def test_a_batch_needs_a_first_size_of_its_own(tmp_path: Path) -> None:

@@ -97,7 +97,10 @@ def test_health_and_metadata_over_rest(caller: Caller) -> None:
     for path in ("/v2/health/live", "/v2/health/ready", f"/v2/models/{MICROSERVICE}/ready"):
         assert caller.get(path).status_code == 200
     metadata = caller.get(f"/v2/models/{MICROSERVICE}").json()
-    assert metadata["inputs"] == [{"name": "instances", "datatype": "FP32", "shape": [-1, 784]}]
+    (instances,) = metadata["inputs"]
+    assert instances["parameters"] == {"minimum": 0.0, "maximum": 1.0}
+    del instances["parameters"]
+    assert instances == {"name": "instances", "datatype": "FP32", "shape": [-1, 784]}
     assert metadata["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}]
     status = caller.get(f"/v1/models/{MICROSERVICE}").json()["model_version_status"][0]
     assert (status["version"], status["state"]) == ("1", "AVAILABLE")
@@ -130,7 +133,9 @@ def test_health_and_metadata_over_grpc(caller: Caller) -> None:
         v2.ModelMetadataRequest(name=MICROSERVICE),
         v2.ModelMetadataResponse,
     )
-    assert (metadata.inputs[0].name, list(metadata.inputs[0].shape)) == ("instances", [-1, 784])
+    (instances,) = metadata.inputs
+    assert (instances.name, list(instances.shape)) == ("instances", [-1, 784])
+    assert instances.parameters["maximum"].double_param == 1
     request = tfs.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = MICROSERVICE
     reply = caller.call(

@@ -1,21 +1,18 @@
-"""docs/models.md: five models, from the script that makes them to a prediction."""
+"""docs/models.md: six models, from the script that makes them to predictions and load tests."""
 
-import contextlib
 import http.client
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-from polling import eventually
-from ports import free_ports
+from model_servers import Servers, serving
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 SECTIONS = {
@@ -24,10 +21,11 @@ SECTIONS = {
     "An int8 LiteRT file": ("litert", True),
     "A scikit-learn pipeline": ("onnx", True),
     "A Python class": ("python", True),
+    "A PyTorch network": ("python", True),
 }
 WITH_TENSORFLOW = tuple(SECTIONS)[:3]
 TOLERANCE = 0.02  # of int8
-READY_S = 60.0
+BRIEF = {"LOADTEST_DURATION": "1", "LOADTEST_WARMUP": "0.5", "LOADTEST_WAIT": "50-100"}
 
 
 def blocks(section: str, language: str) -> list[str]:
@@ -35,48 +33,19 @@ def blocks(section: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def run(words: list[str], folder: Path) -> str:
+def run(words: list[str], folder: Path, **environment: str) -> str:
     """Run a command in `folder`; its standard output."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         words,
         cwd=folder,
-        env={**os.environ, "PATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**os.environ, "PATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         capture_output=True,
         text=True,
         timeout=100,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-@contextlib.contextmanager
-def serving(folder: Path, log: Path) -> Iterator[http.client.HTTPConnection]:
-    (port,) = free_ports(1)
-    settings = {"MODEL_FOLDER": str(folder), "REST_PORT": str(port), "REST_WORKERS": "1"}
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "serving_rest"],
-            env=os.environ | settings | {"REST_DRAIN_DELAY_S": "0"},
-            stdout=stream,
-            stderr=stream,
-        )
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-
-    def is_ready() -> bool:
-        assert process.poll() is None, log.read_text()
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            return answer(connection, "GET", "/health/ready")[0] == 200
-        connection.close()
-        return False
-
-    try:
-        eventually(is_ready, "a ready server", READY_S)
-        yield connection
-    finally:
-        connection.close()
-        process.terminate()
-        process.wait(20)
 
 
 def answer(
@@ -117,7 +86,10 @@ def test_a_model_of_the_page_is_served(section: str, tmp_path: Path) -> None:
 
     imported = json.loads((tmp_path / name / "model.json").read_text())
     body = (tmp_path / "request.json").read_bytes()
-    with serving(tmp_path / name, tmp_path / "server.log") as connection:
+    with (
+        serving(tmp_path / name, tmp_path / "server.log") as servers,
+        closing(http.client.HTTPConnection(servers.rest_target, timeout=20)) as connection,
+    ):
         (output,) = infer(connection, imported["name"], body)["outputs"]
         assert output["data"] == pytest.approx(expected, abs=TOLERANCE)
         if "range" in imported["inputs"][0]:
@@ -141,3 +113,45 @@ def test_a_model_of_the_page_is_served(section: str, tmp_path: Path) -> None:
             assert [entry["prediction"] for entry in predictions] == pytest.approx(
                 expected, abs=TOLERANCE
             )
+        called = call_over_grpc(tmp_path, servers, imported["name"])
+        assert called == pytest.approx(expected, abs=TOLERANCE)
+        check_load_tests(tmp_path, servers, imported["name"])
+
+
+def call_over_grpc(folder: Path, servers: Servers, name: str) -> list[float]:
+    """The result of the page's script."""
+    (script,) = blocks("Over gRPC", "python")
+    (folder / "call_grpc.py").write_text(script)
+    called: list[float] = json.loads(
+        run([sys.executable, "call_grpc.py", servers.grpc_target, name], folder)
+    )
+    return called
+
+
+def check_load_tests(folder: Path, servers: Servers, name: str) -> None:
+    """Run the page's load tests, with the rows of the model's own script if it writes any."""
+    rows = next(folder.glob("rows.*"), None)
+    command, *_ = blocks("Load tests", "sh")
+    for text, actual in {
+        "--payload random": f"--payload {rows.name if rows else 'random'}",
+        " NAME ": f" {name} ",
+        "127.0.0.1:8500": servers.rest_target,
+        "127.0.0.1:8600": servers.grpc_target,
+    }.items():
+        assert text in command
+        command = command.replace(text, actual)
+    run(["bash", "-ec", command], folder, **BRIEF, LOADTEST_USERS="4")
+    summaries = {
+        summary["protocol"]: summary
+        for path in folder.glob("results/*/summary.json")
+        if (summary := json.loads(path.read_text()))
+    }
+    assert set(summaries) == {"rest", "grpc"}
+    for summary in summaries.values():
+        assert summary["settings"]["dialect"] == "Open Inference"
+        assert (summary["valid"], summary["failures"]) == (True, 0)
+        assert summary["requests"] > 10
+        labelled = rows is not None and rows.suffix == ".npz"
+        assert (summary["digits"] is not None) == labelled
+        if labelled:
+            assert summary["digits"]["accuracy"] > 0.9

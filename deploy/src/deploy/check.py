@@ -45,7 +45,7 @@ def prediction(
         StackUnhealthy: The request failed.
     """
     if model is not None and not _reads_digits(model):
-        return _example(api, settings, credentials, name, model)
+        return _example(api, settings, credentials, name)
     digits = held_out()
     index = digits.labels.tolist().index(_DIGIT)
     started = time.monotonic()
@@ -68,16 +68,13 @@ def _reads_digits(model: ModelInfo) -> bool:
     )
 
 
-def _example(
-    api: Api, settings: GatewaySettings, credentials: Credentials, name: str, model: ModelInfo
-) -> str:
+def _example(api: Api, settings: GatewaySettings, credentials: Credentials, name: str) -> str:
     host, token = gateway_host(settings), access_token(settings, credentials)
-    signature = model.signature if model.signature.inputs else None
     started = time.monotonic()
     if api is Api.REST:
-        outputs = example.over_rest(f"http://{host}:{settings.rest_port}", token, name, signature)
+        outputs = example.over_rest(f"http://{host}:{settings.rest_port}", token, name)
     else:
-        outputs = example.over_grpc(f"{host}:{settings.grpc_port}", token, name, signature)
+        outputs = example.over_grpc(f"{host}:{settings.grpc_port}", token, name)
     spent_ms = (time.monotonic() - started) * 1000
     over = "REST" if api is Api.REST else "gRPC"
     return f"{name} predicts {', '.join(outputs)} over {over} ({spent_ms:.0f} ms)"

@@ -54,7 +54,7 @@ def main() -> None:
     show_default=True,
     help="Interleaved blocks per protocol, even; they share --duration.",
 )
-@load_options
+@load_options()
 def run_benchmark(client: str, blocks: int, **flags: Any) -> None:
     """Compare REST and gRPC on a running stack, interleaved."""
     with in_one_sentence():
@@ -82,7 +82,7 @@ def run_benchmark(client: str, blocks: int, **flags: Any) -> None:
     show_default=True,
     help="Interleaved blocks per variant, even; they share --duration.",
 )
-@load_options
+@load_options(MATRIX)
 def run_matrix(client: str, ways: str, blocks: int, **flags: Any) -> None:
     """Compare request variants on a running stack, interleaved.
 
@@ -125,7 +125,7 @@ def run_matrix(client: str, ways: str, blocks: int, **flags: Any) -> None:
     show_default=True,
     help="Maximum number of probes (load tests) per protocol.",
 )
-@load_options
+@load_options(PROBES)
 def run_capacity(
     client: str,
     test_types: tuple[str, ...],
@@ -152,7 +152,7 @@ def run_capacity(
         ]
         folder = measure_capacities(
             wanted,
-            lambda settings: credentials.load(client, settings.protocol),
+            lambda settings: credentials.load(client, settings.scopes),
             objective,
             run_load_test,
             start_rate=start_rate,

@@ -59,8 +59,8 @@ def benchmark(
     runs = [
         replace(settings, blocks=blocks_of[settings.protocol], group=group) for settings in plain
     ]
-    keys = credentials.load(client, environ=environ)
-    folders = run(runs, keys)
+    scopes = {scope for settings in runs for scope in settings.scopes}
+    folders = run(runs, credentials.load(client, scopes, environ))
     return comparison.compare(comparison.sources(folders), plain[0].output)
 
 

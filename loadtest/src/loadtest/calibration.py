@@ -144,6 +144,5 @@ def _settings(
         rate=rate,
         duration_s=seconds,
         warmup_s=WARM_UP_S,
-        payload="random",
         output=folder,
     )

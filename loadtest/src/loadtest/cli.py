@@ -37,7 +37,7 @@ INTERRUPTED = 130  # a shell's exit status for Ctrl-C
     metavar="HOST:PORT",
     help="Run one load generator for the master at this address, with the same options.",
 )
-@load_options
+@load_options()
 def launch(
     client: str, test_type: str, bind: str | None, worker_of: str | None, **flags: Any
 ) -> None:
@@ -49,7 +49,7 @@ def launch(
         settings = LoadTestSettings.from_env(
             os.environ, client=client, test_type=test_type, **given(flags)
         )
-        keys = credentials.load(settings.client, settings.protocol)
+        keys = credentials.load(settings.client, settings.scopes)
         if worker_of is not None:
             if bind is not None:
                 raise SettingInvalid(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ JS_KEY = "SELDON_JS_KEY"
 OAUTH_KEY = "SELDON_OAUTH_KEY"
 OAUTH_SECRET = "SELDON_OAUTH_SECRET"  # noqa: S105 - the variable's name
 VARIABLES = (JS_KEY, OAUTH_KEY, OAUTH_SECRET)
+JS, ALL = "js", "all"  # scopes: of JSONP requests, and of access tokens
+NO_GATEWAY = "none"  # in place of a token endpoint
 
 CLI_TIMEOUT_S = 30.0
 TOKEN_TIMEOUT_S = 2.0
@@ -51,13 +54,15 @@ class Credentials:
 
 
 def load(
-    client: str, protocol: str | None = None, environ: Mapping[str, str] = os.environ
+    client: str,
+    scopes: Collection[str] = (JS, ALL),
+    environ: Mapping[str, str] = os.environ,
 ) -> Credentials:
     """The keys of `client`: from the environment, else from `seldon-cli keys`.
 
     Args:
         client: The client's name.
-        protocol: `rest` needs the JS key, `grpc` the OAuth key and secret, None both.
+        scopes: JS needs the JS key, ALL the OAuth key and secret.
         environ: SELDON_JS_KEY, SELDON_OAUTH_KEY and SELDON_OAUTH_SECRET override the command.
 
     Raises:
@@ -65,10 +70,10 @@ def load(
     """
     found = Credentials.from_environment(environ)
     js_key, oauth_key, oauth_secret = found.js_key, found.oauth_key, found.oauth_secret
-    if protocol != "grpc" and not js_key:
-        js_key = _key_of(client, "js", environ)["key"]
-    if protocol != "rest" and not (oauth_key and oauth_secret):
-        row = _key_of(client, "all", environ)
+    if JS in scopes and not js_key:
+        js_key = _key_of(client, JS, environ)["key"]
+    if ALL in scopes and not (oauth_key and oauth_secret):
+        row = _key_of(client, ALL, environ)
         oauth_key, oauth_secret = row["key"], row.get("secret") or ""
         if not oauth_secret:
             raise CredentialsMissing(
@@ -136,12 +141,14 @@ class TokenUnreachable(TokenRefused):
 
 
 def fetch_token(endpoint: str, credentials: Credentials) -> tuple[str, float]:
-    """Fetch an access token and its lifetime in seconds.
+    """Fetch an access token and its lifetime in seconds; none is needed without a gateway.
 
     Raises:
         TokenUnreachable: The endpoint is not reachable.
         TokenRefused: The response has no token.
     """
+    if endpoint == NO_GATEWAY:
+        return "", math.inf
     with requests.Session() as session:
         session.trust_env = False  # a proxy would be measured too
         try:

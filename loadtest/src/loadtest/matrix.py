@@ -13,6 +13,7 @@ from loadtest import comparison, credentials
 from loadtest.benchmark import RunInterleaved, check_blocks, interleaved
 from loadtest.comparison import Source
 from loadtest.errors import SettingInvalid
+from loadtest.payloads import DIGITS
 from loadtest.runner import run_interleaved
 from loadtest.settings import GRPC_PREDICT, JS_PREDICT, PER_CALL, LoadTestSettings
 from loadtest.wire import JSON_POST
@@ -98,6 +99,11 @@ def matrix(
         )
         for variant in variants
     ]
+    if plain[0].payload != DIGITS:
+        raise SettingInvalid(
+            f"--payload is {plain[0].payload}, expected {DIGITS}: the variants are of the Seldon "
+            "protocol"
+        )
     group = secrets.token_hex(8)
     blocks_of = interleaved(keys, blocks, plain[0].duration_s, plain[0].seed)
     runs = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import click
@@ -36,18 +37,28 @@ def _option(setting: Setting) -> Callable[[Command], Command]:
     )
 
 
-def load_options(command: Command) -> Command:
-    """Add the options to a command; `given` turns their values into settings."""
-    command = click.option(
-        "--wait-ms",
-        "wait_pair",
-        type=float,
-        nargs=2,
-        help="Same as --wait, as two numbers MIN MAX.",
-    )(command)
-    for setting in reversed(_SETTINGS.values()):
-        command = _option(setting)(command)
-    return command
+def load_options(defaults: Mapping[str, str] | None = None) -> Callable[[Command], Command]:
+    """Add the options to a command; `given` turns their values into settings.
+
+    Args:
+        defaults: The command's own defaults, by variable, which its help then shows.
+    """
+
+    def add(command: Command) -> Command:
+        command = click.option(
+            "--wait-ms",
+            "wait_pair",
+            type=float,
+            nargs=2,
+            help="Same as --wait, as two numbers MIN MAX.",
+        )(command)
+        for setting in reversed(_SETTINGS.values()):
+            if own := (defaults or {}).get(setting.name):
+                setting = replace(setting, default=setting.parse(own), words="")
+            command = _option(setting)(command)
+        return command
+
+    return add
 
 
 def given(flags: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Request payloads: held-out MNIST digits, or random numbers as in the original.
+"""Request payloads: what every payload does, and the held-out MNIST digits.
 
-All requests are built before the measurement; both protocols send the same instances with the same
+All requests are packed before the measurement; both protocols send the same instances with the same
 decimals.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 import numpy as np
@@ -24,31 +25,101 @@ from serving_core.digits import held_out
 
 DIGITS = "digits"
 RANDOM = "random"
-PAYLOADS = (DIGITS, RANDOM)
+SELDON = "Seldon"
+OPEN_INFERENCE = "Open Inference"
 FULL = "full"
 DECIMALS = ("2", FULL)
 
 DIGIT_SIZE = 784
-RANDOM_INSTANCES = 200  # as many as digits; defeats caches
 
 # Not percent-encoded, as in the original's client.
 _UNESCAPED = ",:[]"
 
 
+class Template(NamedTuple):
+    """An HTTP request without its puid.
+
+    Attributes:
+        method: The method.
+        target: Path and query.
+        body: The body.
+        id_at: Where in the body the puid belongs; None if it ends the target.
+    """
+
+    method: str
+    target: str
+    body: bytes
+    id_at: int | None = None
+
+    def completed(self, puid: str) -> tuple[str, str, bytes]:
+        """Method, target and body of the request."""
+        if self.id_at is None:
+            return self.method, self.target + puid, self.body
+        body = self.body[: self.id_at] + puid.encode() + self.body[self.id_at :]
+        return self.method, self.target, body
+
+
+class Payload(Protocol):
+    """The requests of a run in one dialect, packed, and the check of their responses.
+
+    Attributes:
+        dialect: The protocol's name in reports.
+        method: The gRPC method.
+        needs_token: Whether REST requests carry an access token.
+    """
+
+    dialect: str
+    method: str
+    needs_token: bool
+
+    @property
+    def labels(self) -> tuple[int, ...] | None:
+        """The class of each instance; None if unknown."""
+
+    @property
+    def images(self) -> int:
+        """Instances per request; request i begins with instance i."""
+
+    def __len__(self) -> int:
+        """The number of instances, and of requests."""
+
+    def template(self, instance: int) -> Template:
+        """The HTTP request of an instance."""
+
+    def message(self, instance: int, puid: str) -> bytes:
+        """The gRPC request of an instance."""
+
+    def reply(self, message: bytes) -> Any:
+        """Parse a gRPC reply."""
+
+    def judge_document(self, status: int, document: Any, puid: str) -> tuple[int, ...] | None:
+        """Validate the JSON response to the request `puid`.
+
+        Returns:
+            The predicted class of each instance; None without labels.
+
+        Raises:
+            InvalidResponse: An error, an unexpected form, or a response to another request.
+        """
+
+    def judge_reply(self, reply: Any, puid: str) -> tuple[int, ...] | None:
+        """The same for a gRPC reply."""
+
+
 @dataclass(frozen=True)
 class Payloads:
-    """The instances in both protocols' encodings, in the same order.
+    """The digits in both protocols' encodings, in the same order.
 
     Attributes:
         documents: JSON documents for REST.
         request_data: Serialised ClassificationRequests with `data` only.
-        labels: The digit of each image; None for random payloads.
+        labels: The digit of each image.
         images: Images per request; request i has images i, i + 1, …
     """
 
     documents: tuple[str, ...]
     request_data: tuple[bytes, ...]
-    labels: tuple[int, ...] | None
+    labels: tuple[int, ...]
     images: int = 1
 
     def __len__(self) -> int:
@@ -60,36 +131,16 @@ class Payloads:
         return tuple(_escaped(document) for document in self.documents)
 
 
-def build(
-    payload: str, data_size: int, seed: int, decimals: str = FULL, images: int = 1
-) -> Payloads:
-    """The instances of a run.
+def digits(decimals: str = FULL, images: int = 1) -> Payloads:
+    """The held-out digits.
 
     Args:
-        payload: One of PAYLOADS.
-        data_size: Numbers per instance; 784 for digits.
-        seed: Seed of random numbers.
-        decimals: Decimal places, or FULL.
+        decimals: Decimal places, or FULL: JSON numbers are the shortest that parse to the same
+            float32.
         images: Images per request.
     """
-    if payload == DIGITS:
-        held = held_out()
-        return _payloads(held.images, tuple(int(label) for label in held.labels), decimals, images)
-    numbers = np.random.default_rng(seed).random((RANDOM_INSTANCES, data_size))
-    return _payloads(numbers.astype(np.float32), None, decimals, images)
-
-
-def digits() -> Payloads:
-    """The held-out digits, one per request, with all decimals."""
-    return build(DIGITS, DIGIT_SIZE, 0)
-
-
-def _payloads(
-    rows: NDArray[np.float32], labels: tuple[int, ...] | None, decimals: str, images: int
-) -> Payloads:
-    """Encode; JSON numbers are the shortest that parse to the same float32."""
-    if decimals != FULL:
-        rows = np.round(rows, int(decimals))
+    held = held_out()
+    rows = held.images if decimals == FULL else np.round(held.images, int(decimals))
     batches = [
         rows[np.arange(index, index + images) % len(rows)].reshape(images, -1)
         for index in range(len(rows))
@@ -102,7 +153,7 @@ def _payloads(
             for batch in batches
         ),
         tuple(_request_data(batch.ravel().tolist()) for batch in batches),
-        labels,
+        tuple(int(label) for label in held.labels),
         images,
     )
 

@@ -41,7 +41,7 @@ class Outcome:
         ended_ns: When the response was read and parsed.
         failure: The reason of a failure; None if successful.
         server: The Server-Timing of a successful response.
-        predicted: The predicted digit of each image.
+        predicted: The predicted class of each instance; None without labels.
         gateway: The gateway's timing of a successful response.
         intended_ns: The scheduled send; None without a schedule.
         server_total_ms: The server latency of any response.
@@ -101,7 +101,7 @@ class Recorder:
         Args:
             process: The name of this process in the run.
             protocol: `rest` or `grpc`.
-            labels: The digit of each image; None for random payloads.
+            labels: The class of each instance; None if unknown.
             wrong: The instances that the model is known to misclassify; None if unknown.
             clock: Nanoseconds, the clock of Outcome.
         """
@@ -203,10 +203,10 @@ class Recorder:
             return
         self._measure(outcome, window)
         if self._labels is not None and outcome.predicted is not None:
-            for place, digit in enumerate(outcome.predicted):
+            for place, predicted in enumerate(outcome.predicted):
                 image = (instance + place) % len(self._labels)
                 self._scored += 1
-                self._correct += digit == self._labels[image]
+                self._correct += predicted == self._labels[image]
                 self._expected_correct += self._wrong is None or image not in self._wrong
 
     def _window_of(self, due_ns: int) -> Window | None:

@@ -27,7 +27,10 @@ SETTING_NAMES = {
     "duration_s": "duration, s",
     "warmup_s": "warm-up, s",
     "rest_form": "REST request",
-    "images": "images per request",
+    "images": "images or rows per request",
+    "payload_sha256": "payload SHA-256",
+    "dialect": "protocol dialect",
+    "model_name": "model name in requests",
     "processes": "load generators",
 }
 

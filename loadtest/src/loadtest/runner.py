@@ -28,6 +28,8 @@ from loadtest.run_folder import ResultUnreadable, RunFolder
 from loadtest.server_metrics import Reading, Scrape
 from loadtest.settings import REQUEST_TIMEOUT_S, LoadTestSettings
 from loadtest.summary import write_report
+from serving_core.protocols.open_inference.common import signature_document
+from serving_core.tensors import Signature
 
 LOCUSTFILES = Path(__file__).parent / "locustfiles"
 LOG = "locust.log"
@@ -65,7 +67,7 @@ def run_load_test(
         The run's folder below `settings.output`: settings, raw results, summary, plot, report.
 
     Raises:
-        SettingInvalid: The model folder or the schedule is invalid.
+        SettingInvalid: The model folder, the schedule or the payload is invalid.
         PreflightFailed: The preflight request failed; there is no folder.
         LoadGeneratorFailed: A Locust process exited early or timed out.
         LoadTestInterrupted: SIGINT or SIGTERM; the folder holds the partial result.
@@ -83,12 +85,12 @@ def run_worker(settings: LoadTestSettings, credentials: Credentials, master: Add
         KeyboardInterrupt: SIGINT or SIGTERM; the run is then invalid.
     """
     check(settings)
-    preflight.check(settings, credentials)
+    signature = preflight.check(settings, credentials)
     with (
         tempfile.TemporaryDirectory(prefix="loadtest-") as folder,
         _stop_signals() as stop_wanted,
     ):
-        fleet = Fleet(settings, credentials, RunFolder(Path(folder)))
+        fleet = Fleet(settings, credentials, RunFolder(Path(folder)), signature)
         try:
             fleet.start_worker(master)
             while (status := fleet.worker_status()) is None:
@@ -107,9 +109,10 @@ def run_interleaved(
     runs: Sequence[LoadTestSettings], credentials: Credentials, bind: Address | None = None
 ) -> list[Path]:
     """Run several load tests with a common start, such as interleaved ones."""
+    signatures = []
     for settings in runs:
         check(settings)
-        preflight.check(settings, credentials)
+        signatures.append(preflight.check(settings, credentials))
     if len(runs) > 1 and any(settings.web_port is not None for settings in runs):
         raise SettingInvalid("--web-port is set, expected none for interleaved runs; remove it")
     protocols = [settings.protocol for settings in runs]
@@ -119,10 +122,10 @@ def run_interleaved(
         for settings in runs
     ]
     fleets = []
-    for settings in runs:
+    for settings, signature in zip(runs, signatures, strict=True):
         folder = RunFolder.create(settings.output, settings.protocol)
         folder.write_settings(settings.document())
-        fleets.append(Fleet(settings, credentials, folder))
+        fleets.append(Fleet(settings, credentials, folder, signature))
     before = [ScrapeResult(failure="the run did not start") for _ in runs]
 
     def scrape_before() -> None:
@@ -281,6 +284,7 @@ class Fleet:
     settings: LoadTestSettings
     credentials: Credentials = field(repr=False)
     folder: RunFolder
+    signature: Signature | None
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _has_master: bool = False
 
@@ -425,6 +429,9 @@ class Fleet:
         environment |= self.credentials.environment()
         environment |= {
             "LOADTEST_RUN_SETTINGS": self.settings.to_json(),
+            "LOADTEST_RUN_MODEL": (
+                "" if self.signature is None else json.dumps(signature_document(self.signature))
+            ),
             "LOADTEST_RUN_FOLDER": str(self.folder.path.resolve()),
             "LOADTEST_RUN_PROCESS": name,
             "LOADTEST_RUN_PARENT": str(os.getpid()),

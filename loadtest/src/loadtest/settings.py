@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 
 import env_settings as env
 from loadtest.arrivals import CONSTANT, POISSON, TRACE
+from loadtest.credentials import ALL, JS, NO_GATEWAY
+from loadtest.datasets import READERS
 from loadtest.errors import SettingInvalid
-from loadtest.payloads import DECIMALS, DIGIT_SIZE, DIGITS, FULL, PAYLOADS, Payloads, build
+from loadtest.payloads import DECIMALS, DIGIT_SIZE, DIGITS, FULL, OPEN_INFERENCE, RANDOM, SELDON
 from loadtest.wire import JSON_POST, JSONP_GET, REST_FORMS
 from monitoring.metrics import LOADTEST_PORT
 
@@ -37,15 +39,26 @@ MAX_USERS_PER_PROCESS = 2_000  # one native thread per user
 MAX_WAIT_MS = 3_600_000
 REQUEST_TIMEOUT_S = 10.0  # longer than the gateway's upstream timeout
 MODEL_FOLDER = Path("models/deep_mnist/1")
+MODEL_NAME = "tensorflow-deep-mnist"  # of the stack's own microservice
 
 
 # Options that `command` leaves out: implied by others, or of this machine.
 _NOT_REPEATED = {"loop", "web_port", "metrics_bind", "output", "model_folder", "server_metrics"}
 
 
+def workers(default: int, meaning: str, option: str = "") -> Any:
+    """The setting LOADTEST_WORKERS; its default depends on the target."""
+    return env.integer("LOADTEST_WORKERS", default, 1, MAX_PROCESSES, meaning, option=option)
+
+
 def _wait_range(text: str) -> tuple[float, float]:
     low, _, high = text.partition("-")
     return env.number(low), env.number(high or low)
+
+
+def _payload(text: str) -> str | None:
+    known = text in (DIGITS, RANDOM) or Path(text).suffix in READERS
+    return text if known else None
 
 
 @dataclass(frozen=True)
@@ -85,11 +98,8 @@ class LoadTestSettings:
     hatch_rate: float = env.decimal(
         "", 5.0, 0.01, 1_000, "spawn rate", unit="users per second", option="--locust-hatch-rate"
     )
-    processes: int = env.integer(
-        "LOADTEST_WORKERS",
+    processes: int = workers(
         1,
-        1,
-        MAX_PROCESSES,
         "load-generator processes, which share the users or the schedule",
         option="--locust-slaves",
     )
@@ -110,16 +120,18 @@ class LoadTestSettings:
     oauth_endpoint: str = env.text(
         "",
         "http://127.0.0.1:8080",
-        "base URL of the token endpoint, without a path",
+        f"base URL of the token endpoint, without a path; {NO_GATEWAY}: servers without a gateway, "
+        "which need no token",
         words="--host",
         option="--seldon-oauth-endpoint",
     )
-    data_size: int = env.integer(
-        "",
-        DIGIT_SIZE,
+    data_size: int | None = env.integer(
+        "LOADTEST_DATA_SIZE",
+        None,
         1,
         100_000,
-        "numbers per instance",
+        "numbers per digit; with random values the size of a variable dimension",
+        words=f"{DIGIT_SIZE} for digits, else 1",
         option="--seldon-predict-default-data-size",
     )
     duration_s: float = env.seconds(
@@ -137,12 +149,22 @@ class LoadTestSettings:
         words="900-1100",
         option="--wait",
     )
-    payload: str = env.choice(
+    payload: str = env.parsed(
         "LOADTEST_PAYLOAD",
         DIGITS,
-        PAYLOADS,
-        "instances: held-out MNIST digits, or random numbers as in the original",
+        _payload,
+        "instances: held-out MNIST digits by the Seldon protocol; random values of the model's "
+        "signature, or the rows of a file, by the Open Inference Protocol",
+        expected=f"{DIGITS}, {RANDOM} or a file {', '.join(READERS)}",
+        accepts=lambda value: _payload(value) is not None,
         option="--payload",
+    )
+    model_name: str = env.text(
+        "LOADTEST_MODEL_NAME",
+        MODEL_NAME,
+        "name of the model in requests of the Open Inference Protocol: any of the client's "
+        "variations, or that of a server without a gateway",
+        option="--model-name",
     )
     connections: str = env.choice(
         "LOADTEST_CONNECTIONS",
@@ -155,19 +177,19 @@ class LoadTestSettings:
         "LOADTEST_REST_FORM",
         JSONP_GET,
         REST_FORMS,
-        "REST request variant: the original's JSONP GET, or a JSON POST",
+        "REST request variant of digits: the original's JSONP GET, or a JSON POST",
         option="--rest-form",
     )
     decimals: str | None = env.choice(
         "LOADTEST_DECIMALS",
         None,
         DECIMALS,
-        "decimal places of every number, in both protocols",
-        words="full for digits, 2 for random numbers",
+        "decimal places of digits and random floats, in both protocols",
+        words="full for digits, 2 for random values",
         option="--decimals",
     )
     images: int = env.integer(
-        "LOADTEST_IMAGES", 1, 1, MAX_IMAGES, "images per request", option="--images"
+        "LOADTEST_IMAGES", 1, 1, MAX_IMAGES, "images or rows per request", option="--images"
     )
     loop: str = env.choice(
         "LOADTEST_LOOP",
@@ -248,7 +270,7 @@ class LoadTestSettings:
         if not self.client:
             raise SettingInvalid("--seldon-client is empty, expected a client's name")
         env.check(self, SettingInvalid)
-        if self.images > 1 and self.protocol == "rest" and self.rest_form == JSONP_GET:
+        if self.images > 1 and self._by_jsonp:
             raise SettingInvalid(
                 f"--images is {self.images}, expected 1 with {JSONP_GET}; add --rest-form "
                 f"{JSON_POST}"
@@ -267,13 +289,19 @@ class LoadTestSettings:
                 f"--wait is {self.wait_text}, expected MIN-MAX with 0 <= MIN <= MAX <= "
                 f"{MAX_WAIT_MS}"
             )
-        if self.payload == DIGITS and self.data_size != DIGIT_SIZE:
+        if self.decimals is not None and self.reads_file:
+            raise SettingInvalid(
+                f"--decimals is {self.decimals}, expected none with a file, whose values are sent "
+                "as they are; remove it"
+            )
+        if self.payload == DIGITS and self.data_size not in (None, DIGIT_SIZE):
             raise SettingInvalid(
                 f"--seldon-predict-default-data-size is {self.data_size}, expected {DIGIT_SIZE} "
                 "for digits; add --payload random"
             )
         _base_url("--host", self.host)
-        _base_url("--seldon-oauth-endpoint", self.oauth_endpoint)
+        if self.oauth_endpoint != NO_GATEWAY:
+            _base_url("--seldon-oauth-endpoint", self.oauth_endpoint)
         host_and_port("--seldon-grpc-endpoint", self.grpc_endpoint)
 
     def _check_schedule(self) -> None:
@@ -321,7 +349,7 @@ class LoadTestSettings:
             values.setdefault("server_metrics", str(targets.resolve()))
             values.setdefault("metrics_bind", METRICS_BIND)
         oauth = values.get("oauth_endpoint", values["host"])
-        if "://" not in oauth:
+        if "://" not in oauth and oauth != NO_GATEWAY:
             oauth = f"http://{oauth}"
         values["oauth_endpoint"] = oauth.rstrip("/")
         _base_url("--host", values["host"])
@@ -344,11 +372,23 @@ class LoadTestSettings:
     @property
     def number_decimals(self) -> str:
         """The effective number of decimals."""
-        return self.decimals or (FULL if self.payload == DIGITS else "2")
+        return self.decimals or ("2" if self.payload == RANDOM else FULL)
 
-    def build_payloads(self) -> Payloads:
-        """The instances of the run."""
-        return build(self.payload, self.data_size, self.seed, self.number_decimals, self.images)
+    @property
+    def reads_file(self) -> bool:
+        """Whether the instances are those of a file."""
+        return self.payload not in (DIGITS, RANDOM)
+
+    @property
+    def _by_jsonp(self) -> bool:
+        return (self.payload, self.protocol, self.rest_form) == (DIGITS, "rest", JSONP_GET)
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes of the keys that requests need."""
+        if self.oauth_endpoint == NO_GATEWAY:
+            return ()
+        return (JS,) if self.protocol == "rest" and self.payload == DIGITS else (ALL,)
 
     @property
     def wait_text(self) -> str:
@@ -385,19 +425,16 @@ class LoadTestSettings:
             text = self.wait_text if one.field == "wait_ms" else env.plain(value)
             if one.field == "arrivals" and value.startswith(TRACE):
                 text = TRACE + Path(value.removeprefix(TRACE)).name
+            if one.field == "payload":
+                text = Path(value).name
             words += [one.option, text]
         return shlex.join(words)
 
     @property
     def _trace_sha256(self) -> str | None:
-        """The hash of the trace file, so that runs of different traces count as unequal."""
         if not (self.open and self.arrivals.startswith(TRACE)):
             return None
-        try:
-            content = Path(self.arrivals.removeprefix(TRACE)).read_bytes()
-        except OSError:
-            return None  # arrivals.schedule reports it
-        return hashlib.sha256(content).hexdigest()
+        return _sha256(Path(self.arrivals.removeprefix(TRACE)))
 
     def document(self, *, interrupted: bool = False) -> dict[str, Any]:
         """The content of settings.json."""
@@ -411,16 +448,21 @@ class LoadTestSettings:
             "rate": self.rate,
             "arrivals": self.arrivals.partition(":")[0] if self.open else None,
             "trace_sha256": self._trace_sha256,
-            "data_size": self.data_size,
+            "data_size": self.data_size or (DIGIT_SIZE if self.payload == DIGITS else None),
             "max_in_flight": self.max_in_flight if self.open else None,
             "blocks": len(self.blocks),
             "group": self.group,
             "settle_s": self.blocks[0].settle_s if self.blocks else None,
             "duration_s": self.duration_s,
             "warmup_s": self.warmup_s,
-            "payload": self.payload,
+            "payload": Path(self.payload).name,
+            "payload_sha256": _sha256(Path(self.payload)) if self.reads_file else None,
+            "dialect": SELDON if self.payload == DIGITS else OPEN_INFERENCE,
+            "model_name": None if self.payload == DIGITS else self.model_name,
             "connections": self.connections,
-            "rest_form": self.rest_form if self.protocol == "rest" else None,
+            "rest_form": (
+                self.rest_form if self.protocol == "rest" and self.payload == DIGITS else None
+            ),
             "decimals": self.number_decimals,
             "images": self.images,
             "seed": self.seed,
@@ -433,8 +475,14 @@ class LoadTestSettings:
     def to_json(self) -> str:
         """Serialise for a Locust process of this machine."""
         model = None if self.model_folder is None else str(self.model_folder.resolve())
+        payload = str(Path(self.payload).resolve()) if self.reads_file else self.payload
         return json.dumps(
-            {**asdict(self), "output": str(self.output.resolve()), "model_folder": model}
+            {
+                **asdict(self),
+                "output": str(self.output.resolve()),
+                "model_folder": model,
+                "payload": payload,
+            }
         )
 
     @classmethod
@@ -446,6 +494,14 @@ class LoadTestSettings:
         if values["model_folder"] is not None:
             values["model_folder"] = Path(values["model_folder"])
         return cls(**values)
+
+
+def _sha256(path: Path) -> str | None:
+    """The hash of a file of instances or arrivals: runs with different ones are unequal."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None  # whoever reads the file reports it
 
 
 def _here(bind: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from loadtest import attribution, histogram_files, judgement, machine, plots, report, server_metrics
 from loadtest.histogram_files import Segment
+from loadtest.payloads import DIGITS
 from loadtest.recorder import SERIES
 from loadtest.run_folder import PROTOCOLS, ResultUnreadable, RunFolder, read_json, write_json
 from loadtest.series import Series
@@ -224,7 +225,7 @@ def _offered(raw: list[dict[str, Any]]) -> dict[str, int] | None:
 
 
 def _digits(raw: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Accuracy on the held-out digits; None for random payloads."""
+    """Accuracy on the labels, of digits or of a file; None without labels."""
     parts = [result["digits"] for result in raw if result["digits"] is not None]
     if not parts:
         return None
@@ -306,6 +307,7 @@ def _warnings(figures: dict[str, Any]) -> list[str]:
         )
     if figures["server_metrics"]:
         warnings += server_metrics.disagreements(figures["server_metrics"])
-    if figures["digits"] and figures["digits"]["expected_correct"] is None:
+    digits = figures["digits"] if figures["settings"].get("payload") == DIGITS else None
+    if digits and digits["expected_correct"] is None:
         warnings.append("expected accuracy is unknown; accuracy was not checked")
     return warnings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 from loadtest.attribution import LABELS
 from loadtest.capacity import Capacity, Stop, rate_text
 from loadtest.gate import Gate, Outcome
+from loadtest.payloads import DIGITS, SELDON
 from loadtest.run_folder import PROTOCOLS, read_json
 
 STATISTICS = ("mean", "p50", "p66", "p75", "p80", "p90", "p95", "p98", "p99", "p99.9", "max")
@@ -206,13 +207,21 @@ def of_conditions(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     """Counts, throughput, accuracy and validity figures of runs."""
     runs = [run for _, run in named]
 
-    def digits(run: Mapping[str, Any], key: str) -> str:
-        return share(run["digits"][key]) if run["digits"] else "n/a (random input)"
+    def accuracy(key: str) -> list[tuple[str, ...]]:
+        if all((run["digits"] or {}).get(key) is None for run in runs):
+            return []
+        shown = (share(run["digits"][key]) if run["digits"] else "no labels" for run in runs)
+        return [(key.replace("_", " "), *shown)]
+
+    def setting(key: str, otherwise: str) -> Iterator[str]:
+        return (run["settings"].get(key, otherwise) for run in runs)
 
     return Table(
         "Runs",
         ("", *(name for name, _ in named)),
         (
+            ("payload", *setting("payload", DIGITS)),
+            ("protocol dialect", *setting("dialect", SELDON)),
             ("requests", *(count(run["requests"]) for run in runs)),
             ("warm-up requests (excluded)", *(count(run["warm_up_requests"]) for run in runs)),
             ("duration, s", *(f"{run['measured_s']:.1f}" for run in runs)),
@@ -220,8 +229,8 @@ def of_conditions(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
                 "throughput, requests/s",
                 *("-" if (r := run["requests_per_s"]) is None else f"{r:,.2f}" for run in runs),
             ),
-            ("accuracy", *(digits(run, "accuracy") for run in runs)),
-            ("expected accuracy", *(digits(run, "expected_accuracy") for run in runs)),
+            *accuracy("accuracy"),
+            *accuracy("expected_accuracy"),
             *_of_schedules(runs),
             *_of_server_metrics(runs),
             (
@@ -248,7 +257,7 @@ def _of_server_metrics(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...
     """Server metrics beside the values of the responses."""
     found = [run["server_metrics"] or {} for run in runs]
     if not any(found):
-        return [("server metrics", *("not try_scrape" for _ in runs))]
+        return [("server metrics", *("not scraped" for _ in runs))]
 
     def row(name: str, key: str, show: Callable[[Any], str]) -> tuple[str, ...]:
         return (name, *(show(one.get(key)) for one in found))

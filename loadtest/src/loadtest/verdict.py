@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest.difference import NO_DIFFERENCE, STATISTICS, Difference, Interval
+from loadtest.payloads import SELDON
 
 EQUAL_WITHIN = 0.005  # a run of a minute cannot resolve a smaller difference
 
@@ -188,7 +189,8 @@ def caveats(a: Side, b: Side, between: Difference | None = None) -> list[str]:
             "those of the load generator."
         )
     rest = [one for one in settings if one.get("protocol") == "rest"]
-    if len(rest) == 1 and rest[0].get("rest_form") in (None, "jsonp-get"):
+    seldon = rest and rest[0].get("dialect", SELDON) == SELDON
+    if len(rest) == 1 and seldon and rest[0].get("rest_form") in (None, "jsonp-get"):
         found.append(
             "REST is the original guide's request: a JSONP GET with the 784 numbers of a digit as "
             "text in its URL. gRPC sends packed floats. Other REST requests have other costs."
@@ -206,7 +208,7 @@ def caveats(a: Side, b: Side, between: Difference | None = None) -> list[str]:
             "the connection set-up."
         )
     if any(one.get("payload") == "random" for one in settings):
-        found.append("The payload is random numbers, as in the original.")
+        found.append("The payload is random values.")
     if any(one.get("loop", "closed") == "closed" for one in settings):
         found.append(
             "The load is a closed loop: each user waits for its response, so a stalled server "

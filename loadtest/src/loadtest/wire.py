@@ -1,15 +1,18 @@
-"""Requests on the wire, shared by the preflight request and the users."""
+"""Requests on the wire, shared by the preflight request and the users.
+
+Its Seldon protocol is that of the original's client.
+"""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import grpc
 
 from loadtest.answers import CALLBACK
-from loadtest.payloads import Payloads
-from seldon_pb2 import ClassificationReply, ClassificationRequest
+from loadtest.payloads import Payload, Payloads
+from seldon_pb2 import ClassificationRequest
 
 CLASSIFY = "/io.seldon.api.rpc.Seldon/Classify"
 
@@ -20,13 +23,13 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 
-Classify: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, ClassificationReply]"
+Predict: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, Any]"
 
 
-def classify_on(channel: grpc.Channel) -> Classify:
-    """The Classify method for serialised requests."""
+def predict_on(channel: grpc.Channel, payload: Payload) -> Predict:
+    """The payload's method for serialised requests."""
     return channel.unary_unary(
-        CLASSIFY, request_serializer=bytes, response_deserializer=ClassificationReply.FromString
+        payload.method, request_serializer=bytes, response_deserializer=payload.reply
     )
 
 
@@ -35,7 +38,7 @@ def new_channel(endpoint: str) -> grpc.Channel:
 
 
 def oauth_metadata(token: str) -> tuple[tuple[str, str], ...]:
-    return (("oauth_token", token),)
+    return (("oauth_token", token),) if token else ()
 
 
 def with_puid(puid: str, request_data: bytes) -> bytes:

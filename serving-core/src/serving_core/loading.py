@@ -114,14 +114,10 @@ def is_fast(predictor: Predictor) -> bool:
     return min(durations) < FAST_CALL_S
 
 
-def example(signature: Signature, rows: int, of_request: bool = False) -> Tensors:
+def example(signature: Signature, rows: int) -> Tensors:
     """Values within the model's ranges, the same in every call.
 
-    With `of_request` they are what a caller sends, before the server rescales them.
-
-    Variable dimensions other than the batch have size 1, strings are empty. Without a range,
-    floats are in [0, 1), bytes in 0..255, and other integers 0 or 1, which most models have as an
-    index.
+    Variable dimensions other than the batch have size 1, strings are empty.
     """
     inputs: dict[str, NDArray[Any]] = {}
     for spec in signature.inputs:
@@ -132,11 +128,13 @@ def example(signature: Signature, rows: int, of_request: bool = False) -> Tensor
         if spec.datatype == "BYTES":
             inputs[spec.name] = np.full(shape, b"", spec.dtype)
             continue
-        highest = {"f": 1, "b": 2}.get(spec.dtype.kind, 256 if spec.datatype == "UINT8" else 2)
-        low, high = (of_request and spec.rescale) or spec.range or (0, highest)
+        low, high = spec.usual_range
         # The multiples of the golden ratio spread evenly; numpy.random would cost 3 MB of memory.
         fractions = (np.arange(1, prod(shape) + 1) * 0.6180339887498949) % 1
-        inputs[spec.name] = (low + fractions * (high - low)).astype(spec.dtype).reshape(shape)
+        values = low + fractions * (high - low)
+        if spec.dtype.kind == "b":
+            values = np.trunc(values)
+        inputs[spec.name] = values.astype(spec.dtype).reshape(shape)
     return inputs
 
 

@@ -72,9 +72,24 @@ class TensorSpec:
         """The numpy dtype."""
         return DATATYPES[self.datatype]
 
+    @property
+    def request_range(self) -> tuple[float, float] | None:
+        """The lowest and the highest value in requests; None for any."""
+        return self.rescale or self.range
+
+    @property
+    def usual_range(self) -> tuple[float, float]:
+        """The range of an input's values, or one that most models take; booleans are below 2.
+
+        Without a range, floats are in [0, 1), bytes in 0..255, and other integers 0 or 1, which
+        most models have as an index.
+        """
+        highest = {"f": 1, "b": 2}.get(self.dtype.kind, 256 if self.datatype == "UINT8" else 2)
+        return self.range or (0, highest)
+
     @cached_property
     def _limits(self) -> tuple[float, float]:
-        low, high = self.rescale or self.range or (-np.inf, np.inf)
+        low, high = self.request_range or (-np.inf, np.inf)
         rounding = _ROUNDING * (high - low) if self.dtype.kind == "f" else 0
         return low - rounding, high + rounding
 
@@ -89,7 +104,7 @@ class TensorSpec:
         if array.size and not (_least(array, None) >= low and _most(array, None) <= high):
             flat = int(np.flatnonzero(~((array >= low) & (array <= high)))[0])
             index = ", ".join(str(int(place)) for place in np.unravel_index(flat, array.shape))
-            low, high = self.rescale or self.range or (low, high)
+            low, high = self.request_range or (low, high)
             raise InvalidInput(
                 f"input {self.name!r} has the value {array.flat[flat]} at [{index}], "
                 f"expected {low:g} to {high:g}"

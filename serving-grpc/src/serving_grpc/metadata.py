@@ -9,6 +9,7 @@ import open_inference_pb2 as pb
 from serving_core import ModelInfo, Served, ServingError
 from serving_core.protocols.grpc import CODES
 from serving_core.protocols.open_inference import common
+from serving_core.protocols.open_inference import grpc as open_inference
 from serving_core.protocols.tensorflow_serving import grpc as tensorflow_serving
 from serving_grpc.servicer import MODELS_KEY, VARIATION_KEY
 
@@ -67,7 +68,7 @@ class MetadataCalls:
     ) -> pb.ModelMetadataResponse:
         served = self._served(context)
         common.check_model(request.name, request.version, served)
-        return pb.ModelMetadataResponse(**common.model_metadata(served))
+        return open_inference.model_metadata(served)
 
     def _signatures(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         return tensorflow_serving.model_metadata(request, self._served(context))

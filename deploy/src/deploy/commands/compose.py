@@ -16,6 +16,7 @@ from deploy.errors import ComposeFailed, SettingInvalid
 from deploy.microservices import Api
 from deploy.operator_view import Credentials
 from deploy.settings import gateway_host
+from loadtest.settings import workers as load_generators
 from seldon_gateway.registry import SCOPE_ALL, SCOPE_JS
 from seldon_gateway.settings import GatewaySettings
 from serving_core import read_model_folder
@@ -29,7 +30,7 @@ _NOT_IN_CONTAINERS = ("LOADTEST_HOST", "LOADTEST_WEB_PORT")
 class LoadTest:
     """What the load test in containers reads here; the rest goes to the containers."""
 
-    workers: int = env.integer("LOADTEST_WORKERS", 2, 1, 64, "load generators")
+    workers: int = load_generators(2, "load generators")
     output: Path = env.path("LOADTEST_OUTPUT", Path("results"), "parent of the result folder")  # noqa: RUF009
 
 

@@ -52,6 +52,11 @@ def launch(words: tuple[str, ...], target: StackTarget) -> int:
                 f"--arrivals is {settings.arrivals!r}, expected poisson or constant in a cluster, "
                 "whose pods cannot read files of this machine"
             )
+        if settings.reads_file:
+            raise SettingInvalid(
+                f"--payload is {settings.payload!r}, expected digits or random in a cluster, whose "
+                "pods cannot read files of this machine"
+            )
     if os.environ.get("LOADTEST_HOST"):
         words = ("--host", settings.host, *words)
     # Imported on use: the container image has no kubernetes package.

@@ -15,6 +15,7 @@ from deploy.images import Build
 from deploy.microservices import Api
 from deploy.stack import server_environment
 from loadtest.settings import TEST_TYPES, LoadTestSettings
+from loadtest.settings import workers as load_generators
 from seldon_gateway.settings import GatewaySettings
 
 PROJECT = "prediction-services"
@@ -263,7 +264,7 @@ class LoadTest:
     test_type: str = env.choice(
         "LOADTEST_TEST_TYPE", "js-predict", tuple(TEST_TYPES), "protocol to test"
     )
-    workers: int = _pods("LOADTEST_WORKERS", 1, "load generators")
+    workers: int = load_generators(1, "load generators")
     resources: Resources = _resources_of(
         "K8S_LOADTEST_RESOURCES",
         Resources("1", "512Mi", "2Gi"),

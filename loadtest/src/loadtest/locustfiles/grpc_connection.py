@@ -1,18 +1,18 @@
-"""A gRPC connection: makes Classify calls and turns replies into outcomes."""
+"""A gRPC connection: makes calls and turns replies into outcomes."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import grpc
 
 from loadtest import answers, wire
 from loadtest.answers import InvalidResponse
 from loadtest.credentials import TokenRefused, TokenSource
-from loadtest.payloads import Payloads
+from loadtest.payloads import Payload
 from loadtest.recorder import Outcome
 from loadtest.settings import PER_CALL, REQUEST_TIMEOUT_S, LoadTestSettings
-from seldon_pb2 import ClassificationReply
 
 HEALTH = "/grpc.health.v1.Health/Check"
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
@@ -24,20 +24,20 @@ class GrpcConnection:
     def __init__(
         self,
         settings: LoadTestSettings,
-        payloads: Payloads,
+        payload: Payload,
         tokens: TokenSource,
         shared: grpc.Channel | None = None,
     ) -> None:
         """Does not connect; without a `shared` channel it creates its own."""
         self._endpoint = settings.grpc_endpoint
-        self._payloads = payloads
+        self._payload = payload
         self._tokens = tokens
         self._channel: grpc.Channel | None = None
         self._shared = shared is not None
-        self._classify: wire.Classify | None = None
+        self._predict: wire.Predict | None = None
         if settings.connections != PER_CALL:
             self._channel = shared or wire.new_channel(self._endpoint)
-            self._classify = wire.classify_on(self._channel)
+            self._predict = wire.predict_on(self._channel, payload)
 
     def open(self) -> None:
         """Connect with a health check, which any server answers, if only with UNIMPLEMENTED."""
@@ -51,7 +51,7 @@ class GrpcConnection:
 
     def predict(self, instance: int, puid: str, intended_ns: int | None = None) -> Outcome:
         """Make one call; a failure is an outcome, not an exception."""
-        request = wire.with_puid(puid, self._payloads.request_data[instance])
+        request = self._payload.message(instance, puid)
         started = time.perf_counter_ns()
         try:
             token = self._tokens.current()
@@ -66,7 +66,7 @@ class GrpcConnection:
         failure = None if call.error is None else reason(call.error)
         if call.reply is not None:
             try:
-                predicted = answers.judge(answers.of_reply(call.reply), puid, self._payloads.images)
+                predicted = self._payload.judge_reply(call.reply, puid)
             except InvalidResponse as error:
                 failure = str(error)
         return Outcome(
@@ -82,11 +82,11 @@ class GrpcConnection:
 
     def _call(self, request: bytes, token: str) -> _Call:
         call = _Call()
-        if self._classify is not None:
-            call.make(self._classify, request, token)
+        if self._predict is not None:
+            call.make(self._predict, request, token)
         else:  # as in the original: the channel connects within the measured time
             with wire.new_channel(self._endpoint) as channel:
-                call.make(wire.classify_on(channel), request, token)
+                call.make(wire.predict_on(channel, self._payload), request, token)
         return call
 
 
@@ -94,16 +94,16 @@ class _Call:
     def __init__(self) -> None:
         self.started = 0
         self.ended = 0
-        self.reply: ClassificationReply | None = None
+        self.reply: Any = None
         self.server: answers.ServerTiming | None = None
         self.gateway: answers.GatewayTiming | None = None
         self.server_total_ms: float | None = None
         self.error: Exception | None = None
 
-    def make(self, classify: wire.Classify, request: bytes, token: str) -> None:
+    def make(self, predict: wire.Predict, request: bytes, token: str) -> None:
         self.started = time.perf_counter_ns()
         try:
-            self.reply, call = classify.with_call(
+            self.reply, call = predict.with_call(
                 request, timeout=REQUEST_TIMEOUT_S, metadata=wire.oauth_metadata(token)
             )
             self.ended = time.perf_counter_ns()

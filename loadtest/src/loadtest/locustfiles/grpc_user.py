@@ -1,4 +1,4 @@
-"""Locust users for Classify."""
+"""Locust users over gRPC."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from loadtest.recorder import Outcome
 CHANNELS = 50  # per open-loop process; the gateway allows 100 concurrent streams on each
 
 settings = process.settings
+name = process.payload.method.rpartition("/")[2]
 tokens = TokenSource(lambda: fetch_token(settings.oauth_endpoint, process.credentials))
 
 
 class GrpcUser(ClosedLoopUser):
     abstract = settings.open
     request_type = "grpc"
-    request_name = "Classify"
+    request_name = name
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self._connection = GrpcConnection(settings, process.payloads, tokens)
+        self._connection = GrpcConnection(settings, process.payload, tokens)
 
     def predict(self, instance: int, puid: str) -> Outcome:
         return in_native_thread(self._connection.predict, instance, puid)
@@ -39,7 +40,7 @@ class GrpcUser(ClosedLoopUser):
 class GrpcSchedule(OpenLoopUser):
     abstract = not settings.open
     request_type = "grpc"
-    request_name = "Classify"
+    request_name = name
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -50,4 +51,4 @@ class GrpcSchedule(OpenLoopUser):
         )
 
     def new_connection(self) -> GrpcConnection:
-        return GrpcConnection(settings, process.payloads, tokens, next(self._channels))
+        return GrpcConnection(settings, process.payload, tokens, next(self._channels))

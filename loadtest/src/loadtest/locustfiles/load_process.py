@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import logging
 import os
 import random
@@ -26,6 +27,7 @@ from locust.exception import StopUser
 
 from loadtest import arrivals, payloads
 from loadtest.credentials import Credentials
+from loadtest.dialects import payload_of
 from loadtest.dispatch import Connection, Dispatcher, Request
 from loadtest.locustfiles.coordination import (
     READY,
@@ -35,10 +37,13 @@ from loadtest.locustfiles.coordination import (
     RemoteMaster,
     Rendezvous,
 )
+from loadtest.payloads import DIGITS
 from loadtest.recorder import NS_PER_S, Outcome, Recorder, Window
 from loadtest.settings import REQUEST_TIMEOUT_S, LoadTestSettings
+from serving_core.protocols.open_inference.client import signature_of
 
 SETTINGS = "LOADTEST_RUN_SETTINGS"
+MODEL = "LOADTEST_RUN_MODEL"  # its inputs and outputs; empty for digits
 FOLDER = "LOADTEST_RUN_FOLDER"
 PROCESS = "LOADTEST_RUN_PROCESS"
 PARENT = "LOADTEST_RUN_PARENT"
@@ -64,7 +69,7 @@ class RequestFailed(Exception):
 
 
 class LoadProcess:
-    """One Locust process: its payloads, recorder and measurement windows."""
+    """One Locust process: its payload, recorder and measurement windows."""
 
     def __init__(self, environ: dict[str, str]) -> None:
         self.settings = LoadTestSettings.from_json(environ[SETTINGS])
@@ -79,12 +84,15 @@ class LoadProcess:
         self.rendezvous: Rendezvous = FolderRendezvous(folder, name)
         if remote and not self._is_master:
             self.rendezvous = LocustRendezvous(settings, name, self._write)
-        self.payloads = settings.build_payloads()
+        model = environ.get(MODEL)
+        self.payload = payload_of(
+            settings, self.credentials.js_key, signature_of(json.loads(model)) if model else None
+        )
         self.recorder = Recorder(
             name,
             settings.protocol,
-            self.payloads.labels,
-            payloads.misclassified(settings.model_folder) if self.payloads.labels else None,
+            self.payload.labels,
+            payloads.misclassified(settings.model_folder) if settings.payload == DIGITS else None,
         )
         self.user_numbers = itertools.count()
         self.in_flight = 0
@@ -205,7 +213,7 @@ class LoadProcess:
         )
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         (user,) = OpenLoopUser.running
-        order = payloads.order(len(self.payloads), settings.seed)
+        order = payloads.order(len(self.payload), settings.seed)
         self.dispatcher = Dispatcher(
             due_ns,
             [Request(int(order[p % len(order)]), f"{settings.seed}-{p}") for p in places.tolist()],
@@ -333,7 +341,7 @@ class ClosedLoopUser(PredictionUser):
         number = next(process.user_numbers)
         settings = process.settings
         self._rng = random.Random(f"{settings.seed}-{process.rendezvous.name}-{number}")  # noqa: S311
-        self._instances: Iterator[int] = payloads.shuffled(len(process.payloads), self._rng)
+        self._instances: Iterator[int] = payloads.shuffled(len(process.payload), self._rng)
 
     def on_start(self) -> None:
         """Spread the start of users over a second, as in the original."""

@@ -1,9 +1,10 @@
-"""Locust users for /js/predict."""
+"""Locust users over REST."""
 
 from __future__ import annotations
 
 from locust.env import Environment
 
+from loadtest.credentials import TokenSource, fetch_token
 from loadtest.locustfiles.load_process import (
     ClosedLoopUser,
     OpenLoopUser,
@@ -13,13 +14,19 @@ from loadtest.locustfiles.load_process import (
 from loadtest.locustfiles.rest_connection import RestConnection, RestRequests
 from loadtest.recorder import Outcome
 
-requests = RestRequests(process.settings, process.credentials.js_key, process.payloads)
+requests = RestRequests(
+    process.settings,
+    process.payload,
+    TokenSource(lambda: fetch_token(process.settings.oauth_endpoint, process.credentials)),
+)
+first = process.payload.template(0)
+name = first.target.partition("?")[0]
 
 
 class RestUser(ClosedLoopUser):
     abstract = process.settings.open
-    request_type = "GET"
-    request_name = "/js/predict"
+    request_type = first.method
+    request_name = name
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -31,8 +38,8 @@ class RestUser(ClosedLoopUser):
 
 class RestSchedule(OpenLoopUser):
     abstract = not process.settings.open
-    request_type = "GET"
-    request_name = "/js/predict"
+    request_type = first.method
+    request_name = name
 
     def new_connection(self) -> RestConnection:
         return RestConnection(requests)

@@ -23,6 +23,8 @@ PLATFORMS = {
     "onnx": "onnxruntime_onnx",
 }
 
+RANGE = ("minimum", "maximum")  # parameters of an input in the model's metadata
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -68,21 +70,34 @@ def server_metadata() -> dict[str, Any]:
 
 
 def model_metadata(served: Served) -> dict[str, Any]:
-    """Name, versions, platform, inputs and outputs of the model."""
+    """Name, versions, platform, inputs with their ranges and outputs of the model."""
     model = served.model
     return {
         "name": model_name(served),
         "versions": [model.version],
         "platform": PLATFORMS.get(model.engine, model.engine),
-        "inputs": _tensors(model.signature.inputs),
-        "outputs": _tensors(model.signature.outputs),
+        **signature_document(model.signature),
     }
 
 
+def signature_document(signature: Signature) -> dict[str, list[dict[str, Any]]]:
+    """The inputs and outputs in a model's metadata."""
+    return {"inputs": _tensors(signature.inputs), "outputs": _tensors(signature.outputs)}
+
+
 def _tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
-    return [
-        {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)} for spec in specs
-    ]
+    tensors: list[dict[str, Any]] = []
+    for spec in specs:
+        tensor: dict[str, Any] = {
+            "name": spec.name,
+            "datatype": spec.datatype,
+            "shape": list(spec.shape),
+        }
+        if spec.request_range is not None:
+            # MLServer's extension of the protocol; a client that does not know it skips it.
+            tensor["parameters"] = dict(zip(RANGE, spec.request_range, strict=True))
+        tensors.append(tensor)
+    return tensors
 
 
 def output_of(model: ModelInfo, name: object) -> str:

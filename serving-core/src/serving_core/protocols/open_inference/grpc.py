@@ -6,11 +6,17 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from open_inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
+from open_inference_pb2 import (
+    InferTensorContents,
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataResponse,
+)
 from serving_core.batching import Computed
 from serving_core.errors import InvalidInput
 from serving_core.exchange import InferenceRequest, Served
 from serving_core.protocols.grpc import GrpcReply, refuse
+from serving_core.protocols.open_inference import common
 from serving_core.protocols.open_inference.common import (
     Options,
     check_model,
@@ -23,7 +29,7 @@ from serving_core.protocols.open_inference.common import (
     to_binary,
 )
 
-__all__ = ["decode", "encode", "refuse"]
+__all__ = ["decode", "encode", "model_metadata", "refuse"]
 
 _FIELDS = {
     "BOOL": "bool_contents",
@@ -166,3 +172,13 @@ def _varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
+
+
+def model_metadata(served: Served) -> ModelMetadataResponse:
+    """Name, versions, platform, inputs with their ranges and outputs of the model."""
+    document = common.model_metadata(served)
+    for tensor in (*document["inputs"], *document["outputs"]):
+        if "parameters" in tensor:
+            limits = tensor["parameters"].items()
+            tensor["parameters"] = {name: {"double_param": value} for name, value in limits}
+    return ModelMetadataResponse(**document)
