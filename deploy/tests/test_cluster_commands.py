@@ -410,7 +410,13 @@ def test_a_load_test_that_loses_its_pod_says_so(served: ClusterUnderTest) -> Non
 
 
 @pytest.mark.parametrize(
-    "words", [("--bind", "0.0.0.0:1"), ("--worker-of", "a:1"), ("--arrivals", "trace:x")]
+    "words",
+    [
+        ("--bind", "0.0.0.0:1"),
+        ("--worker-of", "a:1"),
+        ("--arrivals", "trace:x"),
+        ("--payload", "x.npz"),
+    ],
 )
 def test_what_means_nothing_in_a_cluster_is_refused(
     cluster: ClusterUnderTest, words: tuple[str, ...]

@@ -19,6 +19,7 @@ from deploy.commands.load_test import launch
             "LOADTEST_WEB_PORT",
             "WEB_PORT (LOADTEST_WEB_PORT) is not supported in",
         ),
+        (in_containers, [], "LOADTEST_PAYLOAD", "is '8089', expected digits or random in cont"),
         (launch, ["--target", "kubernetes"], "LOADTEST_WEB_PORT", "not supported in a cluster"),
     ],
 )

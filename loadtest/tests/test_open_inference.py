@@ -1,7 +1,10 @@
 """What is packed is what a server decodes; what it answers is accepted, and nothing else."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from loadtest.answers import InvalidResponse
 from loadtest.credentials import TokenSource
 from loadtest.datasets import Rows, random_rows
 from loadtest.errors import SettingInvalid
-from loadtest.locustfiles.rest_connection import RestRequests
+from loadtest.locustfiles.rest_connection import RestConnection, RestRequests
 from loadtest.open_inference import OpenInferencePayload
 from loadtest.settings import LoadTestSettings
 from models_under_test import MIXED, computed
@@ -166,6 +169,54 @@ def test_a_request_is_complete_with_its_id_and_token(puid: str, token: str) -> N
     assert fields.get("Authorization") == (f"Bearer {token}" if token else None)
     assert body == sent.template(3).completed(puid)[2]
     assert orjson.loads(body)["id"] == puid
+
+
+@contextmanager
+def renewing(accepted: str, seen: list[str]) -> Iterator[str]:
+    """A server that accepts one token; its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            request = orjson.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append(self.headers["Authorization"])
+            known = seen[-1] == f"Bearer {accepted}"
+            answer = {"id": request["id"], "outputs": [Y, T]} if known else {"error": "refused"}
+            body = orjson.dumps(answer)
+            self.send_response(200 if known else 401)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("accepted", "failure"), [("second", None), ("none", "HTTP status 401: refused")]
+)
+def test_a_refused_token_is_renewed_once_within_the_request(
+    accepted: str, failure: str | None
+) -> None:
+    seen: list[str] = []
+    fetched = iter([("first", 60.0), ("second", 60.0), ("third", 60.0)])
+    with renewing(accepted, seen) as host:
+        settings = LoadTestSettings("c", "js-predict", payload="random", host=host)
+        requests = RestRequests(settings, payload("rest"), TokenSource(lambda: next(fetched)))
+        connection = RestConnection(requests)
+        outcome = connection.predict(0, "p")
+        connection.close()
+    assert (outcome.failure, seen) == (failure, ["Bearer first", "Bearer second"])
 
 
 WITHOUT_BATCH = Signature(

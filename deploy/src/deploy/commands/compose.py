@@ -16,6 +16,7 @@ from deploy.errors import ComposeFailed, SettingInvalid
 from deploy.microservices import Api
 from deploy.operator_view import Credentials
 from deploy.settings import gateway_host
+from loadtest.payloads import DIGITS, RANDOM
 from loadtest.settings import workers as load_generators
 from seldon_gateway.registry import SCOPE_ALL, SCOPE_JS
 from seldon_gateway.settings import GatewaySettings
@@ -133,6 +134,12 @@ def loadtest(test_type: str) -> int:
                 f"{variable.removeprefix('LOADTEST_')} ({variable}) is not supported in "
                 "containers: the load test uses their gateway and serves no page; unset it"
             )
+    payload = os.environ.get("LOADTEST_PAYLOAD")
+    if payload and payload not in (DIGITS, RANDOM):
+        raise SettingInvalid(
+            f"PAYLOAD (LOADTEST_PAYLOAD) is {payload!r}, expected {DIGITS} or {RANDOM} in "
+            "containers, which cannot read files of this machine"
+        )
     it = _found()
     if it.state(compose.GATEWAY)[0] != "running":
         raise ComposeFailed("no stack is running in containers; run make deploy TARGET=compose")
