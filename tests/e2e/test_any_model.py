@@ -14,7 +14,7 @@ from model_servers import Servers, serving
 
 from local_stack import Stack
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 NAME = "nearest"
 MODEL = """
@@ -138,7 +138,6 @@ def test_what_does_not_suit_the_model_is_said_before_the_load(
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.stack
 def test_through_the_gateway_with_a_token(
     new_stack: Callable[[], Stack], model: Path, tmp_path: Path
 ) -> None:
