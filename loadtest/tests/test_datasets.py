@@ -1,6 +1,7 @@
 """Rows of files and random ones suit the model, or the error names file, input and expectation."""
 
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,23 @@ def test_a_file_that_does_not_suit_the_model_is_named(case: str, tmp_path: Path)
     write, signature, sentence = WRONG[case]
     with pytest.raises(SettingInvalid, match=sentence):
         read_rows(write(tmp_path), signature)
+
+
+def test_a_member_that_is_no_array_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", "text")
+    with pytest.raises(SettingInvalid, match=r"'x' of rows.npz is no array"):
+        read_rows(path, ONE)
+
+
+def test_an_array_beyond_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 50, 2)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(SettingInvalid, match=r"rows.npy is not readable"):
+        read_rows(path, ONE)
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)

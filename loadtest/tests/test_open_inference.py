@@ -246,6 +246,12 @@ WITHOUT_BATCH = Signature(
             "a label of the payload is 2, expected 0 to 1",
         ),
         (
+            replace(SIGNATURE, outputs=(TensorSpec("y", "FP32", (-1, -1)),)),
+            replace(ROWS, labels=(0, -1)),
+            1,
+            "a label of the payload is -1, expected 0 or more",
+        ),
+        (
             Signature((TensorSpec("x", "FP32", (-1, -1)),), SIGNATURE.outputs),
             Rows({"x": [np.ones(2, np.float32), np.ones(3, np.float32)]}),
             2,

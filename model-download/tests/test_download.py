@@ -196,6 +196,9 @@ def test_from_archives(web: FileServer, tmp_path: Path, below: str) -> None:
     with zipfile.ZipFile(web.folder / "model.zip", "w") as packing:
         for name, content in members.items():
             packing.writestr(name, content)
+        if below:  # as macOS packs a folder
+            packing.writestr(f"__MACOSX/{below}._model.json", b"")
+            packing.writestr("._deep_mnist", b"")
     done = download(f"{web.url}/model.tar.gz", tmp_path / "tar", "--sha256", sha256(archive))
     assert done.returncode == 0, done.stderr
     assert_installed(tmp_path / "tar" / "1")

@@ -236,7 +236,9 @@ class ModelMetadataResponse(_message.Message):
 
         @_builtins.property
         def parameters(self) -> _containers.MessageMap[_builtins.str, Global___InferParameter]:
-            """MLServer's extension: "minimum" and "maximum" of the values in requests, if declared."""
+            """MLServer's extension: "minimum" and "maximum" of the values in requests, if declared. The first
+            input of a model without a batch dimension has "batched", false.
+            """
 
         def __init__(
             self,

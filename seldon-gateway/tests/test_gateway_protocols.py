@@ -302,6 +302,17 @@ def test_another_path_of_seldon_cores_ingress_is_404_in_its_shape(
     assert (answer.status_code, answer.json()) == (404, seldon_core(api_errors.NOT_FOUND))
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "path", ["/seldon/" + "a" * 80_000, "/seldon" + "/a" * 40_000, "/seldon/a/" + "a" * 80_000]
+)
+def test_the_time_for_a_long_path_is_linear(
+    gateway: GatewayUnderTest, tokens: dict[str, str], path: str
+) -> None:
+    answer = ask(gateway, "GET", path, tokens["acme"])
+    assert (answer.status_code, answer.json()) == (404, seldon_core(api_errors.NOT_FOUND))
+
+
 @pytest.mark.parametrize("path", ["/v2x", "/v1", "/v1/x", "/api", "/api/v1.0", "/openapi.json/x"])
 def test_a_path_of_no_protocol_keeps_its_error(gateway: GatewayUnderTest, path: str) -> None:
     answer = ask(gateway, "GET", path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model_folders import tensor, write_model_folder
+from open_inference_pb2 import ModelMetadataResponse
 from serving_core import (
     Classifier,
     DataPlane,
@@ -215,6 +216,26 @@ def test_metadata_tells_a_client_what_to_send(describe: Any) -> None:
     assert np.abs(example(signature, 16)["x"]).max() <= 1
 
 
+@pytest.mark.parametrize("describe", [common.model_metadata, grpc.model_metadata])
+@pytest.mark.parametrize("batched", [True, False])
+def test_metadata_tells_a_client_whether_there_is_a_batch(describe: Any, batched: bool) -> None:
+    signature = Signature(
+        (TensorSpec("x", "FP32", (ANY,), range=(0, 1)),),
+        (TensorSpec("y", "FP32", (ANY,)),),
+        batched,
+    )
+    told = signature_of(describe(Served(ModelInfo("m", "1", "fake", signature))))
+    assert told == signature
+
+
+def test_a_range_of_integers_is_read() -> None:
+    response = ModelMetadataResponse()
+    tensor = response.inputs.add(name="x", datatype="UINT8", shape=[-1])
+    tensor.parameters["minimum"].int64_param = 1
+    tensor.parameters["maximum"].uint64_param = 255
+    assert signature_of(response).inputs[0].range == (1, 255)
+
+
 def test_an_example_has_both_booleans() -> None:
     booleans = example(Signature((TensorSpec("x", "BOOL", (ANY,)),), ()), 16)["x"]
     assert set(booleans.tolist()) == {True, False}
@@ -225,6 +246,7 @@ def test_an_example_has_both_booleans() -> None:
     [
         {},
         {"inputs": [], "outputs": [{"name": "y"}]},
+        {"inputs": [], "outputs": []},
         {"inputs": [1], "outputs": []},
         {"inputs": [{"name": "x", "datatype": "FP31", "shape": []}], "outputs": []},
     ],

@@ -216,6 +216,6 @@ def _problem(question: Question, id: str, outcome: Prediction | Refusal) -> str:
     tolerance = 0 if "scaled" in expected else TOLERANCE
     for name, array in expected.items():
         found = outcome.outputs[name]
-        if found.shape != array.shape or np.abs(found - array).max() > tolerance:
+        if found.shape != array.shape or not np.abs(found - array).max() <= tolerance:
             return f"{name} is {found}, expected {array}"
     return ""

@@ -82,7 +82,7 @@ def read_rows(path: Path, signature: Signature) -> Rows:
         rows = READERS[path.suffix](path, signature)
     except InvalidInput as error:
         raise SettingInvalid(f"{path.name}: {error}") from None
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise SettingInvalid(f"--payload {path} is not readable: {reason}") from None
     counts = {name: len(column) for name, column in rows.inputs.items()}
@@ -109,6 +109,9 @@ def _npy(path: Path, signature: Signature) -> Rows:
 def _npz(path: Path, signature: Signature) -> Rows:
     with path.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
+    other = next((name for name, one in arrays.items() if not isinstance(one, np.ndarray)), None)
+    if other is not None:
+        raise SettingInvalid(f"{other!r} of {path.name} is no array, expected arrays alone")
     is_input = any(spec.name == LABELS for spec in signature.inputs)
     labels = None if is_input else arrays.pop(LABELS, None)
     _check_names(arrays, signature, path.name)

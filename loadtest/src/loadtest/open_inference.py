@@ -196,8 +196,9 @@ def _scores(signature: Signature, labels: Iterable[int]) -> str:
     classes = spec.shape[1]
     wrong = next((one for one in labels if one < 0 or 0 <= classes <= one), None)
     if wrong is not None:
+        expected = f"0 to {classes - 1}" if classes > 0 else "0 or more"
         raise SettingInvalid(
-            f"a label of the payload is {wrong}, expected 0 to {classes - 1}, the classes of "
+            f"a label of the payload is {wrong}, expected {expected}, the classes of "
             f"output {spec.name}"
         )
     return spec.name

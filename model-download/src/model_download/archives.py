@@ -67,7 +67,10 @@ def model_root(folder: Path) -> Path:
     Raises:
         ModelInvalid: The archive has no file.
     """
-    entries = list(folder.iterdir())
+    # Without what macOS adds: AppleDouble files.
+    entries = [
+        one for one in folder.iterdir() if one.name != "__MACOSX" and not one.name.startswith("._")
+    ]
     inner = [one for one in entries if one.is_dir()]
     only = inner[0] if len(inner) == 1 else folder
     for candidate in (folder, only):

@@ -33,9 +33,12 @@ PREDICTIONS: tuple[Json, ...] = (
     regex(_SELDON_CORE_FORM),
     {"exact": _OPENAPI},
 )
-# The model in a path, as Lua patterns. The second is of paths that the servers know without it.
+# The model in a path, as Lua patterns. The others are of paths that the servers know without it.
+# No pattern has two repetitions that match the same text: Lua's time would be quadratic.
 MODEL_PATTERN = "^/v[12]/models/([^/:]+)"
-DEPLOYMENT_PATTERN = f"^{_INGRESS}/.-([^/]+){SELDON_CORE.replace('.', '%.')}$"
+_AFTER_DEPLOYMENT = f"/([^/]+){SELDON_CORE.replace('.', '%.')}$"
+DEPLOYMENT_PATTERN = f"^{_INGRESS}{_AFTER_DEPLOYMENT}"
+DEPLOYMENT_IN_NAMESPACE_PATTERN = f"^{_INGRESS}/[^/]+{_AFTER_DEPLOYMENT}"
 # What the JWT filter verifies: at least the paths above.
 TOKEN_PATHS: tuple[Json, ...] = (
     {"prefix": PREDICT},

@@ -59,25 +59,26 @@ end
 # here; the buffer filter has its whole body by then.
 # A client's route is named by its models: a request for another one is refused.
 _REQUEST_LUA = f"""
-local function refuse_unknown_model(handle, model, models)
+local function refuses_model(handle, model, models)
   if #model > {MAX_LABEL} or model:find("[^%w_.%-]") then
     model = "invalid"
   elseif ("," .. models .. ","):find("," .. model .. ",", 1, true) then
-    return
+    return false
   end
   handle:respond(
     {{[":status"] = "404"}},
     "The model is " .. model .. ", expected one of " .. models:gsub(",", ", ")
   )
+  return true
 end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
   local path = headers:get("{envoy_headers.PATH}") or ""
   local deployment = path:match("{api_paths.DEPLOYMENT_PATTERN}")
+    or path:match("{api_paths.DEPLOYMENT_IN_NAMESPACE_PATTERN}")
   local model = deployment or path:match("{api_paths.MODEL_PATTERN}")
   local models = model and handle:streamInfo():routeName() or ""
-  if deployment then headers:replace(":path", "{api_paths.SELDON_CORE}") end
   local callback = headers:get("{envoy_headers.CALLBACK}") or ""
   if #callback > {envoy_headers.CALLBACK_LENGTH} or callback:find("[^%w_.$]") then
     headers:remove("{envoy_headers.CALLBACK}")
@@ -87,7 +88,9 @@ function envoy_on_request(handle)
     headers:replace("{envoy_headers.CONSUMER_KEY}", "?")
     handle:clearRouteCache()
   end
-  if models ~= "" then return refuse_unknown_model(handle, model, models) end
+  if models ~= "" and refuses_model(handle, model, models) then return end
+  if deployment then headers:replace(":path", "{api_paths.SELDON_CORE}") end
+  if models ~= "" then return end
   if headers:get(":method") ~= "POST" then return end
   if path ~= "{api_paths.JS_PREDICT}" then return end
   local content_type = headers:get("content-type")

@@ -117,7 +117,9 @@ def _object(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
 _V2_TENSOR = _object(name=_STRING, datatype=_STRING, shape=_list({"type": "integer"}))
 _V2_INPUT = _object(
     **_V2_TENSOR["properties"],
-    parameters=_object(minimum={"type": "number"}, maximum={"type": "number"}),
+    parameters=_object(
+        minimum={"type": "number"}, maximum={"type": "number"}, batched={"const": False}
+    ),
 )
 _V2_SERVER = _object(name=_STRING, version=_STRING, extensions=_list(_STRING))
 _V2_MODEL = _object(

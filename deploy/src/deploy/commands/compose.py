@@ -156,13 +156,14 @@ def _build_missing(it: compose.Compose) -> None:
         return
     if it.environ.get("SELDON_REGISTRY"):
         return  # compose pulls them
+    names = {reference.rpartition("/")[2].partition(":")[0] for reference in missing}
     if it.environ["SELDON_TAG"] != ours:
+        # Not all images: the present ones may have an engine that the command does not name.
         raise ComposeFailed(
             f"images not found: {', '.join(missing)}; "
-            f"run make images TAG={it.environ['SELDON_TAG']}"
+            f"run make images TAG={it.environ['SELDON_TAG']} NAME='{' '.join(sorted(names))}'"
         )
     build = images.Build("localhost", ours, ours, images.revision(it.root))
-    names = {reference.rpartition("/")[2].partition(":")[0] for reference in missing}
     wanted = [image for image in images.IMAGES if image.name in names]
     for reference in images.build_images(it.engine, build, wanted, it.root, it.environ):
         say(f"built {reference}")

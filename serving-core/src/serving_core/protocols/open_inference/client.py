@@ -8,14 +8,15 @@ import numpy as np
 import orjson
 
 from open_inference_pb2 import ModelInferRequest, ModelMetadataResponse
-from serving_core.protocols.open_inference.common import RANGE, strings_of, to_binary
+from serving_core.protocols.open_inference.common import BATCHED, RANGE, strings_of, to_binary
 from serving_core.tensors import ANY, DATATYPES, Signature, Tensors, TensorSpec, datatype_of
 
 
 def signature_of(metadata: Mapping[str, Any] | ModelMetadataResponse) -> Signature:
     """The signature in a model's metadata, a JSON document or a gRPC message.
 
-    A model is taken for batched if the first dimension of every tensor is variable.
+    A model is taken for batched if the first dimension of every tensor is variable, unless its
+    metadata says that it is not.
 
     Raises:
         ValueError: The metadata has another form.
@@ -26,10 +27,12 @@ def signature_of(metadata: Mapping[str, Any] | ModelMetadataResponse) -> Signatu
         else:
             inputs, outputs = metadata["inputs"], metadata["outputs"]
         signature = Signature(tuple(map(_spec, inputs)), tuple(map(_spec, outputs)))
-    except (KeyError, TypeError, AttributeError) as error:
+        batched = (inputs[0].get("parameters") or {}).get(BATCHED) is not False
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"the model's metadata is incomplete: {error!r}") from None
     tensors = (*signature.inputs, *signature.outputs)
-    return replace(signature, batched=all(spec.shape[:1] == (ANY,) for spec in tensors))
+    batched = batched and all(spec.shape[:1] == (ANY,) for spec in tensors)
+    return replace(signature, batched=batched)
 
 
 def _documents(tensors: Iterable[Any]) -> list[dict[str, Any]]:
@@ -38,7 +41,11 @@ def _documents(tensors: Iterable[Any]) -> list[dict[str, Any]]:
             "name": tensor.name,
             "datatype": tensor.datatype,
             "shape": tensor.shape,
-            "parameters": {name: one.double_param for name, one in tensor.parameters.items()},
+            "parameters": {
+                name: getattr(one, kind)
+                for name, one in tensor.parameters.items()
+                if (kind := one.WhichOneof("parameter_choice"))
+            },
         }
         for tensor in tensors
     ]

@@ -24,6 +24,7 @@ PLATFORMS = {
 }
 
 RANGE = ("minimum", "maximum")  # parameters of an input in the model's metadata
+BATCHED = "batched"
 
 _LENGTH = struct.Struct("<I")
 
@@ -81,8 +82,14 @@ def model_metadata(served: Served) -> dict[str, Any]:
 
 
 def signature_document(signature: Signature) -> dict[str, list[dict[str, Any]]]:
-    """The inputs and outputs in a model's metadata."""
-    return {"inputs": _tensors(signature.inputs), "outputs": _tensors(signature.outputs)}
+    """The inputs and outputs in a model's metadata.
+
+    The protocol has no word on the batch: the first input of a model without one says so.
+    """
+    inputs = _tensors(signature.inputs)
+    if not signature.batched:
+        inputs[0].setdefault("parameters", {})[BATCHED] = False
+    return {"inputs": inputs, "outputs": _tensors(signature.outputs)}
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:

@@ -179,6 +179,8 @@ def model_metadata(served: Served) -> ModelMetadataResponse:
     document = common.model_metadata(served)
     for tensor in (*document["inputs"], *document["outputs"]):
         if "parameters" in tensor:
-            limits = tensor["parameters"].items()
-            tensor["parameters"] = {name: {"double_param": value} for name, value in limits}
+            tensor["parameters"] = {
+                name: {"bool_param" if value is False else "double_param": value}
+                for name, value in tensor["parameters"].items()
+            }
     return ModelMetadataResponse(**document)
